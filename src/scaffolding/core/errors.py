@@ -1,0 +1,28 @@
+"""Errors that are the user's to mend, and how to name the nearest right word."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Wrong input, found before anything was created: shown without a traceback, exit code 2.
+
+    The text is one line on what is wrong with which value where, one on what is allowed or nearest, at most one on
+    what to do.
+    """
+
+
+class RunError(Exception):
+    """A run that cannot go on and whose message says all there is to say: shown without a traceback, exit code 1."""
+
+
+def nearest(word: str, options: Iterable[str], count: int = 1) -> list[str]:
+    """The `count` options most alike to `word`, best first; dotted keys also match by their last part."""
+    options = sorted(set(options))
+    tail = word.rsplit(".", 1)[-1]
+
+    def likeness(option: str) -> float:
+        whole = difflib.SequenceMatcher(None, word, option).ratio()
+        return max(whole, 0.9 * difflib.SequenceMatcher(None, tail, option.rsplit(".", 1)[-1]).ratio())
+
+    return sorted(options, key=likeness, reverse=True)[:count]

@@ -1,0 +1,161 @@
+"""CIFAR-10: 60,000 colour photographs of 32x32 pixels in ten classes."""
+
+import functools
+import socket
+import tempfile
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MEAN = (0.4914, 0.4822, 0.4465)  # red, green, blue of the training pixels, scaled to 0..1
+STD = (0.2470, 0.2435, 0.2616)
+
+ARCHIVE = "cifar-10-python.tar.gz"
+FOLDER = "cifar-10-batches-py"  # in the archive
+
+
+class CIFAR10:
+    """CIFAR-10, held in memory as uint8 and normalised a batch at a time: 50,000 training and 10,000 test images.
+
+    The files lie in `root/cifar-10-batches-py`; if they are missing, `root/cifar-10-python.tar.gz` is unpacked or else
+    downloaded with torchvision's code. Torchvision's MD5 sums are checked at every start.
+
+    Args:
+        root: folder of downloaded data.
+        split: "train" or "test".
+        augment: crop and flip the images of the training split at random. It is read at every batch: a shallow copy
+            of the dataset with `augment = False` gives the same images as they are, for validation.
+        sample: where `root` has no files, take generated images (1,000 training, 200 test) and say so.
+
+    Raises:
+        ValueError: another split, or a file whose MD5 sum is wrong.
+        FileNotFoundError: the files are missing and cannot be downloaded.
+
+    Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+    """
+
+    def __init__(self, root: str, split: str, augment: bool = False, sample: bool = False) -> None:
+        if split not in ("train", "test"):
+            raise ValueError(
+                f"split={split!r}: this dataset has no validation split of its own; set data.val_from_train"
+            )
+        is_present = Path(root, FOLDER).exists() or Path(root, ARCHIVE).exists()
+        self.images, self.labels = _stand_in(split) if sample and not is_present else _read(Path(root), split)
+        self.augment = augment and split == "train"
+        self.scale = 1 / (255 * torch.tensor(STD).view(3, 1, 1))
+        self.shift = -torch.tensor(MEAN).view(3, 1, 1) / torch.tensor(STD).view(3, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One image of shape (3, 32, 32), float32, and its label."""
+        images, labels = self.get_batch(torch.tensor([range(len(self))[index]]))
+        return images[0], int(labels[0])
+
+    def get_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images of shape (B, 3, 32, 32), float32, and labels of shape (B,), int64."""
+        images = self.images.index_select(0, indices)
+        if self.augment:
+            images = crop_and_flip(images)
+        return images.to(torch.float32).mul_(self.scale).add_(self.shift), self.labels.index_select(0, indices)
+
+
+def crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
+    """A random crop of each zero-padded image, mirrored with probability 1/2; draws from torch's global generator.
+
+    Source: K. He, X. Zhang, S. Ren and J. Sun, "Deep Residual Learning for Image Recognition", 2016, section 4.2.
+    """
+    num_images, _, height, width = images.shape
+    padded = F.pad(images, [padding] * 4)
+    crops = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view of every crop: (B, C, 9, 9, height, width)
+    tops, lefts = torch.randint(2 * padding + 1, (2, num_images))
+    images = crops[torch.arange(num_images), :, tops, lefts]
+    is_mirrored = torch.rand(num_images, 1, 1, 1) < 0.5
+    return torch.where(is_mirrored, images.flip(3), images)
+
+
+def _read(root: Path, split: str) -> tuple[Tensor, Tensor]:
+    """Images of shape (N, 3, 32, 32), uint8, and labels of shape (N,), int64."""
+    from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
+    from torchvision.datasets.utils import calculate_md5
+
+    if not (root / FOLDER).exists():
+        _unpack(root)
+    try:
+        cifar10 = TorchvisionCIFAR10(root, train=split == "train")  # loads pickles, once their MD5 sums are right
+    except RuntimeError as error:
+        meta = TorchvisionCIFAR10.meta
+        sums = [*TorchvisionCIFAR10.train_list, *TorchvisionCIFAR10.test_list, (meta["filename"], meta["md5"])]
+        for name, expected in sums:
+            path = root / FOLDER / name
+            found = calculate_md5(path) if path.exists() else "no file"
+            if found != expected:
+                raise ValueError(
+                    f"{path}: expected md5 {expected}, found {found}\n"
+                    f"delete {path.parent}, and the next start downloads it again"
+                ) from error
+        raise
+    images = np.ascontiguousarray(cifar10.data.transpose(0, 3, 1, 2))
+    return torch.from_numpy(images), torch.tensor(cifar10.targets)
+
+
+def _unpack(root: Path) -> None:
+    """Unpack the archive in `root`, downloaded if need be; the folder gets its name once it is whole."""
+    from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
+    from torchvision.datasets.utils import calculate_md5, download_url, extract_archive
+
+    root.mkdir(parents=True, exist_ok=True)
+    expected = TorchvisionCIFAR10.tgz_md5
+    with tempfile.TemporaryDirectory(dir=root) as folder:  # a download that is cut short stays in here
+        archive = root / ARCHIVE
+        if archive.exists():
+            if (found := calculate_md5(archive)) != expected:
+                raise ValueError(
+                    f"{archive}: expected md5 {expected}, found {found}\n"
+                    "delete this file, and the next start downloads it again"
+                )
+        else:
+            archive = Path(folder, ARCHIVE)
+            timeout = socket.getdefaulttimeout()
+            socket.setdefaulttimeout(5)  # seconds without an answer; torchvision sets none
+            try:
+                download_url(TorchvisionCIFAR10.url, folder, ARCHIVE)
+                if (found := calculate_md5(archive)) != expected:
+                    raise ValueError(f"expected md5 {expected}, found {found}")
+            except (OSError, ValueError, RuntimeError, HTTPException) as error:
+                raise FileNotFoundError(
+                    f"CIFAR-10 could not be downloaded: {TorchvisionCIFAR10.url}: {error}\n"
+                    f"put {ARCHIVE} into {root.resolve()}\n"
+                    "without it: mode=dev uses a generated stand-in, and data=digits is complete as it is"
+                ) from error
+            finally:
+                socket.setdefaulttimeout(timeout)
+        extract_archive(archive, folder)
+        if not (root / FOLDER).exists():  # another run may have been faster
+            Path(folder, FOLDER).rename(root / FOLDER)
+
+
+def _stand_in(split: str) -> tuple[Tensor, Tensor]:
+    """Generated images of CIFAR-10's shape: a coarse pattern per class under noise, so there is something to learn."""
+    _announce_stand_in()
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randint(256, (10, 3, 4, 4), generator=generator)
+    generator.manual_seed(1 if split == "train" else 2)
+    labels = torch.arange(1000 if split == "train" else 200) % 10
+    images = patterns[labels].repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    noise = torch.randint(-64, 65, images.shape, generator=generator)
+    return (images + noise).clamp(0, 255).to(torch.uint8), labels
+
+
+@functools.cache  # once per process
+def _announce_stand_in() -> None:
+    from loguru import logger
+
+    logger.warning(
+        f"CIFAR-10 is not in paths.data: generated images of its shape stand in (the real ones: put {ARCHIVE} there)"
+    )

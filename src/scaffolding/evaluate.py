@@ -1,0 +1,50 @@
+"""Evaluation: metrics over a whole split, weighted by items."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .core import rng
+from .core.loading import num_items
+
+if TYPE_CHECKING:
+    from .experiment import Experiment
+
+
+@torch.no_grad()
+def evaluate(exp: "Experiment", split: str) -> dict[str, float]:
+    """Losses and metrics of `exp.eval_model` over all of a split.
+
+    Means are over items, so a small last batch counts for what it holds; metrics under `metrics:` see every batch and
+    compute their value once. What is drawn (noise in a loss, say) is the same at every evaluation, and training cannot
+    tell that it ran.
+
+    Args:
+        exp: the experiment.
+        split: "train", "val" or "test".
+
+    Returns:
+        {"loss": ..., "accuracy": ...}; with several losses, {"<key>/loss": ...}.
+    """
+    model = exp.eval_model
+    was_training = model.training
+    model.eval()
+    totals: dict[str, Any] = {}
+    count = 0
+    for metric in exp.metrics.values():
+        metric.reset()
+    with rng.keyed(exp.cfg.run.seed, "evaluate", split):
+        for batch in exp.loaders[split]:
+            items = num_items(batch)
+            count += items
+            with exp.autocast:
+                for name, loss_fn in exp.losses.items():
+                    loss, values = loss_fn(model, batch)
+                    for key, value in {"loss": loss, **values}.items():
+                        key = f"{name}/{key}" if name else key
+                        totals[key] = totals.get(key, 0) + value * items  # stays on the device until the end
+            for metric in exp.metrics.values():
+                metric.update(model, batch)
+    model.train(was_training)
+    means = {key: float(total) / count for key, total in totals.items()}
+    return means | {name: float(metric.compute()) for name, metric in exp.metrics.items()}

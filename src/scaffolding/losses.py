@@ -1,0 +1,29 @@
+"""Losses that several models share: `loss, metrics = loss_fn(model, batch)`.
+
+A loss calls the model, because it may call it more than once, or several networks. It returns the scalar to minimise
+and a dict of scalar metrics, all as tensors: reading a value (`.item()`) would make a GPU wait at every step.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ClassificationLoss:
+    """Cross-entropy, with the accuracy as metric.
+
+    Args:
+        label_smoothing: weight of the uniform distribution in the target, 0..1 (Szegedy et al., "Rethinking the
+            Inception Architecture for Computer Vision", 2016, section 7).
+    """
+
+    def __init__(self, label_smoothing: float) -> None:
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss in nats and accuracy in 0..1, both means over the batch, from images (B, ...) and labels (B,)."""
+        images, labels = batch
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        is_correct = logits.argmax(dim=1) == labels  # argmax has no gradient, so this needs no no_grad
+        return loss, {"accuracy": is_correct.mean(dtype=torch.float32)}

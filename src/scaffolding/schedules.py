@@ -1,0 +1,98 @@
+"""Learning-rate schedules that know the total number of optimizer steps.
+
+Each takes the optimizer first and returns one of torch's schedulers; the template passes `num_steps`. A scheduler
+advances once per applied update, so its step counts the updates before the current one, from 0.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+
+
+def linear(optimizer: Optimizer, num_steps: int, warmup: float, final: float) -> LambdaLR:
+    """Linear warm-up, then a straight line down.
+
+    The rate depends on the step and these arguments alone, and a checkpoint keeps only the step: a run that is resumed
+    with another budget follows the schedule of that budget. The same holds for `cosine`.
+
+    Args:
+        optimizer: its learning rates are the peaks.
+        num_steps: total number of optimizer steps, at least 1.
+        warmup: length of the warm-up as a fraction of `num_steps`, 0..1.
+        final: rate after the last step as a fraction of the peak, at least 0.
+
+    Raises:
+        ValueError: `warmup` is outside 0..1.
+    """
+    return _schedule(optimizer, linear_multiplier, num_steps, warmup, final)
+
+
+def cosine(optimizer: Optimizer, num_steps: int, warmup: float, final: float) -> LambdaLR:
+    """Linear warm-up, then half a period of a cosine down. Arguments and errors are those of `linear`.
+
+    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017; without restarts.
+    """
+    return _schedule(optimizer, cosine_multiplier, num_steps, warmup, final)
+
+
+def one_cycle(
+    optimizer: Optimizer,
+    num_steps: int,
+    pct_start: float,
+    div_factor: float,
+    final_div_factor: float,
+    anneal_strategy: Literal["cos", "linear"],
+    cycle_momentum: bool,
+    base_momentum: float,
+    max_momentum: float,
+) -> OneCycleLR:
+    """torch's OneCycleLR over `num_steps` steps, with the optimizer's learning rates as peaks.
+
+    It saves its length with its state: unlike `linear` and `cosine`, it cannot be resumed with a longer budget.
+
+    Source: Smith and Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
+    2019.
+    """
+    return OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=num_steps,
+        pct_start=pct_start,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
+        anneal_strategy=anneal_strategy,
+        cycle_momentum=cycle_momentum,
+        base_momentum=base_momentum,
+        max_momentum=max_momentum,
+    )
+
+
+def linear_multiplier(step: int, num_steps: int, warmup: float, final: float) -> float:
+    """Fraction of the peak rate at a step: 1 after the warm-up, exactly `final` from step `num_steps` on."""
+    warmup_steps = round(warmup * num_steps)
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)  # not step / warmup_steps: the first update would be none
+    progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
+    return (1 - progress) + progress * final
+
+
+def cosine_multiplier(step: int, num_steps: int, warmup: float, final: float) -> float:
+    """Fraction of the peak rate at a step: 1 after the warm-up, exactly `final` from step `num_steps` on."""
+    warmup_steps = round(warmup * num_steps)
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
+    height = (1 + math.cos(math.pi * progress)) / 2
+    return height + (1 - height) * final
+
+
+def _schedule(
+    optimizer: Optimizer, multiplier: Callable[..., float], num_steps: int, warmup: float, final: float
+) -> LambdaLR:
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"warmup={warmup} is a fraction of all steps, 0..1, not a number of steps")
+    return LambdaLR(optimizer, partial(multiplier, num_steps=num_steps, warmup=warmup, final=final))
