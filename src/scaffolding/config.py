@@ -4,11 +4,14 @@ Everything else (data, model, loss, optimizer, ...) accepts what its own YAML de
 a key to base.yaml; a key that is in neither is refused at the start.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+
+from .intervals import is_interval
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]  # relative paths in `paths` are taken from here
 
@@ -16,9 +19,22 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]  # relative paths in `paths` 
 FORMER_NAMES: tuple[str, ...] = ()
 
 
-def setting(**rule: Any) -> Any:
-    """A field whose value stands in YAML. Rules: at_least, above, below, one_of, form ("budget" | "interval")."""
-    return field(default=MISSING, metadata=rule)
+def setting(allowed: str = "", check: Callable[[Any], Any] = lambda value: True) -> Any:
+    """A field whose value stands in YAML; unless it is null, `check` must hold, and `allowed` says so in words."""
+    return field(default=MISSING, metadata={"allowed": allowed, "check": check})
+
+
+def at_least(low: int) -> Any:
+    return setting(f"{low} or more", lambda value: value >= low)
+
+
+def one_of(*options: str) -> Any:
+    return setting(f"one of {', '.join(options)}", lambda value: value in options)
+
+
+POSITIVE = ("a number above 0", lambda value: value > 0)
+BUDGET = ("optimizer steps (500 or 500steps) or epochs (5epochs)", lambda text: is_interval(text, minutes=False))
+INTERVAL = ("optimizer steps (500), epochs (1epoch) or minutes (10min)", is_interval)
 
 
 @dataclass
@@ -28,22 +44,22 @@ class RunConfig:
     name: str | None = setting()
     description: str = setting()
     tags: list[str] = setting()
-    seed: int = setting(at_least=0)
-    budget: str = setting(form="budget")
-    accumulate: int = setting(at_least=1)
-    clip_grad_norm: float | None = setting(above=0)
-    precision: str = setting(one_of=("auto", "float32", "bfloat16", "float16"))
+    seed: int = at_least(0)
+    budget: str = setting(*BUDGET)
+    accumulate: int = at_least(1)
+    clip_grad_norm: float | None = setting(*POSITIVE)
+    precision: str = one_of("auto", "float32", "bfloat16", "float16")
     compile: bool = setting()
     device: str = setting()
-    ema_decay: float | None = setting(above=0, below=1)
+    ema_decay: float | None = setting("a number between 0 and 1", lambda value: 0 < value < 1)
     monitor: str | None = setting()
-    monitor_mode: str = setting(one_of=("min", "max"))
-    log_every: str | None = setting(form="interval")
-    eval_every: str | None = setting(form="interval")
-    plot_every: str | None = setting(form="interval")
-    rollout_every: str | None = setting(form="interval")
-    save_every: str | None = setting(form="interval")
-    patience: int | None = setting(at_least=1)
+    monitor_mode: str = one_of("min", "max")
+    log_every: str | None = setting(*BUDGET)
+    eval_every: str | None = setting(*INTERVAL)
+    plot_every: str | None = setting(*INTERVAL)
+    rollout_every: str | None = setting(*INTERVAL)
+    save_every: str | None = setting(*INTERVAL)
+    patience: int | None = at_least(1)
     target_loss: float | None = setting()
     rehearse_resume: bool = setting()
 
@@ -52,11 +68,11 @@ class RunConfig:
 class LoaderConfig:
     """How data is read."""
 
-    batch_size: int = setting(at_least=1)
-    num_workers: int = setting(at_least=0)
-    start_method: str | None = setting(one_of=("fork", "spawn", "forkserver"))
-    limit_train: float | None = setting(above=0)
-    limit_eval: float | None = setting(above=0)
+    batch_size: int = at_least(1)
+    num_workers: int = at_least(0)
+    start_method: str | None = one_of("fork", "spawn", "forkserver")
+    limit_train: float | None = setting(*POSITIVE)
+    limit_eval: float | None = setting(*POSITIVE)
     sample: bool = setting()
 
 

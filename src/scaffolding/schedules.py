@@ -1,16 +1,45 @@
-"""Learning-rate schedules that know the total number of optimizer steps.
+"""Learning-rate schedules that know the total number of optimizer steps, and when schedules advance.
 
 Each takes the optimizer first and returns one of torch's schedulers; the template passes `num_steps`. A scheduler
 advances once per applied update, so its step counts the updates before the current one, from 0.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+
+from .core.errors import RunError
+
+
+class Schedule(NamedTuple):
+    """A scheduler, when it advances ("step", "epoch" or "metric"), and the value it then looks at ("val/loss")."""
+
+    scheduler: Any
+    interval: str
+    monitor: str | None
+
+
+def advance(schedules: Mapping[str, Schedule], interval: str, values: dict[str, float] | None = None) -> None:
+    """Advance the schedules that go by `interval`; those that go by "metric" look at the evaluated `values`."""
+    for scheduler, own_interval, monitor in schedules.values():
+        if own_interval == interval:
+            scheduler.step(*([] if values is None or monitor is None else [read(values, monitor)]))
+
+
+def read(values: dict[str, float], monitor: str) -> float:
+    """The evaluated value that `monitor` ("val/loss") names.
+
+    Raises:
+        RunError: there is no such value; those that there are are named.
+    """
+    name = monitor.removeprefix("val/")
+    if name not in values:
+        raise RunError(f"{monitor} is not among the evaluated values: {', '.join(f'val/{key}' for key in values)}")
+    return values[name]
 
 
 def linear(optimizer: Optimizer, num_steps: int, warmup: float, final: float) -> LambdaLR:

@@ -1,4 +1,4 @@
-"""What a run says: dated lines in log.txt, and on the console a progress bar (terminal) or the same lines (elsewhere)."""
+"""What a run says: dated lines in log.txt, and on the console a progress bar (terminal) or the same lines."""
 
 import contextlib
 import sys
@@ -52,7 +52,7 @@ class Console:
             self.progress.stop()
             setup()
 
-    def row(self, row: dict[str, Any], advance: bool = True) -> None:
+    def row(self, row: dict[str, Any]) -> None:
         """Show a row of scalars."""
         line = describe_row(row, self.num_steps)
         if self.progress is None or row["split"] != "train":

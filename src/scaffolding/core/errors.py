@@ -18,11 +18,9 @@ class RunError(Exception):
 
 def nearest(word: str, options: Iterable[str], count: int = 1) -> list[str]:
     """The `count` options most alike to `word`, best first; dotted keys also match by their last part."""
-    options = sorted(set(options))
-    tail = word.rsplit(".", 1)[-1]
 
     def likeness(option: str) -> float:
-        whole = difflib.SequenceMatcher(None, word, option).ratio()
-        return max(whole, 0.9 * difflib.SequenceMatcher(None, tail, option.rsplit(".", 1)[-1]).ratio())
+        pairs = ((word, option, 1.0), (word.rpartition(".")[2], option.rpartition(".")[2], 0.9))
+        return max(weight * difflib.SequenceMatcher(None, one, other).ratio() for one, other, weight in pairs)
 
-    return sorted(options, key=likeness, reverse=True)[:count]
+    return sorted(sorted(set(options)), key=likeness, reverse=True)[:count]

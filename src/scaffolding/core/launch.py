@@ -12,28 +12,20 @@ from typing import Any
 
 import dotenv
 
-gc.disable()  # most of an import's time above reading files is the collector looking at what cannot be garbage
-import hydra  # noqa: E402
-import torch  # noqa: E402, F401
-import yaml  # noqa: E402
-from omegaconf import DictConfig  # noqa: E402
+gc.disable()  # most of an import's time, beside reading files, is the collector looking at what cannot be garbage
+import hydra
+import torch  # noqa: F401
+import yaml
+from omegaconf import DictConfig
+
+from . import console
+from .compose import COMPOSE_ERRORS, Project, checked, explain, groups, register
+from .errors import RunError, UserError
+from .run_folder import find_run
 
 gc.enable()
 gc.freeze()
 
-from . import console  # noqa: E402
-from .compose import COMPOSE_ERRORS, Project, checked, explain, groups, register  # noqa: E402
-from .errors import RunError, UserError  # noqa: E402
-from .run_folder import find_run  # noqa: E402
-
-# Hydra makes no folders and no log of its own; a sweep's jobs lie together
-QUIET = (
-    "hydra.run.dir=.",
-    "hydra.output_subdir=null",
-    "hydra/job_logging=disabled",
-    "hydra/hydra_logging=disabled",
-    "hydra.sweep.subdir=.",
-)
 TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong input
 
 
@@ -43,123 +35,95 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
     console.setup()
     full = os.environ.get(TRACEBACK) == "1"
     try:
-        arguments = _arguments(sys.argv[1:], project)
-        if arguments is not None:
-            _run_hydra(main, project, arguments)
-    except UserError as error:
+        if {"--help", "-h"} & set(sys.argv):
+            print(help_text(project, sys.argv))
+        else:
+            _run_hydra(main, project, sys.argv[1:])
+    except (UserError, RunError) as error:
         if full:
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RunError as error:
-        if full:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UserError) else 1)
 
 
-def _run_hydra(main: Callable[[DictConfig], Any], project: Project, arguments: list[str]) -> None:
-    given = [word for word in arguments if "=" in word and not word.startswith("hydra")]
-    resume = _value(sys.argv[1:], "resume")
-    run = find_run(resume, _output_root(sys.argv[1:], project)) if resume else None
+def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:
+    root = _output_root(words, project)
+    resume, fork = (find_run(name, root) if (name := _value(words, verb)) else None for verb in ("resume", "fork"))
+    is_sweep = bool({"--multirun", "-m"} & set(words))
+    # Hydra makes no folders and no log of its own; the jobs of a sweep lie together
+    more = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
+    more += [f"hydra/{log}=disabled" for log in ("job_logging", "hydra_logging")]
+    more += [f"hydra.sweep.dir={root}/exp_${{now:%Y-%m-%d_%H-%M-%S}}"] if is_sweep else []
+    rest = [word for word in words if not word.startswith(("resume=", "fork="))]
+    options: list[str] = []
+    if resume and fork:
+        raise UserError("resume and fork: only one of them\nresume carries the same run on, fork starts a new one")
+    if resume:  # its own config is the one that overrides apply to; there are no groups to choose from any more
+        for word in rest:
+            if (group := word.partition("=")[0].lstrip("+~")) in groups(project.configs):
+                raise UserError(
+                    f"{word}: refused, a resumed run keeps its {group}\nset single keys ({group}.KEY=VALUE), "
+                    f"or start a new run from its weights with fork={resume.name}"
+                )
+        options = ["--config-path", str(resume), "--config-name", "config"]
+    elif fork:  # the parent's command line, then this one's
+        own = {word.partition("=")[0].lstrip("+~") for word in rest} | {"resume", "fork", "run.name"}
+        before = yaml.safe_load((fork / "overrides.yaml").read_text())
+        more += [word for word in before if word.partition("=")[0].lstrip("+~") not in own] + [f"fork='{fork}'"]
     raised: list[Exception] = []
 
     def task(composed: DictConfig) -> Any:
         try:
             cfg = checked(composed, project)
-            cfg.resume = str(run) if run else None
+            cfg.resume = str(resume) if resume else None
             return main(cfg)
         except Exception as error:  # kept, and raised below: Hydra would print lines of its own first
             raised.append(error)
-            if "--multirun" not in arguments and "-m" not in arguments:
-                return None
-            raise
+            if is_sweep:
+                raise
 
     register(project)
     os.environ[TRACEBACK] = "1"  # errors come here as they were raised, instead of Hydra's own report
-    sys.argv[1:] = arguments
+    # argparse wants the overrides in one piece: ours go before the first of the user's
+    first = next((i for i, word in enumerate(rest) if "=" in word and not word.startswith("-")), len(rest))
+    sys.argv[1:] = [*options, *rest[:first], *more, *rest[first:]]
     try:
         hydra.main(version_base="1.3", config_path=str(project.configs), config_name="base")(task)()
     except COMPOSE_ERRORS as error:
-        if raised:
-            raise
-        raise explain(error, project, given) from error
+        if not raised:
+            raise explain(error, project, rest) from error
+        raise
     if raised:
         raise raised[0]
 
 
-def _arguments(words: list[str], project: Project) -> list[str] | None:
-    """What Hydra gets for a command line; None where --help was all."""
-    if "--help" in words or "-h" in words:
-        print(help_text(project, Path(words[words.index("--config-dir") + 1]) if "--config-dir" in words else None))
-        return None
-    sweep = f"hydra.sweep.dir={project.output_root}/exp_${{now:%Y-%m-%d_%H-%M-%S}}"
-    quiet = [*QUIET, sweep] if "--multirun" in words or "-m" in words else list(QUIET)
-    resume, fork = _value(words, "resume"), _value(words, "fork")
-    root = _output_root(words, project)
-    if resume is not None:
-        if fork is not None:
-            raise UserError("resume and fork: only one of them\nresume carries the same run on, fork starts a new one")
-        run = find_run(resume, root)
-        rest = [word for word in words if not word.startswith("resume=")]
-        for word in rest:
-            name = word.partition("=")[0].lstrip("+~")
-            if name in groups(project.configs):
-                raise UserError(
-                    f"{word}: refused, a resumed run keeps its {name}\n"
-                    f"set single keys ({name}.KEY=VALUE), or start a new run from its weights with fork={run.name}"
-                )
-        options = ["--config-path", str(run), "--config-name", "config"]
-        return [*options, *quiet, *rest]
-    if fork is not None:
-        parent = find_run(fork, root)
-        own = {word.partition("=")[0].lstrip("+~") for word in words}
-        before = yaml.safe_load((parent / "overrides.yaml").read_text()) or []
-        own |= {"fork", "resume", "run.name"}
-        inherited = [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
-        rest = [word for word in words if not word.startswith("fork=")]
-        return [*inherited, *rest, f"fork='{parent}'", *quiet]
-    return [*words, *quiet]
-
-
 def _value(words: list[str], key: str) -> str | None:
     """The value a command line gives to a plain key."""
-    found = [word.partition("=")[2] for word in words if word.lstrip("+").partition("=")[0] == key]
-    value = found[-1].strip("'\"") if found else None
-    return None if value in ("null", None) else value
+    found = [word.partition("=")[2].strip("'\"") for word in words if word.lstrip("+").partition("=")[0] == key]
+    return found[-1] if found and found[-1] != "null" else None
 
 
 def _output_root(words: list[str], project: Project) -> Path:
     given = _value(words, "paths.output") or _value(words, "paths.output_root")
-    return project.path(given) if given else project.output_root
+    return project.root / given if given else project.output_root
 
 
-def help_text(project: Project, extra: Path | None = None) -> str:
+def help_text(project: Project, words: list[str]) -> str:
     """Groups, their options, and the keys of base.yaml with unit and meaning."""
-    base = (project.configs / "base.yaml").read_text()
-    defaults = {
-        key: value
-        for entry in yaml.safe_load(base)["defaults"]
-        if isinstance(entry, dict)
-        for key, value in entry.items()
-    }
-    lines = [f"usage: {console.command()} [GROUP=OPTION ...] [KEY=VALUE ...]", "", "groups and their options (* default):"]
-    options = groups(project.configs)
-    for group, own in (groups(extra) if extra else {}).items():
-        options[group] = sorted({*options.get(group, []), *own})
-    for group, names in options.items():
-        marked = [f"*{name}" if defaults.get(group) == name else name for name in names]
-        lines.append(f"  {group:<11} {'  '.join(marked)}")
-    lines += [
-        "",
-        "other runs:",
-        "  resume=RUN   carry a run on: its name, first letters, `latest`, or its path",
-        "  fork=RUN     start a new run from the weights of another",
-        "  --multirun KEY=A,B   one run per value; --config-dir DIR   a folder of your own configs",
-        "  --cfg job   print the composed config",
-        "",
-        "keys of configs/base.yaml:",
-        "",
-        base.split("\n\n", 1)[1].rstrip(),
-    ]
-    return "\n".join(lines)
+    header, _, keys = (project.configs / "base.yaml").read_text().partition("\n\n")
+    defaults = [entry for entry in yaml.safe_load(header)["defaults"] if isinstance(entry, dict)]
+    chosen = {group: option for entry in defaults for group, option in entry.items()}
+    own = words[words.index("--config-dir") + 1 :][:1] if "--config-dir" in words else []
+    lines = [f"usage: {console.command()} [GROUP=OPTION ...] [KEY=VALUE ...]", "", "groups, options (* default):"]
+    for folder in [project.configs, *map(Path, own)]:
+        for group, options in groups(folder).items():
+            marked = ["*" + option if chosen.get(group) == option else option for option in options]
+            lines.append(f"  {group:<11} {'  '.join(marked)}")
+    return "\n".join(lines) + (
+        "\n\nother runs and ways to run:"
+        "\n  resume=RUN          carry a run on: its name, first letters, `latest`, or its path"
+        "\n  fork=RUN            start a new run from the weights of another"
+        "\n  --multirun KEY=A,B  one run per value"
+        "\n  --config-dir DIR    a folder of your own configs; --cfg job prints the composed config"
+        f"\n\nkeys of configs/base.yaml:\n\n{keys.rstrip()}"
+    )

@@ -6,11 +6,13 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 SECRET = re.compile(r"(token|secret|passw|credential|api_?key|(^|[._])key$)", re.IGNORECASE)
-MAX_UNTRACKED = 1_000_000  # bytes of an untracked file that still goes into changes.patch
 
 
 def masked(override: str) -> str:
@@ -23,39 +25,31 @@ def hide_secrets(node: Any, key: str = "") -> Any:
     """A plain config with the values of secret-looking keys replaced by ***."""
     if isinstance(node, dict):
         return {name: hide_secrets(value, str(name)) for name, value in node.items()}
-    if isinstance(node, list):
-        return [hide_secrets(value, key) for value in node]
     return "***" if isinstance(node, str) and node and SECRET.search(key) else node
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def _git(root: Path, *arguments: str, index: str | None = None) -> str | None:
+    environment = os.environ | ({"GIT_INDEX_FILE": index} if index else {})
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, timeout=30, env=environment, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+    return done.stdout.decode(errors="replace")
 
 
 def uncommitted_changes(root: Path) -> str:
-    """A patch of everything that differs from the commit: `git apply` on a clean checkout of it gives this tree."""
-    patch = _git(root, "diff", "HEAD", "--binary") or ""
-    for name in (_git(root, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0"):
-        file = root / name
-        if name and file.is_file() and file.stat().st_size <= MAX_UNTRACKED:
-            done = subprocess.run(  # exits with 1 where the files differ, which they do
-                ["git", "diff", "--no-index", "--binary", "--", os.devnull, name],
-                cwd=root,
-                capture_output=True,
-                check=False,
-            )
-            patch += done.stdout.decode(errors="replace")
-    return patch
+    """A patch of all that differs from the commit, new files too: applied to its checkout it gives this tree."""
+    with tempfile.TemporaryDirectory() as folder:  # an index of our own: the user's stays as it is
+        index = str(Path(folder, "index"))
+        _git(root, "read-tree", "HEAD", index=index)
+        _git(root, "add", "--all", ".", index=index)
+        return _git(root, "diff", "--cached", "--binary", "HEAD", index=index) or ""
 
 
 def describe(root: Path) -> dict[str, Any]:
-    """What provenance.json holds. Imports of torch are the caller's: this reads what is loaded."""
-    import torch
-
+    """What provenance.json holds."""
     status = _git(root, "status", "--porcelain")
     return {
         "commit": (_git(root, "rev-parse", "HEAD") or "").strip() or None,
@@ -64,7 +58,6 @@ def describe(root: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": {
             "platform": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],

@@ -8,61 +8,59 @@ import random
 import re
 import socket
 import time
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from .errors import UserError, nearest
 from .files import write_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
-FINGERPRINT = "config.yaml"  # a folder is a run where this file is
-# columns that measure the machine, not the model: they differ between a run and its exact repetition
-TIMINGS = ("time", "items_per_second", "peak_memory_mb")
-
-
-def make_name() -> str:
-    """<YYYY-MM-DD_HH-MM-SS>_<adjective>_<animal>."""
-    import coolname
-
-    coolname.replace_random(random.Random())  # not the global generator: a name must not change what the run draws
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{'_'.join(coolname.generate(2))}"
+TIMINGS = ("time", "items_per_second", "peak_memory_mb")  # columns that measure the machine, not the model
 
 
 def claim(output: Path, name: str | None, suffix: str = "") -> Path:
-    """Make a new run folder that no other process has or gets (exclusive mkdir).
+    """Make a new run folder, <date>_<time>_<adjective>_<animal>, that no other process has or gets (exclusive mkdir).
 
     Raises:
-        UserError: `name` is taken or has other characters than letters, digits and . _ - = , +; the folder cannot be made.
+        UserError: `name` is taken or not fit for a folder; the folder cannot be made.
     """
+    import coolname
+
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"run.name={name!r} is not a folder name\nallowed: letters, digits and . _ - = , +, up to 200")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        while True:
-            path = output / f"{name or make_name()}{suffix}"
-            try:
-                path.mkdir()
-                return path
-            except FileExistsError:
-                if name is not None:
-                    raise UserError(
-                        f"run.name={name}: {path} exists\nchoose another name, or carry it on with resume={name}"
-                    ) from None
-    except OSError as error:
-        raise UserError(f"paths.output={output}: cannot make a run folder there: {error.strerror}") from error
+    coolname.replace_random(random.Random())  # not the global generator: a name must not change what the run draws
+    while True:
+        path = output / f"{name or f'{datetime.now():%Y-%m-%d_%H-%M-%S}_' + '_'.join(coolname.generate(2))}{suffix}"
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+            return path
+        except FileExistsError:
+            if name is not None or not output.is_dir():
+                what = f"run.name={name}: {path} exists" if output.is_dir() else f"paths.output={output} is a file"
+                raise UserError(f"{what}\nchoose another name, or carry a run on with resume=NAME") from None
+        except OSError as error:
+            raise UserError(f"paths.output={output}: no run folder can be made there: {error.strerror}") from error
 
 
-def is_run(path: Path) -> bool:
-    return (path / FINGERPRINT).is_file()
+def read_output_root(project_root: Path) -> Path:
+    """Where the runs are: paths.output_root of this machine's local.yaml, else of base.yaml."""
+    for name in ("local.yaml", "base.yaml"):
+        file = project_root / "configs" / name
+        paths = (yaml.safe_load(file.read_text()) or {}).get("paths", {}) if file.exists() else {}
+        if "output_root" in paths:
+            return project_root / str(paths["output_root"])
+    return project_root / "_output"
 
 
 def list_runs(output_root: Path) -> list[Path]:
-    """All run folders under the output root (sweeps and dev runs too), oldest first by when they were claimed."""
-    found = [file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/{FINGERPRINT}")]
-    runs = [path for path in found if not any(is_run(parent) for parent in path.parents)]
-    return sorted(runs, key=lambda path: (path / FINGERPRINT).stat().st_mtime)
+    """All run folders under the output root (dev runs and jobs of sweeps too), oldest first."""
+    found = [file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/config.yaml")]
+    runs = [path for path in found if not any((parent / "config.yaml").is_file() for parent in path.parents)]
+    return sorted(runs, key=lambda path: (path / "config.yaml").stat().st_mtime)
 
 
 def find_run(name: str, output_root: Path) -> Path:
@@ -78,35 +76,29 @@ def find_run(name: str, output_root: Path) -> Path:
         if not real:
             raise UserError(f"latest: there is no run in {root} (dev runs do not count)\nno run was created")
         return real[-1]
-    given = Path(name)
-    for path in (given.resolve(), root.parent / given):  # a path, as a shell completes it
-        if "/" in name and is_run(path) and path.resolve().is_relative_to(root):
-            return path.resolve()
-    if given.is_absolute() or ".." in given.parts or not name or not all(NAME.fullmatch(part) for part in given.parts):
-        raise UserError(
-            f"{name!r} is no run in {root}\ngive a run name, its first letters, `latest`, or a path under that folder"
-        )
+    for path in (Path(name).resolve(), (root.parent / name).resolve()):  # a path, as a shell completes it
+        if "/" in name and path in runs.values() and path.is_relative_to(root):
+            return path
     wanted = name.rstrip("/")
-    if wanted in runs:
-        return runs[wanted]
-    matches = [key for key in runs if key.startswith(wanted) or ("/" not in wanted and Path(key).name == wanted)]
+    if not all(NAME.fullmatch(part) for part in wanted.split("/")):
+        raise UserError(
+            f"{name!r} is no run in {root}\ngive a run's name, its first letters, `latest`, or its path there"
+        )
+    exact = [key for key in runs if wanted in (key, key.rpartition("/")[2])]
+    matches = exact if len(exact) == 1 else [key for key in runs if key.startswith(wanted)]
     if len(matches) == 1:
         return runs[matches[0]]
     if matches:
         raise UserError(f"{name!r} is the beginning of {len(matches)} runs: {', '.join(matches[-5:])}\ngive more of it")
-    near = ", ".join(nearest(wanted, runs, 3)) or "none"
+    near = ", ".join(nearest(wanted, runs, 3)) or "there are no runs"
     raise UserError(f"there is no run {name!r} in {root}\nnearest: {near}\nno run was created")
 
 
-@dataclass
 class Facts:
     """facts/events.jsonl and facts/scalars.csv of one run; append-only while it runs."""
 
-    folder: Path
-
-    @property
-    def scalars_file(self) -> Path:
-        return self.folder / "scalars.csv"
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.scalars_file = folder, folder / "scalars.csv"
 
     def event(self, name: str, **values: Any) -> None:
         """Append one line to events.jsonl."""
@@ -117,9 +109,8 @@ class Facts:
     def add_row(self, row: dict[str, Any]) -> None:
         """Append one row to scalars.csv; a metric seen for the first time adds a column."""
         columns = self._columns()
-        if any(name not in columns for name in row):
-            columns += [name for name in row if name not in columns]
-            self._write([*self.rows(), row], columns)
+        if new := [name for name in row if name not in columns]:
+            self._write([*self.rows(), row], columns + new)
             return
         with open(self.scalars_file, "a", newline="") as file:
             csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
@@ -132,17 +123,13 @@ class Facts:
             return [{name: _number(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
 
     def cut_after(self, step: int) -> int:
-        """Drop rows later than `step`, of the final test, and a torn last line: they will come again. Returns their number."""
-        kept, dropped = [], 0
-        for row in self.rows():
-            whole = isinstance(row.get("step"), int) and "time" in row
-            if whole and row["step"] <= step and row["split"] != "test":
-                kept.append(row)
-            else:
-                dropped += 1
-        if dropped:
+        """Drop rows later than `step`, of the final test, and a torn last line: all come again. Returns how many."""
+        rows = self.rows()
+        whole = [row for row in rows if isinstance(row.get("step"), int) and "time" in row]
+        kept = [row for row in whole if row["step"] <= step and row["split"] != "test"]
+        if len(kept) < len(rows):
             self._write(kept, self._columns())
-        return dropped
+        return len(rows) - len(kept)
 
     def _columns(self) -> list[str]:
         if not self.scalars_file.exists():
@@ -177,16 +164,11 @@ def read_status(path: Path) -> dict[str, Any]:
     """status.json; a run whose process is gone from this machine without a word reads `died`."""
     file = path / "status.json"
     content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"status": "unknown"}
-    if content["status"] == "running" and content["host"] == socket.gethostname() and not _alive(content["pid"]):
-        content["status"] = "died"
+    if content["status"] == "running" and content["host"] == socket.gethostname():
+        try:
+            os.kill(content["pid"], 0)
+        except ProcessLookupError:
+            content["status"] = "died"
+        except PermissionError:  # somebody else's process: it lives
+            pass
     return content
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,5 +1,6 @@
 """Multilayer perceptron."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -22,7 +23,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [math.prod(image_shape), *hidden_sizes]
         layers: list[nn.Module] = [nn.Flatten()]
-        for in_features, out_features in zip(sizes[:-1], sizes[1:], strict=True):
+        for in_features, out_features in itertools.pairwise(sizes):
             layers += [nn.Linear(in_features, out_features), nn.ReLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
 

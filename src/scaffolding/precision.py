@@ -1,12 +1,14 @@
-"""Device and number format: what `auto` means here, and the contexts the training step uses."""
+"""Device, number format and averaged weights: what `auto` means here, and stand-ins for what is off."""
 
 import contextlib
+import functools
 from typing import Any
 
 import torch
 from loguru import logger
+from torch import nn
 
-from .errors import UserError
+from .core.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -27,6 +29,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+@functools.cache  # so that it warns once
 def choose_precision(name: str, device: torch.device) -> str:
     """float32, bfloat16 or float16; auto is bfloat16 where the device computes it natively, else float32."""
     if name == "auto":
@@ -47,3 +50,12 @@ def autocast(precision: str, device: torch.device) -> Any:
 def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
     """The gradient scaler float16 needs; a stand-in that passes everything through otherwise."""
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+
+def make_ema(model: nn.Module, decay: float | None) -> Any:
+    """An exponential moving average of the weights (buffers are copied), as `.module`; None: it is off."""
+    if decay is None:
+        return None
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))

@@ -1,0 +1,56 @@
+"""Budgets and intervals: `500` or `500steps`, `5epochs`, and for intervals `10min`."""
+
+import math
+import re
+import time
+from typing import Any
+
+FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|min)?")
+
+
+def parse(text: str) -> tuple[float, str]:
+    """(amount, "step" | "epoch" | "min") of a budget or interval; ValueError if it is neither."""
+    match = FORM.fullmatch(str(text).strip())
+    if not match or float(match[1]) <= 0:
+        raise ValueError("not a number of steps, epochs or minutes")
+    amount, unit = float(match[1]), (match[2] or "step").rstrip("s")
+    if unit == "step" and amount != int(amount):
+        raise ValueError("not a whole number of steps")
+    return amount, unit
+
+
+def is_interval(text: str, minutes: bool = True) -> bool:
+    """Whether `parse` takes the text; a budget and the log cannot be in minutes."""
+    try:
+        return parse(text)[1] != "min" or minutes
+    except ValueError:
+        return False
+
+
+def in_steps(text: str, steps_per_epoch: int) -> int:
+    """A budget or a step or epoch interval as a number of optimizer steps, at least 1."""
+    amount, unit = parse(text)
+    return max(1, math.ceil(amount * (steps_per_epoch if unit == "epoch" else 1)))
+
+
+class Intervals:
+    """Says which `*_every` of the run's settings are due; after the last step of the budget, all that are not null."""
+
+    def __init__(self, settings: dict[Any, Any], steps_per_epoch: int, num_steps: int) -> None:
+        given = {name: text for name, text in settings.items() if name.endswith("_every") and text is not None}
+        self.num_steps = num_steps
+        self.seconds = {name: 60 * parse(text)[0] for name, text in given.items() if parse(text)[1] == "min"}
+        self.steps = {n: in_steps(text, steps_per_epoch) for n, text in given.items() if n not in self.seconds}
+        self.last_time = dict.fromkeys(self.seconds, time.monotonic())
+
+    def due(self, name: str, step: int) -> bool:
+        """Whether `name` is due after optimizer step `step` (counted from 1)."""
+        if name in self.steps:
+            return step % self.steps[name] == 0 or step == self.num_steps
+        if name not in self.seconds:
+            return False
+        now = time.monotonic()
+        is_due = now - self.last_time[name] >= self.seconds[name] or step == self.num_steps
+        if is_due:
+            self.last_time[name] = now
+        return is_due

@@ -1,0 +1,99 @@
+"""Splits: which items train, validate and test. A scientific decision, so it is yours to read and edit.
+
+A split is a function of (seed, name) and the number of items: the same on every machine, whatever else was drawn.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .core import rng
+
+
+class Split:
+    """Some items of a dataset, in a given order. Forwards `get_batch` and `collate` where the dataset has them.
+
+    Args:
+        dataset: any map-style dataset.
+        indices: int64 tensor of shape (n,), positions in `dataset`; None: all of it as it is.
+        name: "train", "val" or "test".
+    """
+
+    def __init__(self, dataset: Any, indices: Tensor | None, name: str) -> None:
+        self.dataset, self.indices, self.name = dataset, indices, name
+        if hasattr(dataset, "get_batch"):
+            self.get_batch = dataset.get_batch if indices is None else self._get_batch
+        if hasattr(dataset, "collate"):
+            self.collate = dataset.collate
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.indices is None else len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index if self.indices is None else int(self.indices[index])]
+
+    def _get_batch(self, indices: Tensor) -> Any:
+        assert self.indices is not None
+        return self.dataset.get_batch(self.indices.index_select(0, indices))
+
+    def fingerprint(self) -> list[Any]:
+        """[number of items, hash of their positions], kept in checkpoints and compared at resume."""
+        positions = b"all" if self.indices is None else self.indices.numpy().tobytes()
+        return [len(self), hashlib.sha256(positions).hexdigest()[:16]]
+
+
+def make_splits(
+    read: Callable[..., Any], data: dict[str, Any], limit_train: float | None, limit_eval: float | None, seed: int
+) -> dict[str, Split]:
+    """The three splits by name. "train" and "val" are disjoint where `val_from_train` carves them from one dataset.
+
+    Args:
+        read: builds the dataset of a split: `read("train")`, `read("train", augment=False)`.
+        data: the data config; `val_from_train` is the fraction of "train" kept for validation (null: the dataset has a
+            "val" split of its own), `val_arguments` what the dataset's constructor is given otherwise for these items.
+        limit_train, limit_eval: how much to keep: below 1 a fraction, else a number of items; None: all.
+        seed: the run's seed.
+
+    Raises:
+        ValueError: a split would be empty, or the splits overlap.
+    """
+    train = read("train")
+    fraction, changes = data.get("val_from_train"), data.get("val_arguments")
+    if fraction is None:
+        splits = {"train": Split(train, None, "train"), "val": Split(read("val"), None, "val")}
+    else:
+        kept, held_out = carve(len(train), fraction, seed)
+        splits = {"train": Split(train, kept, "train")}
+        splits["val"] = Split(read("train", **changes) if changes else train, held_out, "val")
+    splits["test"] = Split(read("test"), None, "test")
+    for name, split in splits.items():
+        splits[name] = limit(split, limit_train if name == "train" else limit_eval, seed)
+    return splits
+
+
+def carve(num_items: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Sorted positions (train, val) that cover `num_items` without overlap, val holding `fraction` of them."""
+    num_val = round(num_items * fraction)
+    if not 0 < num_val < num_items:
+        raise ValueError(f"data.val_from_train={fraction} of {num_items} items leaves train or val empty")
+    order = torch.randperm(num_items, generator=rng.generator(seed, "val_from_train"))
+    train, val = order[num_val:].sort().values, order[:num_val].sort().values
+    if torch.isin(val, train).any():
+        raise ValueError("train and val overlap")
+    return train, val
+
+
+def limit(split: Split, setting: float | None, seed: int) -> Split:
+    """The split with only some of its items, drawn by (seed, name) rather than the first ones."""
+    if setting is None:
+        return split
+    count = max(1, round(len(split) * setting)) if setting < 1 else int(setting)
+    if setting >= 1 and count != setting:
+        raise ValueError(f"loader.limit_*={setting}: a fraction below 1 or a whole number of items is needed")
+    if count >= len(split):
+        return split
+    chosen = torch.randperm(len(split), generator=rng.generator(seed, "limit", split.name))[:count].sort().values
+    return Split(split.dataset, chosen if split.indices is None else split.indices[chosen], split.name)

@@ -1,0 +1,396 @@
+"""The shipped datasets: their contract, and torchvision's download code against a server on this machine.
+
+Tests against the published files need SCAFFOLDING_TEST_DATA: a folder with mnist/*.gz and cifar10/*.tar.gz.
+"""
+
+import copy
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import shutil
+import socket
+import tarfile
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision.datasets
+from loguru import logger
+
+from scaffolding.data import cifar10, mnist
+from scaffolding.data.cifar10 import CIFAR10
+from scaffolding.data.digits import Digits
+from scaffolding.data.mnist import MNIST
+
+TEST_DATA = os.environ.get("SCAFFOLDING_TEST_DATA")
+needs_published_files = pytest.mark.skipif(not TEST_DATA, reason="SCAFFOLDING_TEST_DATA is not set")
+PACKED = [name for name in mnist.MD5 if name.endswith(".gz")]
+MEMBERS = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch", "batches.meta"]
+
+
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """(folder, address) of a web server on this machine; torchvision's addresses lead there and nowhere else."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder)) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        address = f"http://127.0.0.1:{httpd.server_port}/"
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address + "dead/", address])
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", address + cifar10.ARCHIVE)
+        yield folder, address
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Torchvision's addresses lead to a port where nobody listens."""
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, but not listening: connections are refused
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}/"
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address, address])
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", address + cifar10.ARCHIVE)
+        yield
+
+
+def write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes(), mtime=0))
+
+
+@pytest.fixture
+def small_mnist(tmp_path, monkeypatch):
+    """Folder with four files of MNIST's form (20 and 10 images), whose MD5 sums replace the published ones."""
+    folder = tmp_path / "small_mnist"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for prefix, count in (("train", 20), ("t10k", 10)):
+        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", random.integers(256, size=(count, 28, 28), dtype=np.uint8))
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", random.integers(10, size=count, dtype=np.uint8))
+    for name in PACKED:
+        content = (folder / name).read_bytes()
+        monkeypatch.setitem(mnist.MD5, name, md5(content))
+        monkeypatch.setitem(mnist.MD5, name.removesuffix(".gz"), md5(gzip.decompress(content)))
+    return folder
+
+
+def accept_cifar10(archive, monkeypatch):
+    """Let torchvision take `archive` for the official one."""
+    with tarfile.open(archive) as tar:
+        sums = {name: md5(tar.extractfile(f"{cifar10.FOLDER}/{name}").read()) for name in MEMBERS}
+    official = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(official, "tgz_md5", md5(archive.read_bytes()))
+    monkeypatch.setattr(official, "train_list", [(name, sums[name]) for name in MEMBERS[:5]])
+    monkeypatch.setattr(official, "test_list", [("test_batch", sums["test_batch"])])
+    monkeypatch.setattr(official, "meta", official.meta | {"md5": sums["batches.meta"]})
+
+
+@pytest.fixture
+def small_cifar10(tmp_path, monkeypatch):
+    """An archive of CIFAR-10's form with 4 images in each member, which torchvision takes for the official one."""
+    archive = tmp_path / "small_cifar10.tar.gz"
+    random = np.random.default_rng(0)
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in MEMBERS:
+            content = {"label_names": [str(label) for label in range(10)]}
+            if name != "batches.meta":
+                images = random.integers(256, size=(4, 3072), dtype=np.uint8)
+                content = {"data": images, "labels": random.integers(10, size=4).tolist()}
+            packed = pickle.dumps(content, protocol=2)
+            member = tarfile.TarInfo(f"{cifar10.FOLDER}/{name}")
+            member.size = len(packed)
+            tar.addfile(member, io.BytesIO(packed))
+    accept_cifar10(archive, monkeypatch)
+    return archive
+
+
+@pytest.fixture
+def warnings_of_loguru():
+    cifar10._announce_stand_in.cache_clear()
+    messages = []
+    sink = logger.add(lambda message: messages.append(message.record["message"]), level="WARNING")
+    yield messages
+    logger.remove(sink)
+
+
+def build(name, split, folder):
+    if name == "digits":
+        return Digits(split)
+    return {"mnist": MNIST, "cifar10": CIFAR10}[name](str(folder), split, sample=True)
+
+
+@pytest.mark.parametrize("name, shape", [("digits", (1, 8, 8)), ("mnist", (1, 28, 28)), ("cifar10", (3, 32, 32))])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_contract(name, shape, split, tmp_path):
+    dataset = build(name, split, tmp_path)
+    sizes = {"digits": (1497, 300), "mnist": (2000, 500), "cifar10": (1000, 200)}
+    assert len(dataset) == sizes[name][split == "test"]
+
+    indices = torch.tensor([3, 0, len(dataset) - 1, 3])
+    images, labels = dataset.get_batch(indices)
+    assert images.shape == (4, *shape) and images.dtype == torch.float32 and images.is_contiguous()
+    assert labels.shape == (4,) and labels.dtype == torch.int64
+    for index, image, label in zip(indices.tolist(), images, labels, strict=True):
+        item_image, item_label = dataset[index]
+        assert torch.equal(item_image, image) and item_label == label
+    before = dataset.get_batch(indices)[0].clone()
+    images.zero_()  # a batch is a copy: changing it in place must not change the dataset
+    assert torch.equal(dataset.get_batch(indices)[0], before)
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+
+    images, labels = dataset.get_batch(torch.arange(len(dataset)))
+    assert labels.unique().tolist() == list(range(10))
+    if name != "cifar10":  # the stand-in does not have the statistics of the photographs
+        assert abs(float(images.mean())) < 0.1 and abs(float(images.std()) - 1) < 0.1
+    assert torch.equal(build(name, split, tmp_path).get_batch(indices)[0], before)  # built twice, the same
+
+
+@pytest.mark.parametrize("split", ["val", "Train", ""])
+def test_other_splits_are_refused(split, tmp_path):
+    for name in ("digits", "mnist", "cifar10"):
+        with pytest.raises(ValueError, match="no validation split of its own; set data.val_from_train"):
+            build(name, split, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_splits_are_disjoint(tmp_path):
+    for name in ("digits", "mnist", "cifar10"):
+        train, test = (build(name, split, tmp_path).images.flatten(1) for split in ("train", "test"))
+        assert not {row.tobytes() for row in train.numpy()} & {row.tobytes() for row in test.numpy()}
+
+
+def test_digits_match_the_file():
+    with gzip.open(Path(mnist.__file__).with_name("digits.csv.gz"), "rt") as file:
+        rows = [[int(value) for value in line.split(",")] for line in file]
+    test = Digits("test")
+    assert test.labels.tolist() == [row[-1] for row in rows[::6]]
+    assert (test.images[7] * 6.02 + 4.89).flatten().tolist() == pytest.approx(rows[42][:64], abs=1e-4)
+    assert test.labels.bincount().min() >= 25
+
+
+def test_sum_table_is_torchvisions():
+    assert {name: mnist.MD5[name] for name in PACKED} == dict(torchvision.datasets.MNIST.resources)
+
+
+def test_mnist_downloads_through_torchvision(server, small_mnist, tmp_path):
+    shutil.copytree(small_mnist, server[0], dirs_exist_ok=True)
+    root = tmp_path / "data"
+    train, test = MNIST(str(root), "train"), MNIST(str(root), "test")
+    assert (len(train), len(test)) == (20, 10)
+    pixels = gzip.decompress((small_mnist / "train-images-idx3-ubyte.gz").read_bytes())[16:]
+    expected = (np.frombuffer(pixels, np.uint8) / 255 - 0.1307) / 0.3081
+    assert np.allclose(train.images.flatten().numpy(), expected, atol=1e-5)
+    raw = root / "MNIST" / "raw"
+    assert sorted(path.name for path in raw.iterdir()) == sorted(PACKED)  # and nothing temporary
+
+    shutil.rmtree(server[0])  # from here on there is nothing to download
+    assert torch.equal(MNIST(str(root), "train").images, train.images)
+    for name in PACKED:
+        (raw / name.removesuffix(".gz")).write_bytes(gzip.decompress((raw / name).read_bytes()))
+        (raw / name).unlink()
+    assert torch.equal(MNIST(str(root), "train").images, train.images)  # files unpacked by hand
+
+
+@pytest.mark.parametrize("damage", ["truncated", "html", "wrong"])
+def test_mnist_never_takes_a_bad_download(damage, server, small_mnist, tmp_path):
+    shutil.copytree(small_mnist, server[0], dirs_exist_ok=True)
+    served = server[0] / "train-images-idx3-ubyte.gz"
+    whole = served.read_bytes()
+    bad = {"truncated": whole[:1000], "html": b"<html>log in first</html>", "wrong": gzip.compress(b"other")}[damage]
+    served.write_bytes(bad)
+    with pytest.raises(FileNotFoundError) as caught:
+        MNIST(str(tmp_path / "data"), "train")
+    assert f"expected md5 {md5(whole)}, found {md5(bad)}" in str(caught.value)
+    assert not list((tmp_path / "data" / "MNIST" / "raw").iterdir())
+
+    served.write_bytes(whole)  # the next start is none the worse for it
+    assert len(MNIST(str(tmp_path / "data"), "train")) == 20
+
+
+@pytest.mark.parametrize("suffix", [".gz", ""])
+def test_mnist_names_a_damaged_file(suffix, no_network, small_mnist, tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    shutil.copytree(small_mnist, raw)
+    bad = raw / f"train-labels-idx1-ubyte{suffix}"
+    (raw / "train-labels-idx1-ubyte.gz").unlink()
+    bad.write_bytes(b"half a file")
+    with pytest.raises(ValueError) as caught:
+        MNIST(str(tmp_path), "train")
+    assert str(bad) in str(caught.value)
+    assert f"expected md5 {mnist.MD5[bad.name]}, found {md5(b'half a file')}" in str(caught.value)
+    assert len(MNIST(str(tmp_path), "test")) == 10
+
+
+@pytest.mark.parametrize("dataset, files", [(MNIST, PACKED), (CIFAR10, [cifar10.ARCHIVE])])
+def test_impossible_download_says_what_to_do(dataset, files, no_network, tmp_path):
+    start = time.perf_counter()
+    timeout = socket.getdefaulttimeout()
+    with pytest.raises(FileNotFoundError) as caught:
+        dataset(str(tmp_path / "data"), "train")
+    assert time.perf_counter() - start < 2
+    assert socket.getdefaulttimeout() == timeout
+    message = str(caught.value)
+    assert 2 <= len(message.splitlines()) <= 4
+    folder = tmp_path / "data" / "MNIST" / "raw" if dataset is MNIST else tmp_path / "data"
+    for part in (*files, str(folder), "refused", "mode=dev", "data=digits"):
+        assert part in message
+    assert not list(folder.iterdir())
+
+
+def test_mnist_sample_needs_no_root_and_no_network(no_network):
+    assert len(MNIST(None, "train", sample=True)) == 2000
+
+
+def test_cifar10_downloads_through_torchvision(server, small_cifar10, tmp_path, warnings_of_loguru):
+    shutil.copy(small_cifar10, server[0] / cifar10.ARCHIVE)
+    root = tmp_path / "data"
+    train, test = CIFAR10(str(root), "train"), CIFAR10(str(root), "test")
+    assert (len(train), len(test)) == (20, 4)
+    assert [path.name for path in root.iterdir()] == [cifar10.FOLDER]
+    reference = torchvision.datasets.CIFAR10(root, train=True)
+    for (image, label), (reference_image, reference_label) in zip(train, reference, strict=True):
+        expected = (np.asarray(reference_image) / 255 - cifar10.MEAN) / cifar10.STD
+        assert np.allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5) and label == reference_label
+    shutil.rmtree(server[0])
+    assert len(CIFAR10(str(root), "train", sample=True)) == 20  # real files win over the stand-in
+    assert not warnings_of_loguru
+
+
+@pytest.mark.parametrize("damage", ["truncated", "html"])
+def test_cifar10_never_takes_a_bad_download(damage, server, small_cifar10, tmp_path):
+    whole = small_cifar10.read_bytes()
+    bad = whole[:-100] if damage == "truncated" else b"<html>log in first</html>"
+    (server[0] / cifar10.ARCHIVE).write_bytes(bad)
+    with pytest.raises(FileNotFoundError) as caught:
+        CIFAR10(str(tmp_path / "data"), "train")
+    assert f"expected md5 {md5(whole)}, found {md5(bad)}" in str(caught.value)
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_cifar10_archive_and_files_put_there_by_hand(no_network, small_cifar10, tmp_path):
+    archive = tmp_path / cifar10.ARCHIVE
+    archive.write_bytes(b"half a file")
+    with pytest.raises(ValueError) as caught:
+        CIFAR10(str(tmp_path), "train", sample=True)
+    assert str(archive) in str(caught.value)
+    assert f"expected md5 {md5(small_cifar10.read_bytes())}, found {md5(b'half a file')}" in str(caught.value)
+
+    shutil.copy(small_cifar10, archive)
+    assert len(CIFAR10(str(tmp_path), "train")) == 20
+    member = tmp_path / cifar10.FOLDER / "data_batch_3"
+    whole = member.read_bytes()
+    for bad, found in ((b"half a file", md5(b"half a file")), (None, "no file")):
+        member.unlink() if bad is None else member.write_bytes(bad)
+        with pytest.raises(ValueError) as caught:
+            CIFAR10(str(tmp_path), "test")
+        assert str(member) in str(caught.value)
+        assert f"expected md5 {md5(whole)}, found {found}" in str(caught.value)
+
+
+def test_cifar10_stand_in_is_announced_once(no_network, tmp_path, warnings_of_loguru):
+    first = CIFAR10(str(tmp_path), "train", sample=True)
+    second = CIFAR10(str(tmp_path), "train", sample=True)
+    CIFAR10(str(tmp_path), "test", sample=True)
+    assert torch.equal(first.images, second.images)
+    assert len(warnings_of_loguru) == 1 and len(warnings_of_loguru[0].splitlines()) == 1
+    assert cifar10.ARCHIVE in warnings_of_loguru[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_cifar10_stand_in_can_be_learned(tmp_path):
+    train, test = (CIFAR10(str(tmp_path), split, sample=True) for split in ("train", "test"))
+    train_images, test_images = train.images.float().flatten(1), test.images.float().flatten(1)
+    means = torch.stack([train_images[train.labels == label].mean(dim=0) for label in range(10)])
+    assert (torch.cdist(test_images, means).argmin(dim=1) == test.labels).float().mean() > 0.9
+
+
+def test_augmentation_follows_the_generator_and_spares_copies(tmp_path):
+    plain = CIFAR10(str(tmp_path), "train", sample=True)
+    augmented = CIFAR10(str(tmp_path), "train", augment=True, sample=True)
+    indices = torch.arange(8)
+    batches = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        batches.append(augmented.get_batch(indices)[0])
+    assert torch.equal(batches[0], batches[1]) and not torch.equal(batches[0], batches[2])
+    assert batches[0].shape == (8, 3, 32, 32) and batches[0].is_contiguous()
+
+    validation = copy.copy(augmented)
+    validation.augment = False
+    assert torch.equal(validation.get_batch(indices)[0], plain.get_batch(indices)[0])
+    assert validation.images.data_ptr() == augmented.images.data_ptr()
+    test = CIFAR10(str(tmp_path), "test", augment=True, sample=True)
+    assert torch.equal(test.get_batch(indices)[0], test.get_batch(indices)[0])
+
+
+def test_crops_and_flips_are_what_they_say():
+    image = torch.arange(1, 1025, dtype=torch.int16).view(1, 32, 32)
+    padded = torch.nn.functional.pad(image, [4] * 4)
+    possible = {}
+    for top in range(9):
+        for left in range(9):
+            crop = padded[:, top : top + 32, left : left + 32]
+            possible[crop.numpy().tobytes()] = (top, left, False)
+            possible[crop.flip(2).numpy().tobytes()] = (top, left, True)
+    torch.manual_seed(0)
+    crops = cifar10.crop_and_flip(image.expand(2000, 1, 32, 32))
+    drawn = [possible[crop.numpy().tobytes()] for crop in crops]
+    assert len(set(drawn)) == 2 * 9 * 9  # every crop occurs, mirrored and not
+    assert 900 < sum(is_mirrored for *_, is_mirrored in drawn) < 1100
+
+
+@needs_published_files
+def test_mnist_sample_is_the_first_published_images(no_network, tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in PACKED:
+        (raw / name).symlink_to(Path(TEST_DATA, "mnist", name))
+    for split, size, sample_size in (("train", 60_000, 2000), ("test", 10_000, 500)):
+        full, sample = MNIST(str(tmp_path), split), MNIST(None, split, sample=True)
+        assert (len(full), len(sample)) == (size, sample_size)
+        assert torch.equal(sample.images, full.images[:sample_size])
+        assert torch.equal(sample.labels, full.labels[:sample_size])
+        if split == "train":
+            assert abs(float(full.images.mean())) < 1e-3 and abs(float(full.images.std()) - 1) < 1e-3
+
+
+@needs_published_files
+def test_published_mnist_downloads(server, tmp_path):
+    server[0].rmdir()
+    server[0].symlink_to(Path(TEST_DATA, "mnist"))
+    assert MNIST(str(tmp_path / "data"), "test").labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert sorted(path.name for path in (tmp_path / "data" / "MNIST" / "raw").iterdir()) == sorted(PACKED)
+
+
+@needs_published_files
+def test_published_cifar10_images_download(server, tmp_path, monkeypatch):
+    archive = next(Path(TEST_DATA, "cifar10").glob("*.tar.gz"))
+    accept_cifar10(archive, monkeypatch)
+    (server[0] / cifar10.ARCHIVE).symlink_to(archive)
+    train, test = (CIFAR10(str(tmp_path / "data"), split) for split in ("train", "test"))
+    assert train.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
+    assert test.labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
+    images, _ = train.get_batch(torch.arange(len(train)))
+    assert images.mean(dim=(0, 2, 3)).abs().max() < 0.02
+    assert (images.std(dim=(0, 2, 3)) - 1).abs().max() < 0.02

@@ -1,0 +1,195 @@
+"""Every scheduler in configs/scheduler against its closed form or torch's own, and through a checkpoint."""
+
+import inspect
+import io
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+from scaffolding.schedules import cosine, cosine_multiplier, linear, linear_multiplier, one_cycle
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NUM_STEPS = 40
+
+
+def make_optimizer(name="adamw", lr=0.5):
+    """Two parameter groups, the second at a tenth of the rate, with gradients ready."""
+    parameters = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    for parameter in parameters:
+        parameter.grad = torch.ones(3)
+    groups = [{"params": parameters[:1], "lr": lr}, {"params": parameters[1:], "lr": lr / 10}]
+    return instantiate(OmegaConf.load(CONFIGS / f"optimizer/{name}.yaml"), groups, _convert_="all")
+
+
+def make_scheduler(name, optimizer):
+    """The scheduler of a YAML file, built as the template builds it."""
+    config = OmegaConf.load(CONFIGS / f"scheduler/{name}.yaml")
+    schedule = instantiate(config.schedule, _partial_=True, _convert_="all")
+    takes_num_steps = "num_steps" in inspect.signature(schedule.func).parameters
+    return schedule(optimizer, **({"num_steps": NUM_STEPS} if takes_num_steps else {})), config.interval
+
+
+def advance(optimizer, scheduler, interval, stop, start=0):
+    """Make the updates `start` to `stop`, the scheduler after each; returns both groups' rates before each update."""
+    rates = []
+    for index in range(start, stop):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step(*([1.0 + index // 5] if interval == "metric" else []))
+    return rates
+
+
+def expected_multiplier(kind, step, num_steps, warmup_steps, final):
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / (num_steps - warmup_steps)
+    height = 1 - progress if kind == "linear" else math.cos(math.pi * progress / 2) ** 2
+    return final + (1 - final) * height
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("final", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("kind, schedule", [("linear", linear), ("cosine", cosine)])
+def test_rates_follow_the_closed_form(kind, schedule, warmup, final):
+    optimizer = make_optimizer()
+    scheduler = schedule(optimizer, num_steps=NUM_STEPS, warmup=warmup, final=final)
+    rates = advance(optimizer, scheduler, "step", NUM_STEPS)
+    for step, (first, second) in enumerate(rates):
+        multiplier = expected_multiplier(kind, step, NUM_STEPS, round(warmup * NUM_STEPS), final)
+        assert first == pytest.approx(0.5 * multiplier, abs=1e-12)
+        assert second == pytest.approx(0.05 * multiplier, abs=1e-12)
+    assert rates[0][0] > 0  # no update is wasted on a rate of zero
+    assert optimizer.param_groups[0]["lr"] == 0.5 * final  # exactly, after the last step
+
+
+@pytest.mark.parametrize("multiplier", [linear_multiplier, cosine_multiplier])
+def test_multiplier_reaches_peak_and_end_exactly(multiplier):
+    for num_steps in (1, 2, 3, 7, 1000, 123_457):
+        for warmup in (0.0, 0.05, 1 / 3, 0.9):
+            for final in (0.0, 0.1, 0.3):
+                arguments = {"num_steps": num_steps, "warmup": warmup, "final": final}
+                if round(warmup * num_steps) < num_steps:
+                    assert multiplier(round(warmup * num_steps), **arguments) == 1.0
+                    assert multiplier(num_steps, **arguments) == final
+                    assert multiplier(num_steps + 5, **arguments) == final  # and stays there
+                assert all(0 <= multiplier(step, **arguments) <= 1 for step in range(min(num_steps, 50)))
+    assert multiplier(3, num_steps=4, warmup=1.0, final=0.0) == 4 / 5  # all warm-up
+
+
+def test_decay_without_warmup_equals_torch():
+    for schedule, torch_schedule in [
+        (linear, lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.1, total_iters=NUM_STEPS)),
+        (cosine, lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=NUM_STEPS, eta_min=0.05)),
+    ]:
+        optimizer, reference = make_optimizer(), make_optimizer()
+        ours = advance(optimizer, schedule(optimizer, NUM_STEPS, warmup=0.0, final=0.1), "step", NUM_STEPS)
+        theirs = advance(reference, torch_schedule(reference), "step", NUM_STEPS)
+        assert [rate for rate, _ in ours] == pytest.approx([rate for rate, _ in theirs], rel=1e-9)
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.5, 500])
+def test_warmup_in_steps_is_refused(warmup):
+    for schedule in (linear, cosine):
+        with pytest.raises(ValueError, match="fraction of all steps"):
+            schedule(make_optimizer(), num_steps=NUM_STEPS, warmup=warmup, final=0.0)
+
+
+@pytest.mark.parametrize("optimizer_name", ["adamw", "sgd"])
+def test_one_cycle_peaks_at_the_optimizers_rates(optimizer_name):
+    optimizer = make_optimizer(optimizer_name)
+    scheduler, _ = make_scheduler("one_cycle", optimizer)
+    assert isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR)
+    rates = advance(optimizer, scheduler, "step", NUM_STEPS)  # one step more than this would raise
+    assert rates[0] == pytest.approx([0.5 / 25, 0.05 / 25])
+    assert max(rates)[0] == pytest.approx(0.5, rel=1e-2)
+    assert rates[-1] == pytest.approx([0.5 / 25 / 1e4, 0.05 / 25 / 1e4])
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 5, 10])
+def test_one_cycle_fits_short_runs(num_steps):
+    optimizer = make_optimizer()
+    settings = dict(OmegaConf.load(CONFIGS / "scheduler/one_cycle.yaml").schedule)
+    del settings["_target_"]
+    rates = advance(optimizer, one_cycle(optimizer, num_steps, **settings), "step", num_steps)
+    assert all(0 < rate <= 0.5 for rate, _ in rates)
+
+
+def test_step_and_plateau_drop_the_rate():
+    optimizer = make_optimizer()
+    scheduler, interval = make_scheduler("step", optimizer)
+    rates = [rate for rate, _ in advance(optimizer, scheduler, interval, 21)]
+    assert (interval, rates[0], rates[9]) == ("epoch", 0.5, 0.5)
+    assert [rates[10], rates[20]] == pytest.approx([0.05, 0.005])
+
+    optimizer = make_optimizer()
+    scheduler, interval = make_scheduler("plateau", optimizer)
+    rates = [rate for rate, _ in advance(optimizer, scheduler, interval, 5)]  # the metric never improves
+    assert (interval, rates[:4]) == ("metric", [0.5] * 4)
+    assert rates[4] == pytest.approx(0.05)
+
+
+def test_none_has_no_schedule():
+    assert OmegaConf.load(CONFIGS / "scheduler/none.yaml") == {"schedule": None, "interval": "step", "monitor": None}
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "one_cycle", "plateau", "step"])
+@pytest.mark.parametrize("optimizer_name", ["adamw", "sgd"])
+def test_resumed_schedule_continues_exactly(name, optimizer_name):
+    optimizer = make_optimizer(optimizer_name)
+    scheduler, interval = make_scheduler(name, optimizer)
+    whole = advance(optimizer, scheduler, interval, NUM_STEPS)
+
+    optimizer = make_optimizer(optimizer_name)
+    scheduler, interval = make_scheduler(name, optimizer)
+    first_part = advance(optimizer, scheduler, interval, 15)
+    file = io.BytesIO()
+    torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, file)
+    file.seek(0)
+    states = torch.load(file, weights_only=True)
+
+    optimizer = make_optimizer(optimizer_name)
+    scheduler, interval = make_scheduler(name, optimizer)
+    optimizer.load_state_dict(states["optimizer"])
+    scheduler.load_state_dict(states["scheduler"])
+    second_part = advance(optimizer, scheduler, interval, NUM_STEPS, start=15)
+    assert first_part + second_part == whole
+
+
+@pytest.mark.parametrize("schedule", [linear, cosine])
+def test_longer_budget_takes_effect_on_resume(schedule):
+    optimizer = make_optimizer()
+    scheduler = schedule(optimizer, NUM_STEPS, warmup=0.1, final=0.0)
+    advance(optimizer, scheduler, "step", 20)
+    states = optimizer.state_dict(), scheduler.state_dict()
+
+    optimizer = make_optimizer()
+    scheduler = schedule(optimizer, 2 * NUM_STEPS, warmup=0.1, final=0.0)
+    optimizer.load_state_dict(states[0])
+    scheduler.load_state_dict(states[1])
+    optimizer.step()
+    scheduler.step()
+    kind = schedule.__name__
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * expected_multiplier(kind, 21, 80, 8, 0.0))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_fused_update_equals_the_plain_one(name):
+    """Fused kernels are the default; they must compute what the plain loop over parameters computes."""
+    config = OmegaConf.load(CONFIGS / f"optimizer/{name}.yaml")
+    assert config.fused
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = nn.Linear(5, 3)
+        optimizer = instantiate(config, model.parameters(), fused=fused, foreach=False, _convert_="all")
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(torch.randn(4, 5)).square().sum().backward()
+            optimizer.step()
+        results.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(results[0], results[1])
