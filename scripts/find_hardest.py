@@ -1,4 +1,4 @@
-"""The validation items with the highest loss, as a table and, for images, a figure in the run's folder.
+"""The validation items a classifier finds hardest (highest cross-entropy): a table, and for images a figure.
 
 python scripts/find_hardest.py RUN --num 25                # RUN: a name, its first letters, latest, or a path
 python scripts/find_hardest.py RUN --checkpoint latest
@@ -17,60 +17,55 @@ def main() -> None:
     args = parser.parse_args()
 
     import torch
+    import torch.nn.functional as F
 
     from scaffolding.core.errors import UserError
-    from scaffolding.core.run_folder import find_run, is_run
+    from scaffolding.core.run_folder import find_run
     from scaffolding.experiment import PROJECT, Experiment
 
     try:
-        path = Path(args.run) if is_run(Path(args.run)) else find_run(args.run, PROJECT.output_root)
+        here = Path(args.run)
+        path = here if (here / "config.yaml").is_file() else find_run(args.run, PROJECT.output_root)
         exp = Experiment.from_path(path, args.checkpoint)
     except UserError as error:
         parser.error(str(error))
-    losses, labels, predicted = [], [], []
+    parts = []
     with torch.no_grad():
-        for inputs, targets in exp.val_loader:
+        for inputs, labels in exp.val_loader:
             logits = exp.model(inputs)
-            losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
-            labels.append(targets)
-            predicted.append(logits.argmax(dim=1))
-    values, hardest = torch.cat(losses).sort(descending=True)
-    hardest = hardest[: args.num]
-    names = exp.cfg.data.get("class_names") or range(int(torch.cat(labels).max()) + 1)
-    rows = [
-        (index, names[label], names[guess], value)
-        for index, label, guess, value in zip(
-            hardest.tolist(),
-            torch.cat(labels)[hardest].tolist(),
-            torch.cat(predicted)[hardest].tolist(),
-            values.tolist(),
-            strict=False,
-        )
-    ]
-    print(f"{'index':>6}  {'true':12}  {'predicted':12}  loss   (index: of exp.datasets['val'])")
-    for index, label, guess, value in rows:
-        print(f"{index:>6}  {label!s:12}  {guess!s:12}  {value:.3f}")
-    images = torch.stack([exp.datasets["val"][index][0] for index, *_ in rows])
+            losses = F.cross_entropy(logits, labels, reduction="none")
+            parts.append(torch.stack([losses.double(), labels.double(), logits.argmax(dim=1).double()], dim=1))
+    table = torch.cat(parts)  # a row for each item: loss, true class, predicted class
+    hardest = table[:, 0].argsort(descending=True)[: args.num].tolist()
+    names = exp.cfg.data.get("class_names") or [str(index) for index in range(logits.shape[1])]
+    print(f"{'index':>6}  {'true':12}  {'predicted':12}  loss (nats)      index: of exp.datasets['val']")
+    for index in hardest:
+        loss, label, predicted = table[index].tolist()
+        print(f"{index:>6}  {names[int(label)]:12}  {names[int(predicted)]:12}  {loss:.4g}")
+    images = torch.stack([exp.datasets["val"][index][0] for index in hardest])
     if images.ndim == 4 and images.shape[1] in (1, 3):
+        titles = [
+            f"is {names[int(k)]}, loss {loss:.3g}\nsaid {names[int(p)]}" for loss, k, p in table[hardest].tolist()
+        ]
         file = path / "figures" / f"hardest-val-{exp.state.step:06d}.png"
-        draw(images, rows, f"Highest loss in validation, {path.name}, step {exp.state.step}").savefig(file, dpi=120)
+        heading = f"Highest validation losses (nats) of {path.name} at step {exp.state.step}"
+        draw(images, titles, heading).savefig(file, dpi=120)
         print(file)
 
 
-def draw(images: Any, rows: list[tuple[int, Any, Any, float]], title: str) -> Any:
-    """Images (n, C, H, W), each over its true class, predicted class and loss."""
+def draw(images: Any, titles: list[str], heading: str) -> Any:
+    """Images (n, C, H, W) in a grid, each under its title."""
     from matplotlib.figure import Figure
 
     columns = min(5, len(images))
-    num_rows = -(-len(images) // columns)
-    figure = Figure(figsize=(max(1.5 * columns, 5), 1.75 * num_rows + 0.4), layout="constrained")
-    figure.suptitle(title, fontsize=9)
-    low, high = images.amin(), images.amax()
-    for cell, image in enumerate((images - low) / (high - low)):
-        axes = figure.add_subplot(num_rows, columns, cell + 1)
-        axes.imshow(image.permute(1, 2, 0), "gray")
-        _, label, guess, value = rows[cell]
-        axes.set_title(f"{label}\nas {guess}, loss {value:.2f}", fontsize=7.5)
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(max(1.4 * columns, 6), 1.6 * rows + 0.4), layout="constrained")
+    figure.suptitle(heading, fontsize=9)
+    low, high = images.min(), images.max()
+    for position, (image, title) in enumerate(zip(images, titles, strict=True), 1):
+        axes = figure.add_subplot(rows, columns, position)
+        axes.imshow(((image - low) / (high - low)).permute(1, 2, 0).numpy(), "gray", vmin=0, vmax=1)
+        axes.set_title(title, fontsize=7.5)
         axes.set_axis_off()
     return figure
 

@@ -17,7 +17,7 @@ from .core import checkpoint
 from .core.compose import compose_config, portable
 from .core.errors import RunError
 from .core.loading import Window
-from .core.run import Run, peak_memory, write_config
+from .core.run import Run, config_dirs, overrides, peak_memory, write_config
 from .core.run_folder import TIMINGS, Facts
 from .experiment import PROJECT, Experiment
 from .intervals import in_steps
@@ -56,35 +56,37 @@ def rehearse(cfg: DictConfig, run: Run, train: Callable[[Experiment], None]) -> 
         exp.path, exp.run = again.path, again
         restore(exp, {})
         train(exp)
+        for loader in exp.loaders.values():
+            loader.close()
         expected, found = checkpoint.load(run.latest), checkpoint.load(again.latest)
         difference = first_difference(expected, found)
-        if difference is None and _values(run.facts) != _values(again.facts):
+        if difference is None and logged_values(run.facts) != logged_values(again.facts):
             difference = "a logged value (facts/scalars.csv)"
         if difference is not None:
             raise RunError(
                 f"resume rehearsal: continued from step {step}, {difference} differs from the run that went through"
                 "\nsomething keeps state that is not in the checkpoint, or draws random numbers of its own"
             )
-        return sum(isinstance(value, Tensor) for _, value in _leaves(expected))
+        return sum(isinstance(value, Tensor) for _, value in leaves(expected))
 
 
-def _values(facts: Facts) -> list[dict[str, Any]]:
+def logged_values(facts: Facts) -> list[dict[str, Any]]:
     """The logged rows without what measures the machine; the rehearsal ends before the final test."""
     return [{k: v for k, v in row.items() if k not in TIMINGS} for row in facts.rows() if row["split"] != "test"]
 
 
-def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of every value in nested dicts, lists and tuples."""
     if not isinstance(content, dict | list | tuple):
         yield name, content
         return
     for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-        yield from _leaves(value, f"{name}.{key}" if name else str(key))
+        yield from leaves(value, f"{name}.{key}" if name else str(key))
 
 
 def first_difference(left: Any, right: Any) -> str | None:
     """The name of the first value in which two nested states differ, bit for bit; None where they are equal."""
-    ours, theirs = dict(_leaves(left)), dict(_leaves(right))
+    ours, theirs = dict(leaves(left)), dict(leaves(right))
     for name in [*ours, *theirs]:
         if name not in ours or name not in theirs or _bits(ours[name]) != _bits(theirs[name]):
             return name
@@ -98,19 +100,26 @@ def _bits(value: Any) -> Any:
     return value.dtype, value.shape, flat.view(torch.uint8).numpy().tobytes()
 
 
-def prod_overrides(words: list[str]) -> list[str]:
-    """The overrides of a run, for prod mode."""
-    return [word for word in words if word.partition("=")[0] not in ("mode", "run.name")] + ["mode=prod"]
+def prod_command() -> list[str]:
+    """The words of the running command in prod mode."""
+    return [*(word for folder in config_dirs() for word in ("--config-dir", folder)), *prod_overrides()]
 
 
-def estimate(words: list[str], train_step: TrainStep, done: Experiment) -> str:
-    """Time, disk and memory of the run that `words` describe in prod mode.
+def prod_overrides() -> list[str]:
+    """The running command's overrides for prod mode."""
+    return [word for word in overrides() if word.partition("=")[0] not in ("mode", "run.name")] + ["mode=prod"]
+
+
+def estimate(train_step: TrainStep, done: Experiment) -> str:
+    """Time, disk and memory of the running command in prod mode.
 
     Times a few steps at that mode's batch size on the data at hand (a sample, where a dataset ships one); where they
     would take too long, scales the steps of the run just `done` by the number of items.
     """
     sample = f"loader.sample={done.cfg.loader.sample}"
-    cfg = compose_config(PROJECT, [*prod_overrides(words), sample, "loader.num_workers=0"])
+    folders = ",".join(f"'file://{folder}'" for folder in config_dirs())
+    words = [*prod_overrides(), sample, "loader.num_workers=0", f"hydra.searchpath=[{folders}]"]
+    cfg = compose_config(PROJECT, words)
     exp = Experiment(cfg)
     window = next(exp.train_loader.windows(exp.state, exp.accumulate))
     items = sum(count for _, count in window)

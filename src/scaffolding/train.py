@@ -29,10 +29,10 @@ from scaffolding.core.compose import portable
 from scaffolding.core.console import command
 from scaffolding.core.errors import RunError
 from scaffolding.core.loading import Window
-from scaffolding.core.run import Run, overrides
+from scaffolding.core.run import Run
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
-from scaffolding.rehearsal import estimate, prod_overrides, rehearse
+from scaffolding.rehearsal import estimate, prod_command, rehearse
 from scaffolding.resume import check_resume, restore
 from scaffolding.schedules import advance, read
 
@@ -176,8 +176,8 @@ def report(exp: Experiment) -> None:
     if settings.rehearse_resume:
         count = rehearse(exp.cfg, run, train)
         run.closing.append(f"resume rehearsal: {count} tensors identical")
-        run.closing.append(f"in prod mode: {estimate(overrides(), train_step, exp)}")
-        run.closing.append(f"next:     {command()} {' '.join(prod_overrides(overrides()))}")
+        run.closing.append(f"in prod mode: {estimate(train_step, exp)}")
+        run.closing.append(f"next:     {command()} {' '.join(prod_command())}")
     if exp.failed_figures:
         raise RunError(f"trained to the end, but figures failed: {exp.failed_figures}")
 

@@ -4,6 +4,7 @@ A dataset with `get_batch(indices)` is read a batch at a time in the training pr
 DataLoader, sample by sample. Both start anywhere in an epoch at no cost: position is arithmetic.
 """
 
+import atexit
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -82,6 +83,15 @@ class Loader:
                 pin_memory=device.type == "cuda",
                 generator=rng.generator(seed, name),  # else DataLoader draws from the global one
             )
+            atexit.register(
+                self.close
+            )  # python would end the workers with a signal that they ignore, and wait for ever
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self.workers is not None and self.workers._iterator is not None:
+            self.workers._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            self.workers._iterator = None
 
     def __len__(self) -> int:
         """Batches in an epoch."""

@@ -179,6 +179,12 @@ def overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
+def config_dirs() -> list[str]:
+    """The user's own config folders (--config-dir)."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return [source.path for source in sources if source.provider == "command-line"]
+
+
 def write_config(path: Path, config: dict[str, Any]) -> None:
     """Write config.yaml: the resolved config as plain YAML, secrets hidden."""
     text = yaml.safe_dump(provenance.hide_secrets(config), sort_keys=False, allow_unicode=True)

@@ -54,7 +54,7 @@ class Curves:
                 axes.set_yscale("log")
             axes.set_title(metric, fontsize=9, loc="left")
             axes.tick_params(labelsize=7, which="both")
-            axes.xaxis.get_major_locator().set_params(nbins=5, integer=True)
+            axes.locator_params(axis="x", nbins=5, integer=True)
             axes.spines[["top", "right"]].set_visible(False)
         for axes in panels[max(0, len(metrics) - columns) : len(metrics)]:
             axes.set_xlabel("optimizer step", fontsize=8)

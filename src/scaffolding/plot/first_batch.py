@@ -44,8 +44,8 @@ class FirstBatch:
         if not tensors:
             return "the batch holds no tensor"
         inputs = tensors[0][1]
-        if inputs.is_complex() or not inputs.numel():
-            return f"inputs are {'complex' if inputs.is_complex() else 'empty'}"
+        if inputs.is_complex() or not inputs.numel() or not inputs.ndim:
+            return f"inputs are complex, empty or one number: {tuple(inputs.shape)} {inputs.dtype}"
         finite = inputs[inputs.isfinite()]
         if not finite.numel():
             return "no value of the inputs is finite"
@@ -70,12 +70,12 @@ class FirstBatch:
         if is_colour:
             images = (images.nan_to_num(nan=scale[0]).clamp(*scale) - scale[0]) / max(scale[1] - scale[0], 1e-12)
             text = text.replace("\n", f", colours from {scale[0]:.3g} (black) to {scale[1]:.3g} (full)\n", 1)
-        num_images, _, height, width = images.shape
-        width, height = IMAGE * width / max(height, width), IMAGE * height / max(height, width)
+        num_images = len(images)
+        height, width = (IMAGE * length / max(images.shape[2:]) for length in images.shape[2:])
         columns = min(self.columns, num_images)
         rows = -(-num_images // columns)
         cell = height + GAP + (CAPTION if names else 0)
-        size = (max(columns * (IMAGE + GAP) + GAP, 5) + (0 if is_colour else BAR), rows * cell + HEADING)
+        size = (max(columns * (IMAGE + GAP) + GAP, 5.0) + (0 if is_colour else BAR), rows * cell + HEADING)
         figure = Figure(figsize=size)
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))  # one for all, in inches from the upper left
@@ -110,7 +110,7 @@ class FirstBatch:
         axes.set_xlabel("position", fontsize=8)
         axes.set_ylabel("label" if names else "item", fontsize=8)
         axes.tick_params(labelsize=7)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.set_yticks(range(len(rows)), names or [str(index) for index in range(len(rows))])
         figure.colorbar(drawn, pad=0.02).ax.tick_params(labelsize=7)
         return figure

@@ -41,7 +41,7 @@ class Predictions:
         ):
             return "batches are not (images, labels)"
         images, labels = batch[0].to(exp.device), batch[1]
-        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.is_complex():
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.is_complex() or not images.numel():
             return f"inputs are not grey or colour images (B, C, H, W), but {tuple(images.shape)}"
         if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
             return f"labels are not one class index for each image, but {tuple(labels.shape)} {labels.dtype}"
@@ -67,9 +67,9 @@ class Predictions:
 
         pixels = images.float().nan_to_num(posinf=0, neginf=0)
         low, high = pixels.amin(dim=(0, 2, 3), keepdim=True), pixels.amax(dim=(0, 2, 3), keepdim=True)
-        pixels = ((pixels - low) / (high - low).clamp_min(1e-12)).permute(0, 2, 3, 1).cpu().numpy()  # B, H, W, C
-        num_images, height, width, _ = pixels.shape
-        width, height = IMAGE * width / max(height, width), IMAGE * height / max(height, width)
+        sheet = ((pixels - low) / (high - low).clamp_min(1e-12)).permute(0, 2, 3, 1).cpu().numpy()  # B, H, W, C
+        num_images = len(sheet)
+        height, width = (IMAGE * length / max(images.shape[2:]) for length in images.shape[2:])
         columns = min(self.columns, num_images)
         rows = -(-num_images // columns)
         cell = height + CAPTION + GAP
@@ -77,7 +77,7 @@ class Predictions:
         figure = Figure(figsize=size)
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))  # one for all, in inches from the upper left
-        for index, image in enumerate(pixels):
+        for index, image in enumerate(sheet):
             left = GAP + index % columns * (IMAGE + GAP) + (IMAGE - width) / 2
             top = HEADING + index // columns * cell
             box = (left, left + width, top + height, top)

@@ -1,0 +1,79 @@
+"""What the tests share: running the real entry point, and finding what can be trained by listing the config folders."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from scaffolding.config import PROJECT_ROOT
+from scaffolding.experiment import PROJECT
+
+TRAIN = PROJECT_ROOT / "src" / PROJECT.package / "train.py"
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side
+os.environ["WANDB_API_KEY"] = ""  # nothing of a test leaves this machine
+
+Train = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group."""
+    return sorted(file.stem for file in (PROJECT.configs / group).glob("*.yaml"))
+
+
+def trainable() -> list[tuple[str, str]]:
+    """Every (data, model) that can run as it stands; those with a `???` to be filled in cannot."""
+
+    def complete(group: str, name: str) -> bool:
+        return "???" not in str(yaml.safe_load((PROJECT.configs / group / f"{name}.yaml").read_text()))
+
+    return [
+        (data, model)
+        for data in options("data")
+        for model in options("model")
+        if complete("data", data) and complete("model", model)
+    ]
+
+
+def command(*overrides: str) -> list[str]:
+    """The real entry point, with warnings as errors where they are ours."""
+    return [sys.executable, str(TRAIN), *overrides]
+
+
+def run_train(
+    *overrides: str, code: int | None = 0, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run train.py to its end and check its exit code."""
+    done = subprocess.run(
+        command(*overrides), capture_output=True, text=True, timeout=600, cwd=cwd, env=os.environ | (env or {})
+    )
+    assert code is None or done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture
+def output_root(tmp_path: Path) -> Path:
+    """Where the runs of this test go."""
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def train(output_root: Path) -> Train:
+    """Run train.py with its output in this test's own folder: `train("mode=dev", code=0, cwd=None, env=None)`."""
+
+    def run(*overrides: str, **options: object) -> "subprocess.CompletedProcess[str]":
+        own = [] if any(word.startswith("paths.output") for word in overrides) else [f"paths.output_root={output_root}"]
+        return run_train(*overrides, *own, **options)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def dev_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a finished dev run of the first pair that can be trained."""
+    root = tmp_path_factory.mktemp("dev")
+    data, model = trainable()[0]
+    run_train(f"data={data}", f"model={model}", "mode=dev", f"paths.output_root={root}", "run.name=dev_run")
+    yield root / "dev" / "dev_run"

@@ -1,0 +1,303 @@
+"""Config: which file wins, what is refused and in which words, what --help says, and that Hydra leaves nothing behind.
+
+Most of it composes in this process, in a copy of configs/ with a dataset, a model and an optimizer of its own.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Train
+from omegaconf import DictConfig, OmegaConf
+from scaffolding.config import Config
+from scaffolding.core.compose import Project, compose_config, groups
+from scaffolding.core.errors import UserError
+from scaffolding.core.launch import help_text
+from scaffolding.experiment import PROJECT
+
+TESTS = Path(__file__).parent
+OPTIONS = [(group, option) for group, options in groups(PROJECT.configs).items() for option in options]
+OWN = {
+    "data/points.yaml": "dataset: {_target_: test_config.Points}\nnum_classes: 2\nimage_shape: [1, 4, 4]\n",
+    "model/net.yaml": "# @package _global_\nmodel: {_target_: test_config.Net, hidden_size: 3}\n"
+    "loss: {_target_: test_config.Loss}\n",
+    "optimizer/descent.yaml": "_target_: test_config.Descent\nlr: 0.01\nmomentum: 0.9\n",
+    "mode/plain.yaml": "# @package _global_\n{}\n",
+}
+
+
+def write(project: Project, place: str, text: str) -> None:
+    file = project.configs / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+
+
+def pin(project: Project, key: str, value: Any) -> None:
+    """Write a number into base.yaml."""
+    base = OmegaConf.load(project.configs / "base.yaml")
+    OmegaConf.update(base, key, value)
+    OmegaConf.save(base, project.configs / "base.yaml")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """The configs of this project in a folder of their own, with small ones added and what the user pinned removed."""
+    project = Project(tmp_path / "project", PROJECT.package, Config)
+    shutil.copytree(PROJECT.configs, project.configs, ignore=shutil.ignore_patterns("local.yaml"))
+    base = OmegaConf.load(PROJECT.configs / "base.yaml")
+    OmegaConf.save(OmegaConf.masked_copy(base, ["defaults", "run", "loader", "paths"]), project.configs / "base.yaml")
+    for place, text in OWN.items():
+        write(project, place, text)
+    return project
+
+
+def compose(project: Project, *overrides: str) -> DictConfig:
+    return compose_config(project, ["data=points", "model=net", "optimizer=descent", "mode=plain", *overrides])
+
+
+# --- which file wins ---
+
+
+def test_a_number_in_base_wins_over_the_groups(project: Project) -> None:
+    pin(project, "optimizer.lr", 0.125)
+    pin(project, "run.budget", "7steps")
+    pin(project, "loader.batch_size", 3)
+    for optimizer in groups(project.configs)["optimizer"]:
+        cfg = compose(project, f"optimizer={optimizer}")
+        assert (cfg.optimizer.lr, cfg.run.budget, cfg.loader.batch_size) == (0.125, "7steps", 3)
+
+
+@pytest.mark.parametrize("mode", groups(PROJECT.configs).get("mode", []))
+def test_a_mode_wins_over_base_where_it_says_something(project: Project, mode: str) -> None:
+    pinned = {"run.budget": "7steps", "loader.batch_size": 3, "optimizer.lr": 0.125}
+    for key, value in pinned.items():
+        pin(project, key, value)
+    says = OmegaConf.load(project.configs / "mode" / f"{mode}.yaml")
+    cfg = compose(project, f"mode={mode}")
+    for key, value in pinned.items():
+        assert OmegaConf.select(cfg, key) == OmegaConf.select(says, key, default=value)
+
+
+def test_later_files_win(project: Project) -> None:
+    """base < experiment < local < mode < command line; also where they contradict a group."""
+    setting = "# @package _global_\nrun: {{accumulate: {0}}}\noptimizer: {{lr: {0}}}\n"
+    assert compose(project).run.accumulate != 11
+    pin(project, "run.accumulate", 11)
+    pin(project, "optimizer.lr", 11)
+    words: list[str] = []
+    for value, place in enumerate(["", "experiment/mine.yaml", "local.yaml", "mode/loud.yaml", "command line"], 11):
+        if place.endswith(".yaml"):
+            write(project, place, setting.format(value))
+            words += [] if place == "local.yaml" else [place.removesuffix(".yaml").replace("/", "=")]
+        elif place:
+            words += [f"run.accumulate={value}", f"optimizer.lr={value}"]
+        cfg = compose(project, *words)
+        assert (cfg.run.accumulate, cfg.optimizer.lr) == (value, value), place
+
+
+def test_an_experiment_chooses_groups_and_the_command_line_wins(project: Project) -> None:
+    write(project, "optimizer/other.yaml", "_target_: test_config.Other\nlr: 1.0\n")
+    write(project, "experiment/mine.yaml", "# @package _global_\ndefaults:\n  - override /optimizer: other\n")
+    own = ["data=points", "model=net", "mode=plain", "experiment=mine"]
+    assert compose_config(project, own).optimizer == {"_target_": "test_config.Other", "lr": 1.0}
+    assert compose_config(project, [*own, "optimizer=descent"]).optimizer._target_ == "test_config.Descent"
+
+
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in ("optimizer", "scheduler")])
+def test_switching_leaves_nothing_of_the_other_behind(project: Project, group: str, option: str) -> None:
+    file = project.configs / group / f"{option}.yaml"
+    own = OmegaConf.load(file)
+    if "defaults" in own or "@package" in file.read_text():
+        pytest.skip("this file is more than the block of its group")
+    assert compose(project, f"{group}={option}")[group] == own
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(project: Project, group: str, option: str) -> None:
+    own = {} if group == "experiment" else {"data": "points", "model": "net", "mode": "plain"}
+    words = [f"{name}={chosen}" for name, chosen in (own | {group: option}).items()]
+    try:
+        compose_config(project, words)
+    except UserError as error:
+        missing_fact = "Interpolation key 'data." in str(error)  # a model for other kinds of data
+        missing_part = group == "experiment" and "no such option" in str(error)  # of an example that was deleted
+        if not (missing_fact or missing_part):
+            raise
+        pytest.skip(str(error))
+
+
+# --- what is refused ---
+
+REFUSED = [
+    ("runn.x=1", "runn.x: no such key", "nearest: run"),
+    ("+runn.x=1", "runn.x: no such key", "nearest: run"),
+    ("run.bugdet=3", "run.bugdet: no such key", "nearest: run.budget"),
+    ("+run.bugdet=3", "run.bugdet", "run.budget"),
+    ("++loader.batch_sise=3", "loader.batch_sise", "loader.batch_size"),
+    ("~run.bugdet", "run.bugdet", "run.budget"),
+    ("optimizer.learning_rte=1", "optimizer.learning_rte", "nearest: optimizer.lr"),
+    ("model.hiden=1", "model.hiden", "nearest: model.hidden_size"),
+    ("data.clases=1", "data.clases", "nearest: data.num_classes"),
+    ("optimiser=descent", "optimiser", "nearest: optimizer"),
+    ("optimizer=descend", "optimizer=descend: no such option", "nearest: descent"),
+    ("mode=plane", "mode=plane: no such option", "nearest: plain"),
+    ("experiment=nosuch", "experiment=nosuch: no such option", "nosuch"),
+    ("optimizer=null", "optimizer=null", ""),
+    ("loader.batch_size=abc", "loader.batch_size=abc", "Integer"),
+    ("loader.batch_size=1.5", "loader.batch_size=1.5", "Integer"),
+    ("loader.batch_size=null", "loader.batch_size=null", "not Optional"),
+    ("loader.batch_size=0", "loader.batch_size=0: not allowed", "allowed: 1 or more"),
+    ("loader.limit_train=0", "loader.limit_train=0", "above 0"),
+    ("loader.start_method=fokr", "loader.start_method=fokr", "fork, spawn, forkserver"),
+    ("run.seed=-1", "run.seed=-1", "0 or more"),
+    ("run.compile=maybe", "run.compile=maybe", "bool"),
+    ("run.tags=x", "run.tags=x", "list"),
+    ("run.ema_decay=1", "run.ema_decay=1", "between 0 and 1"),
+    ("run.clip_grad_norm=0", "run.clip_grad_norm=0", "above 0"),
+    ("run.precision=float64", "run.precision=float64", "float32, bfloat16, float16"),
+    ("run.monitor_mode=mean", "run.monitor_mode=mean", "min, max"),
+    ("run.budget=0", "run.budget=0", "5epochs"),
+    ("run.budget=5min", "run.budget=5min", "5epochs"),
+    ("run.log_every=3min", "run.log_every=3min", "1epoch|5epochs"),
+    ("run.eval_every=-1", "run.eval_every=-1", "10min"),
+    ("run=3", "run=3", "RunConfig"),
+    ("paths.data=null", "paths.data=null", "not Optional"),
+    ("optimizer.lr=${model.nosuch}", "optimizer.lr", "model.nosuch"),
+    ("run.name=${", "run.name", ""),
+    ("run.seed", "run.seed", ""),
+]
+
+
+@pytest.mark.parametrize(("override", "what", "remedy"), REFUSED)
+def test_refused_in_words(project: Project, override: str, what: str, remedy: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(project, override)
+    text = str(caught.value)
+    assert what in text and any(word in text for word in remedy.split("|")), text
+    assert 1 <= len(text.splitlines()) <= 3
+
+
+def test_a_file_may_not_add_keys_either(project: Project) -> None:
+    write(project, "experiment/mine.yaml", "# @package _global_\nrun: {bugdet: 3}\n")
+    with pytest.raises(UserError, match=r"bugdet"):
+        compose(project, "experiment=mine")
+
+
+@pytest.mark.parametrize("place", ["base.yaml", "optimizer/descent.yaml", "local.yaml"])
+def test_a_syntax_error_is_placed(project: Project, place: str) -> None:
+    text = (project.configs / place).read_text() if place != "local.yaml" else "run:\n  seed: 3\n"
+    write(project, place, text + "broken: [1, 2\nnext: 3\n")
+    with pytest.raises(UserError) as caught:
+        compose(project)
+    line = len(text.splitlines()) + 2
+    assert str(caught.value).startswith(f"{project.configs / place}:{line}:"), str(caught.value)
+
+
+def test_nothing_is_left_of_hydra_in_this_process(project: Project) -> None:
+    from hydra.core.global_hydra import GlobalHydra
+
+    before = GlobalHydra.instance().hydra
+    compose(project)
+    with pytest.raises(UserError):
+        compose(project, "runn.x=1")
+    assert GlobalHydra.instance().hydra is before
+
+
+# --- the real entry point ---
+
+
+def is_empty(folder: Path) -> bool:
+    return not folder.exists() or not any(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [("runn.x=1", "runn.x"), ("+run.bugdet=3", "run.bugdet"), ("loader.batch_size=abc", "loader.batch_size"),
+     ("mode=nosuch", "mode=nosuch"), ("data.val_from_train=1", "val_from_train"), ("resume=", "resume")],
+)  # fmt: skip
+def test_refused_at_the_door(train: Train, tmp_path: Path, output_root: Path, word: str, key: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = train(*own_configs(), "run.budget=1", word, code=2, cwd=elsewhere, env={"PYTHONPATH": str(TESTS)})
+    lines = done.stderr.splitlines()
+    assert 1 <= len(lines) <= 3 and lines[0].startswith("error: ") and key in lines[0], done.stderr
+    assert done.stdout == ""
+    assert is_empty(output_root) and is_empty(elsewhere)
+
+
+def own_configs() -> list[str]:
+    return ["--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny"]
+
+
+@pytest.mark.parametrize("place", ["base.yaml", "local.yaml"])
+def test_a_syntax_error_has_no_traceback(project: Project, place: str) -> None:
+    write(project, place, "run: [1, 2\nnext: 3\n")
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from scaffolding.config import Config\n"
+        "from scaffolding.core.compose import Project\n"
+        "from scaffolding.core.launch import launch\n"
+        "launch(print, Project(Path(sys.argv.pop(1)), '', Config))\n"
+    )
+    words = [sys.executable, "-c", program, str(project.root), "data=points", "model=net"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) <= 3, done.stderr
+    assert f"{place}:2:" in done.stderr
+
+
+def test_cfg_job_prints_the_config_and_leaves_nothing(train: Train, tmp_path: Path, output_root: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = train("--cfg", "job", *own_configs(), "mode=dev", "run.seed=7", cwd=elsewhere)
+    cfg = yaml.safe_load(done.stdout)
+    assert cfg["run"]["seed"] == 7
+    assert cfg["model"]["_target_"] == "tiny.TinyNet"  # --config-dir added a folder of the user's
+    assert is_empty(output_root) and is_empty(elsewhere)
+
+
+def test_multirun_makes_one_folder_of_jobs(train: Train, tmp_path: Path, output_root: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    small = ["plots=none", "tracker=none", "run.budget=1", "run.rehearse_resume=false", "loader.num_workers=0"]
+    env = {"PYTHONPATH": str(TESTS)}
+    train("--multirun", *own_configs(), "mode=dev", *small, "run.seed=3,4", cwd=elsewhere, env=env)
+    [sweep] = output_root.iterdir()
+    assert sweep.name.startswith("exp_")
+    folders = [path for path in sweep.iterdir() if path.is_dir()]
+    jobs = {path.name[-5:]: path for path in folders}
+    assert sorted(jobs) == ["_job0", "_job1"] and len(folders) == 2
+    for name, seed in (("_job0", 3), ("_job1", 4)):
+        assert yaml.safe_load((jobs[name] / "config.yaml").read_text())["run"]["seed"] == seed
+        assert f"run.seed={seed}" in yaml.safe_load((jobs[name] / "overrides.yaml").read_text())
+    assert is_empty(elsewhere)
+    assert not {"outputs", "multirun", ".hydra"} & {path.name for path in tmp_path.rglob("*")}
+
+
+def assert_help_is_whole(text: str) -> None:
+    lines = text.splitlines()
+    for group, options in groups(PROJECT.configs).items():
+        shown = " ".join(line for line in lines if line.startswith(f"  {group} "))
+        assert set(options) <= set(shown.replace("*", "").split()), group
+    base = (PROJECT.configs / "base.yaml").read_text().splitlines()
+    keys = [line for line in base[base.index("run:") :] if line.strip()]
+    assert len(keys) > 20 and set(keys) <= set(lines)  # with unit and meaning, as they stand there
+
+
+def test_help(train: Train, tmp_path: Path) -> None:
+    text = train("--config-dir", str(TESTS / "configs"), "--help", cwd=tmp_path).stdout
+    assert_help_is_whole(text)
+    for option in ("noisy", "tiny"):  # of the user's own folder
+        assert option in text.split()
+    assert is_empty(tmp_path)
+
+
+def test_help_marks_the_defaults() -> None:
+    words = help_text(PROJECT, []).split()
+    chosen = OmegaConf.load(PROJECT.configs / "base.yaml").defaults
+    marked = [option for entry in chosen if isinstance(entry, DictConfig) for option in entry.values()]
+    there = [option for _, options in groups(PROJECT.configs).items() for option in options]
+    assert {f"*{option}" for option in marked if option in there} <= set(words)

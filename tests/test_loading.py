@@ -1,0 +1,294 @@
+"""Loading: order, position and a sample's randomness are functions of (seed, epoch, index) and of nothing else."""
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from scaffolding.core import rng
+from scaffolding.core.checkpoint import RunState
+from scaffolding.core.errors import UserError
+from scaffolding.core.loading import Loader, map_tensors, num_items, to_device
+from torch import Tensor
+
+CPU = torch.device("cpu")
+NUM_ITEMS, BATCH_SIZE = 23, 4  # six batches an epoch, the last one of 3 items
+
+
+class Noisy:
+    """Items draw from all three global generators."""
+
+    def __len__(self) -> int:
+        return NUM_ITEMS
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor, float, float]:
+        return index, torch.rand(2, dtype=torch.float64), float(np.random.rand()), random.random()
+
+
+class NoisyInMemory(Noisy):
+    """The same, a whole batch at a time; python's generator is not for vectorised code."""
+
+    def get_batch(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return indices, torch.rand(len(indices), 2), torch.from_numpy(np.random.rand(len(indices)))
+
+
+class Point(NamedTuple):
+    position: Tensor
+    weight: Tensor
+
+
+class Nested(Noisy):
+    def __getitem__(self, index: int) -> Any:
+        return {"point": Point(torch.full((3,), index), torch.tensor(1.0)), "pair": (torch.tensor(index), index)}
+
+
+class Ragged(Noisy):
+    """Items of different lengths: default_collate cannot stack them."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.ones(index % 3 + 1)
+
+    def collate(self, samples: list[Tensor]) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
+
+
+def make(dataset: Any = None, **changes: Any) -> Loader:
+    settings = {"batch_size": BATCH_SIZE, "shuffle": True, "seed": 5, "device": CPU} | changes
+    return Loader(dataset or Noisy(), settings.pop("name", "train"), **settings)
+
+
+def plain(batches: Iterator[Any]) -> list[Any]:
+    """Batches as nested lists, to compare bit by bit."""
+
+    def simple(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.tolist()
+        return [simple(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return [simple(batch) for batch in batches]
+
+
+def order(loader: Loader, epoch: int, start: int = 0) -> list[int]:
+    return [index for indices in loader.indices(epoch, start) for index in indices.tolist()]
+
+
+def generators() -> str:
+    return str(rng.capture())
+
+
+@pytest.fixture(autouse=True)
+def generators_stay_as_they_were() -> Iterator[None]:
+    """Whatever a test loads, the process's own generators do not move."""
+    rng.seed_all(123)
+    before = generators()
+    yield
+    assert generators() == before
+
+
+# --- order and position ---
+
+
+def test_order_is_a_permutation_of_its_own_every_epoch() -> None:
+    loader = make()
+    orders = [order(loader, epoch) for epoch in range(4)]
+    assert all(sorted(one) == list(range(NUM_ITEMS)) for one in orders)
+    assert len({tuple(one) for one in orders}) == 4
+    assert orders == [order(make(), epoch) for epoch in range(4)]
+    assert order(make(seed=6), 0) != orders[0]
+    assert order(make(name="val"), 0) != orders[0]
+    assert order(make(batch_size=7), 0) == orders[0]
+    assert order(make(shuffle=False), 3) == list(range(NUM_ITEMS))
+
+
+@pytest.mark.parametrize("dataset", [Noisy, NoisyInMemory])
+def test_starting_anywhere_gives_the_tail(dataset: Callable[[], Any]) -> None:
+    whole = plain(make(dataset()).batches(2))
+    for start in range(8):  # 6 is the end of the epoch
+        assert plain(make(dataset()).batches(2, start)) == whole[start:]
+
+
+@pytest.mark.parametrize("dataset", [Noisy, NoisyInMemory])
+@pytest.mark.parametrize("batch_size", [1, 4, 22, 23, 24, 1000])
+def test_every_item_comes_once_whatever_the_batch_size(dataset: Callable[[], Any], batch_size: int) -> None:
+    loader = make(dataset(), batch_size=batch_size)
+    batches = plain(loader.batches(0))
+    sizes = [len(batch[0]) for batch in batches]
+    assert len(loader) == len(sizes) and sum(sizes) == NUM_ITEMS
+    assert set(sizes[:-1]) <= {batch_size}
+    assert [index for batch in batches for index in batch[0]] == order(loader, 0)
+
+
+def test_an_evaluation_loader_is_the_same_every_time() -> None:
+    loader = make(shuffle=False, name="val")
+    assert plain(loader) == plain(loader)
+
+
+def test_an_empty_dataset_is_refused() -> None:
+    with pytest.raises(UserError, match="val split is empty"):
+        make([], name="val")
+
+
+# --- a sample's randomness ---
+
+FORK = pytest.param(
+    "fork", 2,
+    marks=[
+        pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # python 3.12 and later, with threads around
+        pytest.mark.skipif(sys.platform != "linux", reason="forking is not safe here"),
+    ],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("start_method", "num_workers"), [(None, 0), FORK, ("spawn", 1), ("spawn", 2)])
+def test_randomness_is_keyed_by_sample(start_method: str | None, num_workers: int) -> None:
+    """Worker count, prefetching, a restart in the middle of an epoch: none can be told from the samples."""
+    expected: dict[tuple[int, int], list[Any]] = {}
+    for epoch in (0, 1):
+        for index in range(NUM_ITEMS):
+            rng.seed_host(rng.key(5, "train", epoch, index))
+            number, *drawn = Noisy()[index]
+            expected[epoch, index] = [number, drawn[0].tolist(), *drawn[1:]]
+    rng.seed_all(123)
+    loader = make(num_workers=num_workers, start_method=start_method)
+    for epoch, start in ((0, 0), (1, 0), (0, 4), (1, 2)):
+        samples = [list(sample) for batch in plain(loader.batches(epoch, start)) for sample in zip(*batch, strict=True)]
+        assert samples == [expected[epoch, index] for index in order(loader, epoch, start)]
+
+
+def test_randomness_differs_between_epochs_and_samples() -> None:
+    samples = [
+        tuple(sample[1]) for epoch in (0, 1) for b in plain(make().batches(epoch)) for sample in zip(*b, strict=True)
+    ]
+    assert len(set(samples)) == 2 * NUM_ITEMS
+    assert plain(make(seed=6, shuffle=False).batches(0)) != plain(make(shuffle=False).batches(0))
+    assert plain(make(name="val", shuffle=False).batches(0)) != plain(make(shuffle=False).batches(0))
+
+
+def test_a_batch_read_at_once_is_keyed_by_its_position() -> None:
+    batches = plain(make(NoisyInMemory()).batches(3))
+    for position, indices in enumerate(make(NoisyInMemory()).indices(3)):
+        rng.seed_arrays(rng.key(5, "train", 3, position))
+        assert plain([NoisyInMemory().get_batch(indices)]) == [batches[position]]
+    rng.seed_all(123)
+    assert len({str(batch[1][0]) for epoch in (0, 1) for batch in plain(make(NoisyInMemory()).batches(epoch))}) == 12
+
+
+@pytest.mark.parametrize("dataset", [Noisy, NoisyInMemory])
+def test_what_the_process_draws_meanwhile_does_not_matter(dataset: Callable[[], Any]) -> None:
+    state, batches = rng.capture(), []
+    for batch in make(dataset()).batches(0):
+        batches.append(batch)
+        torch.rand(3), np.random.rand(3), random.random()
+    assert plain(iter(batches)) == plain(make(dataset()).batches(0))
+    drawn = [random.random(), float(np.random.rand()), float(torch.rand(()))]
+    rng.restore(state)
+    for _ in range(len(batches)):
+        torch.rand(3), np.random.rand(3), random.random()
+    assert drawn == [random.random(), float(np.random.rand()), float(torch.rand(()))]
+    rng.restore(state)
+
+
+def test_a_dataset_that_fails_leaves_the_generators_alone() -> None:
+    class Broken(Noisy):
+        def __getitem__(self, index: int) -> Any:
+            super().__getitem__(index)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        next(make(Broken()).batches(0))
+
+
+# --- the form of batches ---
+
+
+def test_nested_batches() -> None:
+    loader = make(Nested())
+    batch = next(loader.batches(0))
+    indices = next(loader.indices(0))
+    assert isinstance(batch["point"], Point) and isinstance(batch["pair"], list | tuple)
+    assert batch["point"].position.tolist() == [[index] * 3 for index in indices.tolist()]
+    assert batch["pair"][0].equal(indices) and batch["pair"][1].equal(indices)
+    assert num_items(batch) == BATCH_SIZE
+
+
+def test_a_dataset_s_own_collate() -> None:
+    batch = next(make(Ragged()).batches(0))
+    assert isinstance(batch, Tensor) and len(batch) == BATCH_SIZE
+
+
+def test_every_tensor_moves_to_the_device() -> None:
+    batch = {"point": Point(torch.ones(2), torch.ones(2)), "list": [torch.ones(2), "word"], "pair": (torch.ones(2), 3)}
+    moved = to_device(batch, torch.device("meta"))
+    assert isinstance(moved["point"], Point) and isinstance(moved["pair"], tuple)
+    devices: list[str] = []
+    map_tensors(moved, lambda tensor: devices.append(tensor.device.type) or tensor)
+    assert devices == ["meta"] * 4
+    assert moved["list"][1] == "word" and moved["pair"][1] == 3
+    assert to_device(batch, CPU)["pair"] is batch["pair"]
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [torch.ones(3, 2), (torch.ones(3), 1), [[torch.ones(3)]], {"a": {"b": torch.ones(3)}}, Point(torch.ones(3), 1)],
+)
+def test_num_items(batch: Any) -> None:
+    assert num_items(batch) == 3
+
+
+@pytest.mark.parametrize("batch", ["words", ["a", "b"], {}, [], 3, None, {"ids": ["a", "b"], "x": torch.ones(2)}])
+def test_a_batch_without_a_tensor_first_is_refused(batch: Any) -> None:
+    with pytest.raises(UserError, match="collate"):
+        num_items(batch)
+
+
+# --- windows ---
+
+
+def windows(loader: Loader, state: RunState, accumulate: int, count: int) -> list[tuple[int, int, Any, list[int]]]:
+    """(epoch, first batch, batches, numbers of items) of the next windows; the state advances as in training."""
+    found = []
+    stream = loader.windows(state, accumulate)
+    for _ in range(count):
+        at, window = (state.epoch, state.batch), next(stream)
+        sizes = [size for _, size in window]
+        found.append((*at, plain(iter([batch for batch, _ in window])), sizes))
+        state.advance(len(window), sum(sizes), len(loader))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "sizes"),
+    [(1, [[4], [4], [4], [4], [4], [3]]), (3, [[4, 4, 4], [4, 4, 3]]), (4, [[4, 4, 4, 4], [4, 3]]),
+     (6, [[4, 4, 4, 4, 4, 3]]), (100, [[4, 4, 4, 4, 4, 3]])],
+)  # fmt: skip
+def test_windows_end_with_the_epoch(accumulate: int, sizes: list[list[int]]) -> None:
+    loader, state = make(), RunState()
+    found = windows(loader, state, accumulate, 3 * len(sizes))
+    assert [window[3] for window in found] == 3 * sizes
+    for epoch in range(3):
+        batches = [batch for window in found if window[0] == epoch for batch in window[2]]
+        assert batches == plain(make().batches(epoch))
+    assert (state.epoch, state.batch, state.samples, state.step) == (3, 0, 3 * NUM_ITEMS, 3 * len(sizes))
+
+
+@pytest.mark.parametrize("dataset", [Noisy, NoisyInMemory])
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_windows_carry_on_from_a_position(dataset: Callable[[], Any], accumulate: int) -> None:
+    whole = windows(make(dataset()), RunState(), accumulate, 14)
+    for done in range(14):
+        state = RunState()
+        windows(make(dataset()), state, accumulate, done)
+        resumed = RunState(**vars(state))
+        assert windows(make(dataset()), resumed, accumulate, 14 - done) == whole[done:]
+
+
+def test_what_has_no_tensor_is_refused_when_it_is_drawn() -> None:
+    class Words(Noisy):
+        def __getitem__(self, index: int) -> Any:
+            return "word"
+
+    with pytest.raises(UserError, match="found str"):
+        next(make(Words()).windows(RunState(), 1))

@@ -1,0 +1,157 @@
+"""Analysis scripts and the notebook, on a real run. One that has been deleted is not asked for."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scaffolding.config import PROJECT_ROOT
+
+SCRIPTS = PROJECT_ROOT / "scripts"
+RUNS, HARDEST, NOTEBOOK = SCRIPTS / "runs.py", SCRIPTS / "find_hardest.py", SCRIPTS / "explore.ipynb"
+with_runs = pytest.mark.skipif(not RUNS.exists(), reason="runs.py has been deleted")
+
+
+def run(*words: object, code: int = 0, cwd: Path = PROJECT_ROOT) -> str:
+    """Run a script with warnings as errors; its output."""
+    command = [sys.executable, "-W", "error", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*.py")))
+def test_help_costs_no_torch(script: str) -> None:
+    code = (
+        f"import runpy, sys; sys.argv = [{script!r}, '--help']\n"
+        f"try: runpy.run_path({str(SCRIPTS / script)!r}, run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    assert "usage: " in run("-c", code)
+
+
+@pytest.mark.skipif(not HARDEST.exists(), reason="find_hardest.py has been deleted")
+def test_find_hardest(dev_run: Path, tmp_path: Path) -> None:
+    import torch
+
+    from scaffolding.experiment import Experiment
+
+    copy = tmp_path / "copy"  # runs may be moved
+    shutil.copytree(dev_run, copy)
+    exp = Experiment.from_path(copy)
+    if exp.cfg.data.get("num_classes") is None:
+        pytest.skip("not a classifier")
+    dataset = exp.datasets["val"]
+    losses = []
+    with torch.no_grad():
+        for image, label in (dataset[index] for index in range(len(dataset))):
+            losses.append(float(torch.nn.functional.cross_entropy(exp.model(image[None]), torch.tensor([label]))))
+    lines = run(HARDEST, copy, "--num", 5, cwd=tmp_path).splitlines()
+    found = {int(line.split()[0]): float(line.split()[-1]) for line in lines[1:6]}
+    assert list(found.values()) == pytest.approx(sorted(losses, reverse=True)[:5], rel=1e-3)
+    assert list(found.values()) == pytest.approx([losses[index] for index in found], rel=1e-3)
+    file = copy / "figures" / f"hardest-val-{exp.state.step:06d}.png"
+    assert lines[6:] == [str(file)]
+    assert file.stat().st_size > 2000
+    assert "no_such" in run(HARDEST, copy, "--checkpoint", "no_such", code=2)
+
+
+def make_run(folder: Path, status: str = "finished", pid: int = 1, host: str = "elsewhere", **settings: float) -> None:
+    """A run folder as far as the table looks at it, like the one of a real run."""
+    (folder / "facts").mkdir(parents=True)
+    data = {"dataset": {"_target_": "somewhere.data.birds.Birds"}}
+    model = {"_target_": "somewhere.model.net.Net", **settings}
+    of_run = {"monitor": "val/loss", "monitor_mode": "min", "description": "with augmentation", "tags": ["pilot"]}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"run": of_run, "data": data, "model": model}))
+    content = {"status": status, "pid": pid, "host": host, "step": 0, "num_steps": 100}
+    (folder / "status.json").write_text(json.dumps(content))
+    rows = "".join(f"{step},train,{9 / step},\n{step},val,{8 / step},\n" for step in range(1, 11))
+    (folder / "facts" / "scalars.csv").write_text(f"step,split,loss,accuracy\n{rows}11,val,0.0")  # torn: killed
+
+
+@with_runs
+def test_table_of_a_real_run(dev_run: Path) -> None:
+    root = dev_run.parents[1]
+    line = next(line for line in run(RUNS, "--output", root, "--all").splitlines() if dev_run.name in line)
+    rows = [line.split(",") for line in (dev_run / "facts" / "scalars.csv").read_text().splitlines()]
+    values = [float(row[rows[0].index("loss")]) for row in rows if row[3] == "val"]
+    assert f"{min(values):.4g}" in line.split()
+    assert f"{rows[-1][0]}/{rows[-1][0]}" in line.split()
+    assert "finished" in line.split()
+    assert "no such run" in run(RUNS, "--output", root)  # dev runs are left out
+
+
+@with_runs
+def test_filter_sort_and_runs_that_died(tmp_path: Path) -> None:
+    import socket
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    make_run(tmp_path / "b_first", size=1)
+    make_run(tmp_path / "a_second", "running", gone.pid, socket.gethostname(), size=2)
+    make_run(
+        tmp_path / "exp_1" / "a_very_long_name_for_a_job_of_a_sweep_that_must_not_be_cut_off_anywhere_job0", size=3
+    )
+    make_run(tmp_path / "dev" / "quick")
+    for age, name in enumerate(("a_second", "b_first", "exp_1/*")):
+        for file in tmp_path.glob(f"{name}/config.yaml"):
+            os.utime(file, (time.time() - 4000 * age,) * 2)
+
+    def names(*words: str) -> list[str]:
+        return [line.split()[0] for line in run(RUNS, "--output", tmp_path, *words).splitlines()[1:]]
+
+    long = "exp_1/a_very_long_name_for_a_job_of_a_sweep_that_must_not_be_cut_off_anywhere_job0"
+    assert names() == [long, "b_first", "a_second"]
+    assert names("--sort", "name") == ["a_second", "b_first", long]
+    assert names("--sort", "age") == ["a_second", "b_first", long]
+    assert "dev/quick" in names("--all")
+    assert names("--filter", "status=died") == ["a_second"]
+    assert names("--filter", "status=finished model=net") == [long, "b_first"]
+    assert names("--filter", "model.size=2 augmentation pilot") == ["a_second"]
+    assert names("--filter", "data=fish") == []
+    died = next(line for line in run(RUNS, "--output", tmp_path).splitlines() if line.startswith("a_second"))
+    assert died.split()[2:] == ["s", "died", "birds", "net", "0.8", "10/100"]
+    assert "invalid choice" in run(RUNS, "--sort", "size", code=2)
+
+
+@with_runs
+def test_200_runs_within_a_second_without_torch(dev_run: Path, tmp_path: Path) -> None:
+    for index in range(200):
+        shutil.copytree(dev_run, tmp_path / f"run_{index}", ignore=shutil.ignore_patterns("*.pt", "wandb"))
+    code = (
+        f"import runpy, sys; sys.argv = ['runs.py', '--output', {str(tmp_path)!r}]\n"
+        f"runpy.run_path({str(RUNS)!r}, run_name='__main__'); assert 'torch' not in sys.modules"
+    )
+    times = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert len(run("-c", code).splitlines()) == 201
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 1, times  # processor seconds: other tests run beside this one
+
+
+@pytest.mark.skipif(not NOTEBOOK.exists(), reason="explore.ipynb has been deleted")
+@pytest.mark.parametrize("folder", [PROJECT_ROOT, SCRIPTS], ids=["project", "scripts"])
+def test_notebook(dev_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nbclient
+    import nbformat
+
+    content = nbformat.read(NOTEBOOK, as_version=4)
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    before = {path: path.stat().st_mtime_ns for path in dev_run.rglob("*")}
+    monkeypatch.setenv("RUN", str(dev_run))
+    nbclient.NotebookClient(content, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    shown = [output.get("data", {}) for cell in code for output in cell.outputs]
+    assert any(dev_run.name in data.get("text/plain", "") for data in shown)
+    assert any("image/png" in data for data in shown)
+    assert {path: path.stat().st_mtime_ns for path in dev_run.rglob("*")} == before  # reading a run writes nothing

@@ -1,0 +1,152 @@
+"""Splits: disjoint, a function of (seed, name) and the number of items, never the first ones only."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scaffolding.core.errors import UserError
+from scaffolding.splits import Split, carve, limit, make_splits
+from torch import Tensor
+
+
+class Numbers:
+    """Items are their own positions."""
+
+    def __init__(self, num_items: int = 100) -> None:
+        self.num_items = num_items
+
+    def __len__(self) -> int:
+        return self.num_items
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class InMemory(Numbers):
+    def get_batch(self, indices: Tensor) -> Tensor:
+        return indices * 10
+
+    def collate(self, samples: list[Any]) -> str:
+        return f"collated {samples}"
+
+
+def items(split: Split) -> list[int]:
+    return [split[index] for index in range(len(split))]
+
+
+@pytest.mark.parametrize(("num_items", "fraction"), [(2, 0.5), (10, 0.1), (100, 0.25), (1001, 0.37), (101, 0.99)])
+def test_carve_is_disjoint_and_covers(num_items: int, fraction: float) -> None:
+    train, val = carve(num_items, fraction, seed=3)
+    assert len(val) == round(num_items * fraction)
+    assert sorted(train.tolist() + val.tolist()) == list(range(num_items))
+    assert train.tolist() == sorted(train.tolist()) and val.tolist() == sorted(val.tolist())
+
+
+def test_carve_is_a_function_of_seed_and_size() -> None:
+    first = carve(1000, 0.2, seed=3)
+    random.seed(99), np.random.seed(99), torch.manual_seed(99)
+    carve(77, 0.5, seed=8)
+    again, other = carve(1000, 0.2, seed=3), carve(1000, 0.2, seed=4)
+    assert all(torch.equal(left, right) for left, right in zip(first, again, strict=True))
+    assert not torch.equal(first[1], other[1])
+    assert 100 < first[1].float().mean() < 900  # from everywhere, not one end
+
+
+@pytest.mark.parametrize(("num_items", "fraction"), [(10, 0.0), (10, 0.04), (10, 1.0), (10, 0.96), (1, 0.5), (0, 0.5)])
+def test_carve_refuses_an_empty_split(num_items: int, fraction: float) -> None:
+    with pytest.raises((ValueError, UserError), match="val_from_train"):
+        carve(num_items, fraction, seed=0)
+
+
+@pytest.mark.parametrize(("setting", "count"), [(0.1, 10), (0.999, 100), (0.001, 1), (1, 1), (37, 37), (37.0, 37)])
+def test_limit_takes_a_fraction_or_a_count(setting: float, count: int) -> None:
+    whole = Split(Numbers(), None, "train")
+    kept = items(limit(whole, setting, seed=0))
+    assert len(kept) == len(set(kept)) == count
+    assert set(kept) <= set(range(100))
+
+
+@pytest.mark.parametrize("setting", [None, 100, 1000])
+def test_limit_leaves_what_is_small_enough(setting: float | None) -> None:
+    whole = Split(Numbers(), None, "train")
+    assert limit(whole, setting, seed=0) is whole
+
+
+def test_limit_draws_by_seed_and_name() -> None:
+    train, val = (Split(Numbers(), None, name) for name in ("train", "val"))
+    kept = items(limit(train, 20, seed=0))
+    assert kept == items(limit(train, 20, seed=0)) == sorted(kept)
+    assert kept != items(limit(train, 20, seed=1))
+    assert kept != items(limit(val, 20, seed=0))
+    assert max(kept) > 50 and kept != list(range(20))  # data is often sorted by class
+
+
+def test_limit_of_a_part_keeps_to_that_part() -> None:
+    part = Split(Numbers(), torch.arange(1, 100, 2), "val")
+    kept = items(limit(part, 10, seed=0))
+    assert len(kept) == 10 and all(item % 2 == 1 for item in kept)
+
+
+def test_limit_refuses_half_an_item() -> None:
+    with pytest.raises((ValueError, UserError), match="whole number"):
+        limit(Split(Numbers(), None, "train"), 2.5, seed=0)
+
+
+def test_split_forwards_what_the_dataset_has() -> None:
+    positions = torch.tensor([7, 3, 5])
+    plain, fast = Split(Numbers(), positions, "train"), Split(InMemory(), positions, "train")
+    assert not hasattr(plain, "get_batch") and not hasattr(plain, "collate")
+    assert items(plain) == [7, 3, 5]
+    assert fast.get_batch(torch.tensor([2, 0])).tolist() == [50, 70]
+    assert fast.collate([1]) == "collated [1]"
+    assert Split(InMemory(), None, "train").get_batch(torch.tensor([2, 0])).tolist() == [20, 0]
+    assert limit(fast, 2, seed=0).get_batch(torch.tensor([0, 1])).tolist() == [
+        10 * item for item in items(limit(fast, 2, seed=0))
+    ]
+
+
+def test_fingerprint_tells_splits_apart() -> None:
+    def fingerprint(num_items: int, seed: int, fraction: float = 0.2) -> list[Any]:
+        return Split(Numbers(num_items), carve(num_items, fraction, seed)[0], "train").fingerprint()
+
+    assert fingerprint(100, 0) == fingerprint(100, 0)
+    assert fingerprint(100, 0)[0] == 80
+    assert len({str(print_) for print_ in (fingerprint(100, 0), fingerprint(101, 0), fingerprint(100, 1))}) == 3
+    whole = [Split(Numbers(size), None, "test").fingerprint() for size in (100, 100, 101)]
+    assert whole[0] == whole[1] != whole[2]
+
+
+def make(data: dict[str, Any], limit_train: float | None = None, limit_eval: float | None = None) -> dict[str, Split]:
+    sizes = {"train": 100, "val": 40, "test": 30}
+    return make_splits(lambda split, **changes: Reads(sizes[split], split, changes), data, limit_train, limit_eval, 0)
+
+
+class Reads(Numbers):
+    def __init__(self, num_items: int, split: str, changes: dict[str, Any]) -> None:
+        super().__init__(num_items)
+        self.split, self.changes = split, changes
+
+
+def test_the_author_s_own_splits_are_kept() -> None:
+    splits = make({})
+    assert {name: (len(split), split.dataset.split) for name, split in splits.items()} == {
+        "train": (100, "train"), "val": (40, "val"), "test": (30, "test"),
+    }  # fmt: skip
+
+
+def test_val_is_carved_from_train() -> None:
+    splits = make({"val_from_train": 0.1, "val_arguments": {"augment": False}})
+    assert sorted(items(splits["train"]) + items(splits["val"])) == list(range(100))
+    assert len(splits["val"]) == 10 and len(splits["test"]) == 30
+    assert splits["val"].dataset.split == "train"  # the same items, read without augmentation
+    assert (splits["train"].dataset.changes, splits["val"].dataset.changes) == ({}, {"augment": False})
+    assert make({"val_from_train": 0.1})["val"].dataset.changes == {}
+
+
+def test_limits_apply_after_carving() -> None:
+    whole, limited = make({"val_from_train": 0.2}), make({"val_from_train": 0.2}, 10, 0.5)
+    assert {name: len(split) for name, split in limited.items()} == {"train": 10, "val": 10, "test": 15}
+    for name in whole:
+        assert set(items(limited[name])) <= set(items(whole[name]))

@@ -1,0 +1,72 @@
+"""A dataset, a model and an optimizer small enough to be trained, killed and resumed many times in a test."""
+
+import os
+import random
+import signal
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class NoisyPoints:
+    """Points around class centres, with noise drawn in `__getitem__` from torch's, numpy's and python's generators."""
+
+    def __init__(self, split: str, num_items: int) -> None:
+        generator = torch.Generator().manual_seed(len(split))
+        self.labels = torch.randint(0, 3, (num_items,), generator=generator)
+        self.points = F.one_hot(self.labels, 8) + 0.5 * torch.randn(num_items, 8, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        scale = 1 + 0.1 * float(np.random.rand()) + 0.1 * random.random()
+        return self.points[index] * scale + 0.1 * torch.randn(8), self.labels[index]
+
+
+class TinyNet(nn.Sequential):
+    """A layer with batch norm and dropout, and a linear classifier."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        hidden = nn.Sequential(nn.Linear(num_features, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2))
+        super().__init__(hidden, nn.Linear(16, num_classes))
+
+
+class TinyLoss:
+    """Cross-entropy and accuracy."""
+
+    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        points, labels = batch
+        logits = model(points)
+        return F.cross_entropy(logits, labels), {"accuracy": (logits.argmax(1) == labels).float().mean()}
+
+
+class FatalAdamW(torch.optim.AdamW):
+    """AdamW that sends its own process a signal, before or after the update, at the step in KILL_AT ("9", "9after").
+
+    KILL_WITH names the signal; unset, it is SIGKILL.
+    """
+
+    num_steps = 0
+
+    def step(self, closure: Any = None) -> Any:
+        FatalAdamW.num_steps += 1
+        at = os.environ.get("KILL_AT", "")
+        number = getattr(signal, os.environ.get("KILL_WITH", "SIGKILL"))
+        if at == str(FatalAdamW.num_steps):
+            os.kill(os.getpid(), number)
+        result = super().step(closure)
+        if at == f"{FatalAdamW.num_steps}after":
+            os.kill(os.getpid(), number)
+        return result
+
+
+class PoisonedPoints(NoisyPoints):
+    """One item is not a number."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        point, label = super().__getitem__(index)
+        return (point * float("nan") if index == 77 else point), label
