@@ -1,13 +1,17 @@
 """What the tests share: running the real entry point, and finding what can be trained by listing the config folders."""
 
+import functools
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.experiment import PROJECT
 
@@ -42,15 +46,28 @@ def command(*overrides: str) -> list[str]:
     return [sys.executable, str(TRAIN), *overrides]
 
 
+@functools.cache
+def zygote() -> "subprocess.Popen[str]":
+    """The process that runs train.py without importing everything each time, one for each test worker."""
+    start = [sys.executable, str(Path(__file__).with_name("zygote.py")), str(TRAIN)]
+    return subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 def run_train(
     *overrides: str, code: int | None = 0, cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """Run train.py to its end and check its exit code."""
-    done = subprocess.run(
-        command(*overrides), capture_output=True, text=True, timeout=600, cwd=cwd, env=os.environ | (env or {})
-    )
-    assert code is None or done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: str(Path(folder, name)) for name in ("stdout", "stderr")}
+        job = {"argv": [str(TRAIN), *overrides], "cwd": str(cwd or Path.cwd()), "env": env or {}, **files}
+        process = zygote()
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+        returncode = int(process.stdout.readline())
+        stdout, stderr = (Path(file).read_text() for file in files.values())
+    assert code is None or returncode == code, f"exit code {returncode}\n{stdout}\n{stderr}"
+    return subprocess.CompletedProcess(command(*overrides), returncode, stdout, stderr)
 
 
 @pytest.fixture
@@ -71,9 +88,9 @@ def train(output_root: Path) -> Train:
 
 
 @pytest.fixture(scope="session")
-def dev_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a finished dev run of the first pair that can be trained."""
+def dev_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished dev run of a pair that can be trained."""
     root = tmp_path_factory.mktemp("dev")
-    data, model = trainable()[0]
+    data, model = trainable()[-1]
     run_train(f"data={data}", f"model={model}", "mode=dev", f"paths.output_root={root}", "run.name=dev_run")
-    yield root / "dev" / "dev_run"
+    return root / "dev" / "dev_run"

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from conftest import Train
 from omegaconf import DictConfig, OmegaConf
+
 from scaffolding.config import Config
 from scaffolding.core.compose import Project, compose_config, groups
 from scaffolding.core.errors import UserError

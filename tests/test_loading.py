@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from scaffolding.core import rng
 from scaffolding.core.checkpoint import RunState
 from scaffolding.core.errors import UserError
 from scaffolding.core.loading import Loader, map_tensors, num_items, to_device
-from torch import Tensor
 
 CPU = torch.device("cpu")
 NUM_ITEMS, BATCH_SIZE = 23, 4  # six batches an epoch, the last one of 3 items

@@ -135,7 +135,7 @@ def assert_legible(figure: Figure) -> None:
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in drawn(figure)]
     for text, box in boxes:
         assert min(box.x0, box.y0) >= 0, text
-        assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text  # noqa: PT018
+        assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
     for (one, box), (other, other_box) in itertools.combinations(boxes, 2):
         assert not box.overlaps(other_box), (one, other)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import Train, command
+
 from scaffolding.core import checkpoint
 from scaffolding.core.run_folder import Facts
 from scaffolding.rehearsal import first_difference, logged_values
@@ -82,23 +83,25 @@ def test_signal_finishes_the_step_saves_and_exits(train: Train, output_root: Pat
 
 def test_second_signal_leaves_at_once(output_root: Path) -> None:
     slow = (*BASE, "run.budget=1000000", "run.save_every=null", "run.name=slow", f"paths.output_root={output_root}")
-    process = subprocess.Popen(
+    start = subprocess.Popen(
         command(*slow), env={**os.environ, **ENV}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "step 20/" in line:
-            break
-    process.send_signal(signal.SIGSTOP)  # both signals are pending when it goes on: no step lies between them
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGCONT)
-    start = time.monotonic()
-    process.stderr.read()
-    assert process.wait(30) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
-    assert time.monotonic() - start < 5
+    with start as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "step 20/" in line:
+                break
+        process.send_signal(signal.SIGSTOP)  # both signals are pending when it goes on: no step lies between them
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
+        begin = time.monotonic()
+        process.stderr.read()
+        assert process.wait(30) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+        assert time.monotonic() - begin < 5
 
 
+@pytest.mark.full
 def test_same_command_same_weights_at_any_worker_count(train: Train, output_root: Path) -> None:
     for workers in (0, 1, 2):
         train(*BASE, f"loader.num_workers={workers}", f"run.name=workers{workers}", env=ENV)
@@ -106,6 +109,7 @@ def test_same_command_same_weights_at_any_worker_count(train: Train, output_root
     assert_same_run(output_root / "workers0", output_root / "workers2")
 
 
+@pytest.mark.full
 def test_worker_count_may_change_at_resume(train: Train, output_root: Path) -> None:
     train(*BASE, "run.name=whole", env=ENV)
     train(*BASE, "run.name=killed", env=ENV | {"KILL_AT": "9"}, code=-signal.SIGKILL)
@@ -115,7 +119,9 @@ def test_worker_count_may_change_at_resume(train: Train, output_root: Path) -> N
 
 
 def test_random_items_through_spawned_workers_in_dev_mode(train: Train, output_root: Path) -> None:
-    done = train("--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "mode=dev", "run.name=dev", env=ENV)
+    done = train(
+        "--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "mode=dev", "run.name=dev", env=ENV
+    )
     config = yaml.safe_load((output_root / "dev" / "dev" / "config.yaml").read_text())
     assert (config["loader"]["num_workers"], config["loader"]["start_method"]) == (2, "spawn")
     assert "tensors identical" in done.stdout
@@ -147,7 +153,8 @@ def test_longer_budget_carries_a_finished_run_on(train: Train, output_root: Path
 
 
 @pytest.mark.parametrize(
-    "override", ["loader.batch_size=8", "run.seed=7", "model.num_classes=5", "data=noisy", "optimizer=sgd", "run.nosuch=1"]
+    "override",
+    ["loader.batch_size=8", "run.seed=7", "model.num_classes=5", "data=noisy", "optimizer=sgd", "run.nosuch=1"],
 )
 def test_override_that_makes_another_run_is_refused_by_name(train: Train, output_root: Path, override: str) -> None:
     train(*BASE, "run.name=stopped", env=ENV | {"KILL_AT": "7", "KILL_WITH": "SIGTERM"}, code=143)
@@ -169,7 +176,15 @@ def test_learning_rate_may_change_where_no_schedule_sets_it(train: Train, output
 
 def test_fork_starts_from_the_weights_and_records_its_parent(train: Train, output_root: Path) -> None:
     train(*BASE, "run.name=parent", env=ENV)
-    train("--config-dir", str(TESTS / "configs"), "fork=parent", "run.budget=1", "optimizer.lr=0.0", "run.name=child", env=ENV)
+    train(
+        "--config-dir",
+        str(TESTS / "configs"),
+        "fork=parent",
+        "run.budget=1",
+        "optimizer.lr=0.0",
+        "run.name=child",
+        env=ENV,
+    )
     child = output_root / "child"
     assert json.loads((child / "provenance.json").read_text())["parent"] == str(output_root / "parent")
     parent_weights = checkpoint.load(output_root / "parent" / "checkpoints" / "best.pt")["model"]
@@ -190,7 +205,9 @@ def test_resume_from_damaged_checkpoint_names_it(train: Train, output_root: Path
 
 
 def test_loss_that_is_not_a_number_ends_the_run_and_is_never_saved(train: Train, output_root: Path) -> None:
-    done = train(*BASE, "data.dataset._target_=tiny.PoisonedPoints", "run.log_every=null", "run.name=nan", env=ENV, code=1)
+    done = train(
+        *BASE, "data.dataset._target_=tiny.PoisonedPoints", "run.log_every=null", "run.name=nan", env=ENV, code=1
+    )
     assert "not finite" in done.stderr and "last good checkpoint" in done.stderr and "Traceback" not in done.stderr
     run = output_root / "nan"
     assert json.loads((run / "status.json").read_text())["status"] == "failed"
@@ -206,5 +223,3 @@ def test_twenty_simultaneous_starts_get_twenty_folders(output_root: Path) -> Non
     processes = [subprocess.Popen(start, env={**os.environ, **ENV}) for _ in range(20)]
     assert [process.wait(600) for process in processes] == [0] * 20
     assert len(list(output_root.glob("*/status.json"))) == 20
-
-

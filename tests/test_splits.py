@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from scaffolding.core.errors import UserError
 from scaffolding.splits import Split, carve, limit, make_splits
-from torch import Tensor
 
 
 class Numbers:

@@ -70,3 +70,62 @@ class PoisonedPoints(NoisyPoints):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         point, label = super().__getitem__(index)
         return (point * float("nan") if index == 77 else point), label
+
+
+class Pair(nn.Module):
+    """Two networks that are trained in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.discriminator, self.generator = nn.Linear(8, 1), nn.Linear(8, 8)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.discriminator(self.generator(points))
+
+
+class PairLoss:
+    """Tells what the discriminator, or the generator, has to lower."""
+
+    def __init__(self, name: str) -> None:
+        self.sign = 1 if name == "discriminator" else -1
+
+    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        value = model(batch[0]).sigmoid().mean()
+        return self.sign * value, {"value": value.detach()}
+
+
+class FinalLabels:
+    """A metric that is not a mean: the number of different labels seen."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def update(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+        self.seen |= set(batch[1].tolist())
+
+    def compute(self) -> int:
+        return len(self.seen)
+
+    def reset(self) -> None:
+        self.seen.clear()
+
+
+class BrokenPlot:
+    """A figure that fails."""
+
+    moment = "val"
+
+    def __call__(self, exp: Any) -> Any:
+        raise ZeroDivisionError("planted")
+
+
+def rollout(model: nn.Module, loader: Any) -> dict[str, float]:
+    """An expensive evaluation."""
+    return {"items": float(sum(len(labels) for _, labels in loader))}
+
+
+class RolloutSpec:
+    """Builds `rollout`."""
+
+    def __new__(cls) -> Any:
+        return rollout

@@ -11,7 +11,6 @@ wall time depends on who else uses the machine. Rows without a figure are for in
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -44,18 +43,15 @@ NUM_TRAIN, NUM_VAL, BATCH = 60_000, 10_000, 64
 STEPS = -(-NUM_TRAIN // BATCH)  # an epoch
 IMAGES = torch.randn(NUM_TRAIN + NUM_VAL, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(NUM_TRAIN + NUM_VAL) % 10
-OVERRIDES = [
-    *(f"data.dataset._target_={__name__}.Synthetic", f"data.val_from_train={NUM_VAL / (NUM_TRAIN + NUM_VAL)}"),
-    *("model=mlp", "mode=prod", "tracker=none", "plots=none", "run.device=cpu", "run.precision=float32"),
-    *("run.eval_every=null", "run.plot_every=null", "run.save_every=null", f"loader.batch_size={BATCH}"),
-]
+OVERRIDES = f"""data.dataset._target_={__name__}.Synthetic data.val_from_train={NUM_VAL / (NUM_TRAIN + NUM_VAL)}
+    model=mlp mode=prod tracker=none plots=none run.device=cpu run.precision=float32 loader.batch_size={BATCH}
+    run.eval_every=null run.plot_every=null run.save_every=null""".split()
 # Runs a program like `python PROGRAM ARGUMENTS`, but prints the time and leaves at its first optimizer step. Imports
 # nothing of torch itself, so the program imports it when and how it likes.
 UNTIL_FIRST_STEP = """
 import os, runpy, sys, time
 from importlib.machinery import PathFinder
-def leave(*_):
-    os.write(1, str(time.monotonic()).encode()), os._exit(0)
+def leave(*_): os.write(1, str(time.monotonic()).encode()), os._exit(0)
 def find_spec(name, path=None, target=None):
     if name == "torch.optim.optimizer":
         spec = PathFinder.find_spec(name, path)
@@ -155,9 +151,8 @@ def startup(cycles: int, folder: Path) -> None:
     runs = (str(PROJECT.root / "scripts" / "runs.py"), "--all", "--output", str(output))
     walls = [process(*runs)[0] for _ in range(cycles)]
     imported = any(line.endswith(" torch") for line in process("-X", "importtime", *runs)[2].splitlines())
-    measured = f"{spread(walls, ' s')}, torch {'' if imported else 'not '}imported"
     reached = not imported and statistics.median(walls) <= 1
-    row(f"`runs.py`, {len(os.listdir(output))} runs", measured, "<= 1 s, not imported", reached)
+    row("`runs.py`; imports torch", f"{spread(walls, ' s')}; {imported}", "<= 1 s; False", reached)
 
 
 class BareLoop:
@@ -180,10 +175,7 @@ class BareLoop:
 
 def interleaved(windows: Iterator[Any], cycles: int, floors: list[BareLoop], found: list[list[float]]) -> Iterator[Any]:
     """Hands the training loop its windows; makes it wait after each seventh of an epoch while the floors go as far."""
-    yield from islice(windows, STEPS)
-    for floor in floors:
-        floor.run(STEPS)
-    for _ in range(cycles):
+    for _ in range(cycles + 1):
         found.append([0.0] * (1 + len(floors)))
         for _ in range(7):
             before = time.process_time()  # runs until the next window is asked for: all that the loop does
@@ -191,21 +183,20 @@ def interleaved(windows: Iterator[Any], cycles: int, floors: list[BareLoop], fou
             found[-1][0] += time.process_time() - before
             for index, floor in enumerate(floors, 1):
                 found[-1][index] += cpu(floor.run, STEPS // 7)
+    del found[0]  # to warm up; holds the first step, too
 
 
 def breakdown(windows: Iterator[Any], exp: Experiment, bare: BareLoop, found: dict[str, Any]) -> Iterator[Any]:
-    """Hands on an epoch of windows with clocks around the pieces of a step, then does the same for the bare loop.
-
-    In place, since in a loop of its own a piece finds warm caches. Adds wall times to found[piece][side].
-    """
+    """Hands on an epoch of windows with clocks around the pieces of its steps, then does the same for the bare loop."""
 
     def clock(piece: str, function: Callable[..., Any], side: int) -> Callable[..., Any]:
         def timed(*arguments: Any, **more: Any) -> Any:
             before = time.perf_counter()
             result = function(*arguments, **more)
-            found[piece.replace("__call__", "loss")][side].append(time.perf_counter() - before)
+            times.append(time.perf_counter() - before)
             return result
 
+        times = found[piece.replace("__call__", "loss")][side]
         return timed
 
     pieces = [((type(exp.losses[""]), "__call__"), (bare, "loss")), (None, (bare, "read"))]
@@ -216,15 +207,15 @@ def breakdown(windows: Iterator[Any], exp: Experiment, bare: BareLoop, found: di
         with ExitStack() as stack:
             for owner, name in (piece[side] for piece in pieces if piece[side]):
                 stack.enter_context(patch.object(owner, name, clock(name, getattr(owner, name), side)))
-            yield from (clock("read", windows.__next__, side)() for _ in range(STEPS * (1 - side)))
+            read = clock("read", windows.__next__, side)
+            yield from (read() for _ in range(STEPS * (1 - side)))
             bare.run(STEPS * side)
 
 
 def loop(cycles: int, folder: Path) -> None:
-    threads = torch.get_num_threads()
-    for num_threads in sorted({1, threads}):
+    for num_threads in sorted({1, torch.get_num_threads()}):
         torch.set_num_threads(num_threads)
-        words = [f"run.budget={(2 + cycles) * STEPS + 1}steps", f"paths.output={folder}"]
+        words = [f"run.budget={(cycles + 2) * STEPS + 1}steps", f"paths.output={folder}"]
         exp = program.start(compose_config(PROJECT, [*OVERRIDES, *words]))
         floors, found, pieces = [BareLoop(exp, False), BareLoop(exp, True)], [], defaultdict(lambda: ([], []))
         windows = exp.train_loader.windows(exp.state, exp.accumulate)
@@ -237,7 +228,6 @@ def loop(cycles: int, folder: Path) -> None:
         for piece, sides in pieces.items():
             us = [f"{1e6 / STEPS * len(side) * statistics.median(side or [0]):.1f}" for side in sides]
             row(f"... {piece}", f"{us[0]} against {us[1]} us a step")
-    torch.set_num_threads(threads)
 
 
 def data(cycles: int, folder: Path) -> None:
@@ -262,8 +252,7 @@ def resume(cycles: int, folder: Path) -> None:
         found[position].append(1e3 * (time.perf_counter() - before))
         assert all(map(torch.equal, batch, expected[position])), f"{position}: not the batch of the whole epoch"
     for position, times in found.items():
-        what = f"resume: loader to batch {position} of {STEPS}, the right one"
-        row(what, spread(times, " ms"), "<= 15 ms", statistics.median(times) <= 15)
+        row(f"resume at batch {position} of {STEPS}", spread(times, " ms"), "<= 15 ms", statistics.median(times) <= 15)
 
 
 def evaluation(cycles: int, folder: Path) -> None:
@@ -281,12 +270,11 @@ def evaluation(cycles: int, folder: Path) -> None:
             num_correct = num_correct + (logits.argmax(dim=1) == targets).sum()
         return [float(loss_sum) / NUM_VAL, float(num_correct) / NUM_VAL]
 
-    batches = torch.arange(NUM_VAL).split(BATCH)
-    slices = [slice(int(at[0]), int(at[-1]) + 1) for at in batches]
+    slices = [slice(at, at + BATCH) for at in range(0, NUM_VAL, BATCH)]
     assert torch.allclose(torch.tensor([*evaluate(exp, "val").values()]), torch.tensor(bare(slices)), atol=1e-5)
-    sides = partial(cpu, evaluate, exp, "val"), partial(cpu, bare, batches), partial(cpu, bare, slices)
-    names = {"bare, indexing": 1.3, "bare, slices": None}
-    ratios(f"evaluation of {NUM_VAL:,} items", turns(2 * cycles, *sides), names, 1e3, "ms of CPU")
+    floors = [partial(cpu, bare, batches) for batches in (torch.arange(NUM_VAL).split(BATCH), slices)]
+    found = turns(2 * cycles, partial(cpu, evaluate, exp, "val"), *floors)
+    ratios(f"evaluation of {NUM_VAL:,} items", found, {"bare, indexing": 1.3, "bare, slices": None}, 1e3, "ms of CPU")
 
 
 SECTIONS = {"startup": startup, "loop": loop, "data": data, "resume": resume, "eval": evaluation}
@@ -299,8 +287,8 @@ def main() -> int:
     arguments = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # byte code is cached, as it is everywhere but in some containers
     commit = subprocess.getoutput(f"git -C '{PROJECT.root}' describe --always --dirty")
-    machine = f"{platform.machine()}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), torch {torch.__version__}"
-    print(f"{time.strftime('%Y-%m-%d')}, commit {commit}, {machine}, Python {platform.python_version()}\n")
+    machine = f"{os.uname().machine}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), torch {torch.__version__}"
+    print(f"{time.strftime('%Y-%m-%d')}, commit {commit}, {machine}, Python {sys.version.split()[0]}\n")
     print("| what | measured | figure to reach | |\n| --- | --- | --- | --- |", flush=True)
     # console lines are part of the loop, not of the table
     with TemporaryDirectory() as folder, open(os.devnull, "w") as off, redirect_stdout(off), redirect_stderr(off):

@@ -32,6 +32,9 @@ class Project:
     schema: type
     former_names: tuple[str, ...] = ()  # of the package, so that runs made under them still load
 
+    def __post_init__(self) -> None:
+        ConfigStore.instance().store("schema", self.schema)
+
     @property
     def configs(self) -> Path:
         return self.root / "configs"
@@ -40,11 +43,6 @@ class Project:
     def output_root(self) -> Path:
         """Where runs are found when the command line says nothing."""
         return read_output_root(self.root)
-
-
-def register(project: Project) -> None:
-    """Make the schema known to Hydra."""
-    ConfigStore.instance().store("schema", project.schema)
 
 
 def compose_config(project: Project, overrides: list[str]) -> DictConfig:
@@ -57,7 +55,6 @@ def compose_config(project: Project, overrides: list[str]) -> DictConfig:
 
 def _compose(project: Project, overrides: list[str]) -> DictConfig:
     """Hydra's composition, also where Hydra is at work already (within a run, twice in a notebook)."""
-    register(project)
     hydra = GlobalHydra.instance()
     before, hydra.hydra = hydra.hydra, None
     try:
@@ -151,7 +148,7 @@ def _unknown(key: str, overrides: list[str] | None, project: Project) -> UserErr
     place = f"configs/{near.partition('.')[0]}/" if near.partition(".")[0] in known else "configs/base.yaml"
     return UserError(
         f"{key}: no such key\nnearest: {near} (declared in {place})"
-        "\nto add a key, declare it in YAML (and, in run, loader or paths, in config.py)"
+        f"\nto add a key, write +{key}=VALUE, or declare it in YAML (in run, loader and paths: in config.py)"
     )
 
 

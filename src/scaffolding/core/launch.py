@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig
 
 from . import console
-from .compose import COMPOSE_ERRORS, Project, checked, explain, groups, register
+from .compose import COMPOSE_ERRORS, Project, checked, explain, groups
 from .errors import RunError, UserError
 from .run_folder import find_run
 
@@ -82,7 +82,6 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
             if is_sweep:
                 raise
 
-    register(project)
     os.environ[TRACEBACK] = "1"  # errors come here as they were raised, instead of Hydra's own report
     # argparse wants the overrides in one piece: ours go before the first of the user's
     first = next((i for i, word in enumerate(rest) if "=" in word and not word.startswith("-")), len(rest))

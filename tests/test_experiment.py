@@ -1,0 +1,90 @@
+"""Experiments in scripts and notebooks: from a config, from a run's folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import trainable
+
+from scaffolding.core.errors import UserError
+from scaffolding.evaluate import evaluate
+from scaffolding.experiment import PROJECT, Experiment
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*")}
+
+
+def test_from_path_twice_from_any_directory_writes_nothing(
+    dev_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(dev_run)
+    monkeypatch.chdir(tmp_path)
+    one, two = Experiment.from_path(dev_run), Experiment.from_path(str(dev_run), checkpoint="latest")
+    assert not one.model.training and one.device.type == "cpu"
+    inputs = next(iter(one.val_loader))[0]
+    assert torch.equal(one.model(inputs), one.model(inputs))
+    assert two.state.step == 10
+    assert one.optimizers[""].state_dict()["state"], "optimizers come with their state"
+    assert all(loader.workers is None or loader.workers.num_workers == 0 for loader in one.loaders.values())
+    assert one.plots and one.history() and dev_run.name in repr(one)
+    assert list(tmp_path.iterdir()) == [] and snapshot(dev_run) == before
+
+
+def test_best_weights_give_the_logged_values(dev_run: Path) -> None:
+    exp = Experiment.from_path(dev_run, checkpoint="best")
+    rows = [row for row in exp.history() if row["split"] == "val" and row["step"] == exp.state.best_step]
+    assert evaluate(exp, "val")["loss"] == rows[0]["loss"]
+
+
+def test_moved_and_read_only_folder(dev_run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere" / "renamed run"
+    shutil.copytree(dev_run, moved, symlinks=True)
+    for path in [*moved.rglob("*"), moved]:
+        if not path.is_symlink():
+            path.chmod(0o555 if path.is_dir() else 0o444)
+    original, exp = Experiment.from_path(dev_run), Experiment.from_path(moved)
+    for one, other in zip(original.model.parameters(), exp.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_run_made_under_a_former_name_loads(dev_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(dev_run, run, symlinks=True)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace(f"_target_: {PROJECT.package}.", "_target_: olden_days."))
+    with pytest.raises(UserError, match="olden_days"):
+        Experiment.from_path(run)
+    script = f"""
+import {PROJECT.package}.config as config
+config.FORMER_NAMES = ("olden_days",)
+from {PROJECT.package}.experiment import Experiment
+print(Experiment.from_path({str(run)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ))
+    assert done.stdout.startswith("Experiment("), done.stderr
+
+
+def test_errors_name_what_is_there(dev_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="best, halfway, latest"):
+        Experiment.from_path(dev_run, checkpoint="bets")
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        Experiment.from_path(tmp_path)
+
+
+def test_from_config_writes_nothing_and_leaves_the_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, model = trainable()[0]
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    one = Experiment.from_config(f"data={data}", f"model={model}", "mode=dev")
+    two = Experiment.from_config(f"data={data}", f"model={model}", "mode=dev")
+    _ = one.datasets, one.optimizers
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
+    assert "not run" in repr(one) and list(tmp_path.iterdir()) == []
