@@ -53,6 +53,14 @@ def zygote() -> "subprocess.Popen[str]":
     return subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+def pytest_sessionfinish() -> None:
+    """End the process of `zygote`, if there is one."""
+    if zygote.cache_info().currsize:
+        with zygote() as process:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
 def run_train(
     *overrides: str, code: int | None = 0, cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":

@@ -1,7 +1,11 @@
 """Loading: order, position and a sample's randomness are functions of (seed, epoch, index) and of nothing else."""
 
+import gc
+import multiprocessing
 import random
 import sys
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -58,7 +62,7 @@ class Ragged(Noisy):
 
 def make(dataset: Any = None, **changes: Any) -> Loader:
     settings = {"batch_size": BATCH_SIZE, "shuffle": True, "seed": 5, "device": CPU} | changes
-    return Loader(dataset or Noisy(), settings.pop("name", "train"), **settings)
+    return Loader(Noisy() if dataset is None else dataset, settings.pop("name", "train"), **settings)
 
 
 def plain(batches: Iterator[Any]) -> list[Any]:
@@ -134,16 +138,15 @@ def test_an_empty_dataset_is_refused() -> None:
 
 # --- a sample's randomness ---
 
-FORK = pytest.param(
-    "fork", 2,
-    marks=[
-        pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # python 3.12 and later, with threads around
-        pytest.mark.skipif(sys.platform != "linux", reason="forking is not safe here"),
-    ],
-)  # fmt: skip
+ON_LINUX = [
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # python 3.12 and later, with threads around
+    pytest.mark.skipif(sys.platform != "linux", reason="forking is not safe here"),
+]
 
 
-@pytest.mark.parametrize(("start_method", "num_workers"), [(None, 0), FORK, ("spawn", 1), ("spawn", 2)])
+@pytest.mark.parametrize(
+    ("start_method", "num_workers"), [(None, 0), pytest.param("fork", 2, marks=ON_LINUX), ("spawn", 1), ("spawn", 2)]
+)
 def test_randomness_is_keyed_by_sample(start_method: str | None, num_workers: int) -> None:
     """Worker count, prefetching, a restart in the middle of an epoch: none can be told from the samples."""
     expected: dict[tuple[int, int], list[Any]] = {}
@@ -154,9 +157,36 @@ def test_randomness_is_keyed_by_sample(start_method: str | None, num_workers: in
             expected[epoch, index] = [number, drawn[0].tolist(), *drawn[1:]]
     rng.seed_all(123)
     loader = make(num_workers=num_workers, start_method=start_method)
+    next(loader.batches(9))  # an epoch that is left after one batch, with others on their way
     for epoch, start in ((0, 0), (1, 0), (0, 4), (1, 2)):
         samples = [list(sample) for batch in plain(loader.batches(epoch, start)) for sample in zip(*batch, strict=True)]
         assert samples == [expected[epoch, index] for index in order(loader, epoch, start)]
+    loader.close()
+
+
+@pytest.mark.parametrize("how", [pytest.param("closed", marks=ON_LINUX), pytest.param("forgotten", marks=ON_LINUX)])
+def test_workers_end_with_their_loader(how: str) -> None:
+    """Without waiting for time-outs, and without a signal: they ignore signals."""
+    loader = make(num_workers=2, start_method="fork")
+    plain(loader.batches(0))
+    assert len(multiprocessing.active_children()) == 2
+    start = time.monotonic()
+    if how == "closed":
+        loader.close()
+    del loader
+    gc.collect()
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("dataset", [Noisy, NoisyInMemory])
+def test_a_loader_that_is_forgotten_frees_its_data(dataset: Callable[[], Any]) -> None:
+    data = dataset()
+    loader, held = make(data), weakref.ref(data)
+    plain(loader.batches(0))
+    del data, loader
+    gc.collect()
+    assert held() is None
 
 
 def test_randomness_differs_between_epochs_and_samples() -> None:

@@ -145,7 +145,7 @@ def test_longer_budget_carries_a_finished_run_on(train: Train, output_root: Path
     train(*BASE, "run.name=short", env=ENV)
     done = train("resume=short", "run.budget=30", env=ENV)
     assert "run.budget=30 takes effect" in done.stderr
-    rows = [[row for row in Facts(output_root / name / "facts").rows()] for name in ("long", "short")]
+    rows = [Facts(output_root / name / "facts").rows() for name in ("long", "short")]
     losses = [{row["step"]: row["loss"] for row in table if row["split"] == "train"} for table in rows]
     assert losses[0] == losses[1] and len(losses[0]) == 30
     refused = train("resume=short", "run.budget=20", env=ENV, code=2)

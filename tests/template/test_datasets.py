@@ -169,7 +169,7 @@ def test_contract(name, shape, split, tmp_path):
 @pytest.mark.parametrize("split", ["val", "Train", ""])
 def test_other_splits_are_refused(split, tmp_path):
     for name in ("digits", "mnist", "cifar10"):
-        with pytest.raises(ValueError, match="no validation split of its own; set data.val_from_train"):
+        with pytest.raises(ValueError, match=r"no validation split of its own; set data\.val_from_train"):
             build(name, split, tmp_path)
     assert not list(tmp_path.iterdir())
 

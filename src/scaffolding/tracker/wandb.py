@@ -43,6 +43,7 @@ class Wandb:
             except Exception as error:  # no server, no network, a wrong key: none of them is worth a run
                 logger.warning(f"W&B is out of reach ({type(error).__name__}); going on offline")
                 self.is_online = False
+                common["id"] += "-offline"  # the first attempt still holds the id
         if not self.is_online:
             self.run = wandb.init(**common, mode="offline")
             logger.info(f"W&B is offline; upload later with: wandb sync {Path(self.run.dir).parent}")
