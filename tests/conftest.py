@@ -57,8 +57,7 @@ def pytest_sessionfinish() -> None:
     """End the process of `zygote`, if there is one."""
     if zygote.cache_info().currsize:
         with zygote() as process:
-            assert process.stdin is not None
-            process.stdin.close()
+            process.kill()
 
 
 def run_train(

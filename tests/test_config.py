@@ -21,6 +21,8 @@ from scaffolding.core.launch import help_text
 from scaffolding.experiment import PROJECT
 
 TESTS = Path(__file__).parent
+ENV = {"PYTHONPATH": str(TESTS)}
+SHORT = ["mode=dev", "plots=none", "tracker=none", "run.budget=1", "run.rehearse_resume=false", "loader.num_workers=0"]
 OPTIONS = [(group, option) for group, options in groups(PROJECT.configs).items() for option in options]
 OWN = {
     "data/points.yaml": "dataset: {_target_: test_config.Points}\nnum_classes: 2\nimage_shape: [1, 4, 4]\n",
@@ -218,12 +220,12 @@ def is_empty(folder: Path) -> bool:
 @pytest.mark.parametrize(
     ("word", "key"),
     [("runn.x=1", "runn.x"), ("+run.bugdet=3", "run.bugdet"), ("loader.batch_size=abc", "loader.batch_size"),
-     ("mode=nosuch", "mode=nosuch"), ("data.val_from_train=1", "val_from_train"), ("resume=", "resume")],
+     ("mode=nosuch", "mode=nosuch"), ("data.val_from_train=1", "val_from_train"), ("resume=", "is no run")],
 )  # fmt: skip
 def test_refused_at_the_door(train: Train, tmp_path: Path, output_root: Path, word: str, key: str) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    done = train(*own_configs(), "run.budget=1", word, code=2, cwd=elsewhere, env={"PYTHONPATH": str(TESTS)})
+    done = train(*own_configs(), *SHORT, word, code=2, cwd=elsewhere, env=ENV)
     lines = done.stderr.splitlines()
     assert 1 <= len(lines) <= 3 and lines[0].startswith("error: ") and key in lines[0], done.stderr
     assert done.stdout == ""
@@ -263,9 +265,7 @@ def test_cfg_job_prints_the_config_and_leaves_nothing(train: Train, tmp_path: Pa
 def test_multirun_makes_one_folder_of_jobs(train: Train, tmp_path: Path, output_root: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    small = ["plots=none", "tracker=none", "run.budget=1", "run.rehearse_resume=false", "loader.num_workers=0"]
-    env = {"PYTHONPATH": str(TESTS)}
-    train("--multirun", *own_configs(), "mode=dev", *small, "run.seed=3,4", cwd=elsewhere, env=env)
+    train("--multirun", *own_configs(), *SHORT, "run.seed=3,4", cwd=elsewhere, env=ENV)
     [sweep] = output_root.iterdir()
     assert sweep.name.startswith("exp_")
     folders = [path for path in sweep.iterdir() if path.is_dir()]

@@ -80,8 +80,11 @@ def order(loader: Loader, epoch: int, start: int = 0) -> list[int]:
     return [index for indices in loader.indices(epoch, start) for index in indices.tolist()]
 
 
-def generators() -> str:
-    return str(rng.capture())
+def generators() -> list[Any]:
+    """The states of the process's own generators, to compare exactly."""
+    states = rng.capture()
+    numpy = [value.tolist() if isinstance(value, Tensor) else value for value in states["numpy"]]
+    return [states["python"], numpy, states["torch"].tolist()]
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import runpy
 import signal
 import sys
 
-TIMEOUT = 300  # seconds a run may take
+TIMEOUT = 1200  # seconds a run may take
 
 
 def run(job: dict) -> None:

@@ -4,9 +4,9 @@
     python scripts/template/benchmark.py loop eval   # only these sections: startup, loop, data, resume, eval
     python scripts/template/benchmark.py --quick     # few repetitions, to see that all of it works
 
-Ratios are medians over cycles in which both sides take turns, after one to warm up; in brackets the middle half of the
-cycles. Processes are compared by wall time, with CPU time beside it; within this process CPU time is counted, since
-wall time depends on who else uses the machine. Rows without a figure are for information. Exit code 1: one was missed.
+Ratios are medians over cycles in which the sides take turns, after one to warm up; in brackets the middle half of them.
+Processes are compared by wall time. In this process CPU time is counted, which depends less on who else uses the
+machine, with one thread, since threads that wait count too. Rows without a figure inform. Exit code 1: one was missed.
 """
 
 import argparse
@@ -39,15 +39,14 @@ from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
 
 SOURCE = PROJECT.root / "src" / "scaffolding"
-NUM_TRAIN, NUM_VAL, BATCH = 60_000, 10_000, 64
+NUM_TRAIN, NUM_VAL, BATCH, THREADS = 60_000, 10_000, 64, torch.get_num_threads()
 STEPS = -(-NUM_TRAIN // BATCH)  # an epoch
 IMAGES = torch.randn(NUM_TRAIN + NUM_VAL, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(NUM_TRAIN + NUM_VAL) % 10
 OVERRIDES = f"""data.dataset._target_={__name__}.Synthetic data.val_from_train={NUM_VAL / (NUM_TRAIN + NUM_VAL)}
     model=mlp mode=prod tracker=none plots=none run.device=cpu run.precision=float32 loader.batch_size={BATCH}
     run.eval_every=null run.plot_every=null run.save_every=null""".split()
-# Runs a program like `python PROGRAM ARGUMENTS`, but prints the time and leaves at its first optimizer step. Imports
-# nothing of torch itself, so the program imports it when and how it likes.
+# Runs `python PROGRAM ARGUMENTS` until its first optimizer step and prints the time; leaves importing torch to PROGRAM.
 UNTIL_FIRST_STEP = """
 import os, runpy, sys, time
 from importlib.machinery import PathFinder
@@ -81,9 +80,7 @@ optimizer.step()
 verdicts: list[bool] = []
 
 
-class Synthetic(MNIST):
-    """As many images as MNIST has, of its shapes and types; read by its own code."""
-
+class Synthetic(MNIST):  # as many images as MNIST has, of its shapes and types; read by its own code
     def __init__(self, root: str, split: str, sample: bool = False) -> None:
         self.images, self.labels = IMAGES, LABELS
 
@@ -213,7 +210,7 @@ def breakdown(windows: Iterator[Any], exp: Experiment, bare: BareLoop, found: di
 
 
 def loop(cycles: int, folder: Path) -> None:
-    for num_threads in sorted({1, torch.get_num_threads()}):
+    for num_threads in sorted({1, THREADS}):
         torch.set_num_threads(num_threads)
         words = [f"run.budget={(cycles + 2) * STEPS + 1}steps", f"paths.output={folder}"]
         exp = program.start(compose_config(PROJECT, [*OVERRIDES, *words]))
@@ -257,12 +254,11 @@ def resume(cycles: int, folder: Path) -> None:
 
 def evaluation(cycles: int, folder: Path) -> None:
     exp = Experiment.from_config(*OVERRIDES)
-    model, val = exp.model, exp.datasets["val"].indices
-    images, labels = IMAGES[val], LABELS[val]
+    images, labels = (tensor[exp.datasets["val"].indices] for tensor in (IMAGES, LABELS))
 
     @torch.no_grad()
     def bare(batches: Any) -> list[float]:
-        model.eval()
+        model = exp.model.eval()
         loss_sum = num_correct = torch.zeros(())
         for at in batches:
             logits, targets = model(images[at]), labels[at]
@@ -294,6 +290,7 @@ def main() -> int:
     with TemporaryDirectory() as folder, open(os.devnull, "w") as off, redirect_stdout(off), redirect_stderr(off):
         setup()
         for section in arguments.sections or SECTIONS:
+            torch.set_num_threads(1)
             SECTIONS[section](3 if arguments.quick else 11, Path(folder))
     return int(not all(verdicts))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .core import rng
+from .core.errors import UserError
 
 
 class Split:
@@ -58,10 +59,11 @@ def make_splits(
         seed: the run's seed.
 
     Raises:
-        ValueError: a split would be empty, or the splits overlap.
+        UserError: a split would be empty, or the splits overlap.
     """
     train = read("train")
-    fraction, changes = data.get("val_from_train"), data.get("val_arguments")
+    fraction, changes = data.get("val_from_train"), data.get("val_arguments") or {}
+    changes = {name: value for name, value in changes.items() if (data.get("dataset") or {}).get(name) != value}
     if fraction is None:
         splits = {"train": Split(train, None, "train"), "val": Split(read("val"), None, "val")}
     else:
@@ -78,11 +80,11 @@ def carve(num_items: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Sorted positions (train, val) that cover `num_items` without overlap, val holding `fraction` of them."""
     num_val = round(num_items * fraction)
     if not 0 < num_val < num_items:
-        raise ValueError(f"data.val_from_train={fraction} of {num_items} items leaves train or val empty")
+        raise UserError(f"data.val_from_train={fraction} of {num_items} items leaves train or val empty")
     order = torch.randperm(num_items, generator=rng.generator(seed, "val_from_train"))
     train, val = order[num_val:].sort().values, order[:num_val].sort().values
     if torch.isin(val, train).any():
-        raise ValueError("train and val overlap")
+        raise UserError("train and val overlap")
     return train, val
 
 
@@ -92,7 +94,7 @@ def limit(split: Split, setting: float | None, seed: int) -> Split:
         return split
     count = max(1, round(len(split) * setting)) if setting < 1 else int(setting)
     if setting >= 1 and count != setting:
-        raise ValueError(f"loader.limit_*={setting}: a fraction below 1 or a whole number of items is needed")
+        raise UserError(f"loader.limit_*={setting}: a fraction below 1 or a whole number of items is needed")
     if count >= len(split):
         return split
     chosen = torch.randperm(len(split), generator=rng.generator(seed, "limit", split.name))[:count].sort().values

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from template.test_rename import copy_repository
+from test_rename import copy_repository
 
 # each group of deletions leaves something to train; between them every example and script is deleted once
 DELETIONS = {

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = os.environ.get("SCAFFOLDING_TEST_DATA")
 README = (ROOT / "README.md").read_text()
@@ -84,7 +86,6 @@ def looks_like(line: str) -> re.Pattern[str]:
     return re.compile(pattern.replace(r"\.\.\.", ".*"))
 
 
-@pytest.mark.full
 @pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="needs a git checkout")
 def test_every_command_and_example(tmp_path: Path) -> None:
     copy = copy_repository(tmp_path / "clone")

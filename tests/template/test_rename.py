@@ -476,7 +476,9 @@ def test_this_repository_renamed_passes_its_quick_tests(tmp_path: Path, new: str
     git(fork, "add", "-A")
     git(fork, "commit", "-qm", "template")
     rename(fork, new)
-    shutil.copytree(CORE, fork / "src" / new / "core", dirs_exist_ok=True)  # a newer core is copied over the fork's
+    shutil.copytree(
+        ROOT / "src" / "scaffolding" / "core", fork / "src" / new / "core", dirs_exist_ok=True
+    )  # a newer core is copied over the fork's
     git(fork, "add", "-A")
     git(fork, "commit", "-qm", "renamed")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}

@@ -114,11 +114,7 @@ def best_of(run: Path) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU.
-
-    Raises:
-        UserError: there is no such file; it is damaged (checksum); it holds more than tensors and plain values.
-    """
+    """The content of a checkpoint, on the CPU; UserError if it is missing, damaged (checksum) or no plain values."""
     there = ", ".join(sorted(file.stem for file in path.parent.glob("*.pt") if file != path)) or "none"
     if not path.exists():
         raise UserError(f"there is no checkpoint {path}\ncheckpoints there: {there}")

@@ -20,7 +20,7 @@ from .build import targets
 from .errors import UserError, nearest
 from .run_folder import read_output_root
 
-COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)  # what the user may get wrong
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)  # what the user may get wrong
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,18 @@ class Project:
     @property
     def output_root(self) -> Path:
         """Where runs are found when the command line says nothing."""
-        return read_output_root(self.root)
+        try:
+            return read_output_root(self.root)
+        except yaml.YAMLError as error:
+            raise explain(error, self, []) from error
 
 
 def compose_config(project: Project, overrides: list[str]) -> DictConfig:
     """A checked config; leaves none of Hydra's global state behind. UserError: what is wrong with which override."""
     try:
         return checked(_compose(project, overrides), project)
+    except UserError:
+        raise
     except COMPOSE_ERRORS as error:
         raise explain(error, project, overrides) from error
 
@@ -81,7 +86,7 @@ def checked(composed: Any, project: Project) -> DictConfig:
     for key in composed:
         if key not in _fields(project.schema):
             inner = [name for name in _keys(OmegaConf.to_container(composed)) if name.startswith(f"{key}.")]
-            raise _unknown(inner[0] if inner else str(key), None, project)
+            raise _unknown(inner[0] if inner else str(key), [], project)
     try:
         cfg: Any = OmegaConf.merge(OmegaConf.structured(project.schema), composed)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -92,8 +97,12 @@ def checked(composed: Any, project: Project) -> DictConfig:
         if name in project.former_names:
             OmegaConf.update(cfg, f"{key}._target_", f"{project.package}.{rest}")
     for section, field in _fields(project.schema).items():
-        for name, rule in _fields(field.type).items() if dataclasses.is_dataclass(field.type) else ():
-            value, rules = plain[section][name], rule.metadata
+        if not dataclasses.is_dataclass(field.type):
+            continue
+        for name, value in plain[section].items():
+            if name not in _fields(field.type):
+                raise _unknown(f"{section}.{name}", [], project)
+            rules = _fields(field.type)[name].metadata
             if value == "???":
                 raise UserError(f"{section}.{name} has no value\ngive it one in configs/base.yaml")
             if value is not None and not rules["check"](value):
@@ -136,10 +145,10 @@ def _keys(node: Any, key: str = "") -> Iterator[str]:
         yield from _keys(value, dotted)
 
 
-def _unknown(key: str, overrides: list[str] | None, project: Project) -> UserError:
+def _unknown(key: str, overrides: list[str], project: Project) -> UserError:
     """The error for a key that no YAML declares, with the nearest one of this command line's group choices."""
     known = groups(project.configs)
-    chosen = [text for text in overrides or [] if text.partition("=")[0].lstrip("+~") in known]
+    chosen = [text for text in overrides if text.partition("=")[0].lstrip("+~") in known]
     try:
         keys = list(_keys(OmegaConf.to_container(_compose(project, chosen))))
     except COMPOSE_ERRORS:
@@ -161,7 +170,7 @@ def explain(error: BaseException, project: Project, overrides: list[str]) -> Use
         group, _, option = error.missing_cfg_file.rpartition("/")
         near, options = nearest(option, error.options)[0], ", ".join(sorted(error.options))
         return UserError(f"{group}={option}: no such option\nnearest: {near}; options: {options}")
-    if found := re.search(r"Could not (?:override|delete from config\. The key) '([^']+)'", text):
+    if found := re.search(r"Could not (?:override|delete from config\.(?: The key)?) '([^']+)'", text):
         return _unknown(found[1], overrides, project)
     if found := re.search(r"Error merging override (.+)", text):
         return UserError(f"{found[1]}: {str(cause).splitlines()[0]}")
@@ -169,5 +178,8 @@ def explain(error: BaseException, project: Project, overrides: list[str]) -> Use
         return UserError(
             f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {getattr(cause, 'problem', 'not valid YAML')}"
         )
+    for word in overrides:
+        if (group := word.partition("=")[0]) in groups(project.configs) and word.partition("=")[2] in ("", "null"):
+            return UserError(f"{word}: no such option\noptions: {', '.join(groups(project.configs)[group])}")
     key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
     return UserError((f"{key}: " if key else "") + "; ".join(line for line in text.splitlines()[:2] if line))

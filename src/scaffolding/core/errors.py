@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Wrong input, found before anything was created: shown without a traceback, exit code 2.
 
     The text is one line on what is wrong with which value where, one on what is allowed or nearest, at most one on

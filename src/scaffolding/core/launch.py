@@ -48,7 +48,8 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
 
 def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:
     root = _output_root(words, project)
-    resume, fork = (find_run(name, root) if (name := _value(words, verb)) else None for verb in ("resume", "fork"))
+    named = [_value(words, verb) for verb in ("resume", "fork")]
+    resume, fork = (find_run(name, root) if name is not None else None for name in named)
     is_sweep = bool({"--multirun", "-m"} & set(words))
     # Hydra makes no folders and no log of its own; the jobs of a sweep lie together
     more = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]

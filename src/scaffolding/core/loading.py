@@ -6,6 +6,7 @@ DataLoader, sample by sample. Both start anywhere in an epoch at no cost: positi
 
 import atexit
 import itertools
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,15 @@ from .errors import UserError
 from .signals import ignore_in_worker
 
 Window = list[tuple[Any, int]]  # (batch, its number of items) of the micro-batches of one optimizer step
+
+
+_with_workers: "weakref.WeakSet[Loader]" = weakref.WeakSet()
+
+
+@atexit.register  # python itself would end workers with a signal that they ignore, and wait for ever
+def _end_workers() -> None:
+    for loader in list(_with_workers):
+        loader.close()
 
 
 class _KeyedSamples:
@@ -52,13 +62,9 @@ class _Keys:
 class Loader:
     """Batches of one split on the run's device; iterate it, or start anywhere with `batches(epoch, start)`.
 
-    Args:
-        dataset: the items, map-style; `get_batch(indices)` and `collate(samples)` are used where it has them.
-        name: of the split; with `seed`, epoch and index the key of all order and randomness.
-        batch_size: items per batch; the last batch of an epoch may be smaller.
-        shuffle: whether each epoch has an order of its own.
-        device: where batches arrive.
-        num_workers, start_method: worker processes and how they start, for datasets without `get_batch`.
+    `get_batch(indices)` and `collate(samples)` are used where the map-style dataset has them; worker processes are for
+    datasets without `get_batch`. `name`, `seed`, epoch and index are the key of all order and randomness. The last
+    batch of an epoch may be smaller than `batch_size`.
     """
 
     def __init__(
@@ -74,7 +80,7 @@ class Loader:
         if not hasattr(dataset, "get_batch"):
             self.workers = DataLoader(
                 _KeyedSamples(dataset, name, seed),  # type: ignore[arg-type]
-                batch_sampler=_Keys(self),
+                batch_sampler=_Keys(weakref.proxy(self)),  # no cycle: workers end with the last reference
                 collate_fn=getattr(dataset, "collate", default_collate),
                 num_workers=num_workers,
                 multiprocessing_context=start_method if num_workers else None,
@@ -83,9 +89,7 @@ class Loader:
                 pin_memory=device.type == "cuda",
                 generator=rng.generator(seed, name),  # else DataLoader draws from the global one
             )
-            atexit.register(
-                self.close
-            )  # python would end the workers with a signal that they ignore, and wait for ever
+            _with_workers.add(self)
 
     def close(self) -> None:
         """End the worker processes."""

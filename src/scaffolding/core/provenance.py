@@ -21,6 +21,9 @@ def masked(override: str) -> str:
     return f"{key}=***" if equals and SECRET.search(key) else override
 
 
+ARGV = [masked(word) for word in sys.argv]  # as it was typed: what Hydra is given comes later
+
+
 def hide_secrets(node: Any, key: str = "") -> Any:
     """A plain config with the values of secret-looking keys replaced by ***."""
     if isinstance(node, dict):
@@ -54,7 +57,7 @@ def describe(root: Path) -> dict[str, Any]:
     return {
         "commit": (_git(root, "rev-parse", "HEAD") or "").strip() or None,
         "dirty": bool(status) if status is not None else None,
-        "argv": [masked(word) for word in sys.argv],
+        "argv": ARGV,
         "python": platform.python_version(),
         "machine": {
             "platform": platform.platform(),

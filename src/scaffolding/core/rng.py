@@ -48,10 +48,7 @@ def seed_all(seed: int) -> None:
 
 @contextlib.contextmanager
 def keyed(*parts: int | str) -> Iterator[None]:
-    """Run a block on generators seeded with `key(*parts)`, then give all of them back as they were.
-
-    So nothing outside the block can tell that it ran: evaluation, figures and building are neutral to training.
-    """
+    """Run a block on generators seeded with `key(*parts)`, then give all of them back: nothing outside can tell."""
     states = capture()
     seed_all(key(*parts))
     try:

@@ -33,13 +33,9 @@ class Stopped(SystemExit):
 
 
 class Run:
-    """The record of one run.
+    """The record of one run in the folder `path`, claimed before; `tracker` (or None) follows its rows and figures.
 
-    Args:
-        path: its folder, claimed before.
-        tracker: follows the rows and figures; None: nobody does.
-        num_steps: the budget in optimizer steps.
-        keep_halfway: whether to keep the last checkpoint before half of the budget, for the rehearsal.
+    `num_steps` is the budget; `keep_halfway` keeps the last checkpoint before half of it, for the rehearsal.
     """
 
     def __init__(self, path: Path, tracker: Any, num_steps: int, keep_halfway: bool = False) -> None:
@@ -110,11 +106,7 @@ class Run:
     def log(
         self, state: RunState, split: str, values: dict[str, Any], loss_watch: Tensor | None = None
     ) -> dict[str, float]:
-        """Record one row: facts first, then console and tracker. Tensors are read here and nowhere else.
-
-        Raises:
-            RunError: a training loss since the last look was not finite.
-        """
+        """Record one row: facts first, then console and tracker. Tensors are read here; RunError as in check_finite."""
         if loss_watch is not None:
             self.check_finite(state, loss_watch)
         numbers = {name: float(value) for name, value in values.items()}
@@ -132,11 +124,7 @@ class Run:
         return numbers
 
     def check_finite(self, state: RunState, loss_watch: Tensor) -> None:
-        """Look at the sum of the losses since the last look, and begin it anew.
-
-        Raises:
-            RunError: names the step and the last good checkpoint.
-        """
+        """Look at the sum of the losses since the last look, and begin it anew; RunError if it is not finite."""
         if not math.isfinite(float(loss_watch)):
             raise RunError(
                 f"the training loss was not finite at or before step {state.step}; nothing was saved since"
@@ -164,11 +152,7 @@ class Run:
         self.facts.event("on_save", step=state.step, best=best)
 
     def stop_if_asked(self, state: RunState) -> None:
-        """Leave where a signal asked for it; the caller has saved.
-
-        Raises:
-            Stopped: exit code 128 + the signal's number.
-        """
+        """Leave with Stopped, exit code 128 + its number, where a signal asked for it; the caller has saved."""
         if self.stop.received is not None:
             logger.info(f"{self.stop.received.name}: stopped after step {state.step}, saved")
             raise Stopped(128 + self.stop.received)

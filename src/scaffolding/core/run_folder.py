@@ -1,5 +1,6 @@
 """Run folders: claiming one, finding one, its status and its facts. Does not import torch."""
 
+import contextlib
 import csv
 import io
 import json
@@ -50,17 +51,19 @@ def read_output_root(project_root: Path) -> Path:
     """Where the runs are: paths.output_root of this machine's local.yaml, else of base.yaml."""
     for name in ("local.yaml", "base.yaml"):
         file = project_root / "configs" / name
-        paths = (yaml.safe_load(file.read_text()) or {}).get("paths", {}) if file.exists() else {}
-        if "output_root" in paths:
-            return project_root / str(paths["output_root"])
+        if file.exists():
+            with open(file) as stream:  # a stream: errors then name the file
+                paths = (yaml.safe_load(stream) or {}).get("paths") or {}
+            if "output_root" in paths:
+                return project_root / str(paths["output_root"])
     return project_root / "_output"
 
 
 def list_runs(output_root: Path) -> list[Path]:
     """All run folders under the output root (dev runs and jobs of sweeps too), oldest first."""
     found = [file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/config.yaml")]
-    runs = [path for path in found if not any((parent / "config.yaml").is_file() for parent in path.parents)]
-    return sorted(runs, key=lambda path: (path / "config.yaml").stat().st_mtime)
+    runs = [path for path in found if not any(parent in path.parents for parent in found)]
+    return sorted(runs, key=lambda path: (path / "overrides.yaml").stat().st_mtime)
 
 
 def find_run(name: str, output_root: Path) -> Path:
@@ -98,12 +101,12 @@ class Facts:
     """facts/events.jsonl and facts/scalars.csv of one run; append-only while it runs."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.scalars_file = folder, folder / "scalars.csv"
+        self.folder, self.scalars_file, self.events_file = folder, folder / "scalars.csv", folder / "events.jsonl"
 
     def event(self, name: str, **values: Any) -> None:
         """Append one line to events.jsonl."""
         line = json.dumps({"event": name, "time": datetime.now().astimezone().isoformat(), **values})
-        with open(self.folder / "events.jsonl", "a") as file:
+        with open(self.events_file, "a") as file:
             file.write(line + "\n")
 
     def add_row(self, row: dict[str, Any]) -> None:
@@ -147,10 +150,8 @@ class Facts:
 
 def _number(text: str) -> Any:
     for convert in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return convert(text)
-        except ValueError:
-            continue
     return text
 
 
@@ -166,9 +167,8 @@ def read_status(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"status": "unknown"}
     if content["status"] == "running" and content["host"] == socket.gethostname():
         try:
-            os.kill(content["pid"], 0)
+            with contextlib.suppress(PermissionError):  # somebody else's process: it lives
+                os.kill(content["pid"], 0)
         except ProcessLookupError:
             content["status"] = "died"
-        except PermissionError:  # somebody else's process: it lives
-            pass
     return content

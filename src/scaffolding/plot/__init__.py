@@ -50,4 +50,6 @@ def describe_batch(batch: Any) -> str:
     if not hasattr(batch, "dtype"):
         return type(batch).__name__
     kind = str(batch.dtype).removeprefix("torch.")
-    return f"{tuple(batch.shape)} {kind} in [{float(batch.min()):.3g}, {float(batch.max()):.3g}]"
+    known = batch.numel() > 0 and not batch.is_complex()
+    extent = f" in [{float(batch.min()):.3g}, {float(batch.max()):.3g}]" if known else ""
+    return f"{tuple(batch.shape)} {kind}{extent}"

@@ -1,0 +1,39 @@
+"""The sizes that keep the template readable, and core/ free of its name."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from scaffolding import config
+
+FOLDER = Path(config.__file__).parent
+CORE = sorted((FOLDER / "core").rglob("*.py"))
+
+
+def num_lines(*paths: Path) -> int:
+    return sum(len(path.read_text().splitlines()) for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("file", "limit"), [("train.py", 200), ("evaluate.py", 80), ("experiment.py", 220), ("config.py", 120)]
+)
+def test_the_owner_s_files_are_short(file: str, limit: int) -> None:
+    assert num_lines(FOLDER / file) <= limit
+
+
+def test_core_is_small() -> None:
+    assert 100 < num_lines(*CORE) <= 1500
+
+
+def test_no_function_of_train_is_long() -> None:
+    for node in ast.walk(ast.parse((FOLDER / "train.py").read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 40, node.name
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
+def test_core_never_says_the_name(path: Path) -> None:
+    """Not in a comment either: the name of a project that copies core/ is another."""
+    assert not re.search(rf"\b{FOLDER.name}\b", path.read_text())
