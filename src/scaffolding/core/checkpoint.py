@@ -1,7 +1,7 @@
 """Checkpoints: whole or absent, checksummed, plain values only.
 
 A crash at any moment leaves either the old file or the new one (files.py). The checksum file beside it is replaced
-first and lists the new hash and the one before, so it matches whichever of the two files a crash leaves.
+first and lists the new hash and those that may be there, so it matches whichever file a crash leaves.
 """
 
 import hashlib
@@ -53,6 +53,9 @@ class RunState:
         return False
 
 
+_hashes: dict[Path, str] = {}  # of the files this process has put in place
+
+
 class _HashingFile:
     """A binary file opened for writing that hashes what goes through it."""
 
@@ -72,8 +75,9 @@ def _hash_file(path: Path) -> Path:
 
 
 def _write_hash(path: Path, digest: str) -> None:
-    before = _hash_file(path).read_text().split()[:1] if path.exists() and _hash_file(path).exists() else []
-    write_text(_hash_file(path), "\n".join([digest, *before]) + "\n")
+    file = _hash_file(path)
+    before = [_hashes[path]] if path in _hashes else file.read_text().split() if file.exists() else []
+    write_text(file, "\n".join([digest, *before]) + "\n")
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -86,7 +90,9 @@ def save(path: Path, content: dict[str, Any]) -> None:
         with replacing(path) as file:
             hashing = _HashingFile(file)
             torch.save(content, hashing)  # type: ignore[arg-type]
-            _write_hash(path, hashing.hash.hexdigest())
+            digest = hashing.hash.hexdigest()
+            _write_hash(path, digest)
+        _hashes[path] = digest
     except (OSError, RuntimeError) as error:  # torch hides a full disk in a RuntimeError
         free = shutil.disk_usage(path.parent).free / 1e9
         raise RunError(
@@ -96,7 +102,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 def link(path: Path, other: Path) -> None:
     """Make `other` the same checkpoint as `path` without writing it again (a copy where links are not possible)."""
-    _write_hash(other, _hash_file(path).read_text().split()[0])
+    digest = _hash_file(path).read_text().split()[0]
+    _write_hash(other, digest)
     aside = other.with_name(f".{other.name}.tmp")
     aside.unlink(missing_ok=True)
     try:
@@ -104,6 +111,7 @@ def link(path: Path, other: Path) -> None:
     except OSError:
         shutil.copyfile(path, aside)
     os.replace(aside, other)
+    _hashes[other] = digest
     sync_folder(other.parent)
 
 

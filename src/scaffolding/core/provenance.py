@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-SECRET = re.compile(r"(token|secret|passw|credential|api_?key|(^|[._])key$)", re.IGNORECASE)
+SECRET = re.compile(r"(^|[._-])(token|secret|password|passwd|credentials?|api_?key|key)$", re.IGNORECASE)
 
 
 def masked(override: str) -> str:

@@ -28,8 +28,10 @@ def claim(output: Path, name: str | None, suffix: str = "") -> Path:
     Raises:
         UserError: `name` is taken or not fit for a folder; the folder cannot be made.
     """
-    import coolname
+    state = random.getstate()
+    import coolname  # draws from the global generator when it is imported
 
+    random.setstate(state)
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"run.name={name!r} is not a folder name\nallowed: letters, digits and . _ - = , +, up to 200")
     coolname.replace_random(random.Random())  # not the global generator: a name must not change what the run draws
@@ -63,7 +65,9 @@ def list_runs(output_root: Path) -> list[Path]:
     """All run folders under the output root (dev runs and jobs of sweeps too), oldest first."""
     found = [file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/config.yaml")]
     runs = [path for path in found if not any(parent in path.parents for parent in found)]
-    return sorted(runs, key=lambda path: (path / "overrides.yaml").stat().st_mtime)
+    files = ("config.yaml", "overrides.yaml")  # a resume may write the config again: the older one tells
+    ages = {run: min((run / name).stat().st_mtime for name in files if (run / name).exists()) for run in runs}
+    return sorted(runs, key=lambda run: ages[run])
 
 
 def find_run(name: str, output_root: Path) -> Path:
@@ -79,7 +83,8 @@ def find_run(name: str, output_root: Path) -> Path:
         if not real:
             raise UserError(f"latest: there is no run in {root} (dev runs do not count)\nno run was created")
         return real[-1]
-    for path in (Path(name).resolve(), (root.parent / name).resolve()):  # a path, as a shell completes it
+    paths = (Path(name).resolve(), (root.parent / name).resolve()) if name.isprintable() else ()
+    for path in paths:  # as a shell completes it
         if "/" in name and path in runs.values() and path.is_relative_to(root):
             return path
     wanted = name.rstrip("/")
@@ -123,7 +128,9 @@ class Facts:
         if not self.scalars_file.exists():
             return []
         with open(self.scalars_file, newline="") as file:
-            return [{name: _number(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+            return [
+                {name: _number(text) for name, text in row.items() if name and text} for row in csv.DictReader(file)
+            ]
 
     def cut_after(self, step: int) -> int:
         """Drop rows later than `step`, of the final test, and a torn last line: all come again. Returns how many."""

@@ -58,6 +58,6 @@ class Tracking:
             while method != "finish":
                 method, *arguments = self.waiting.get()
                 getattr(self.tracker, method)(*arguments)
-        except Exception as error:  # anything a tracker does wrong is a line in the log, never the end of a run
+        except BaseException as error:  # anything a tracker does wrong is a line in the log, never the end of a run
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             logger.warning(f"tracker: stopped ({reason}); training goes on, facts/ is complete")
