@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from scaffolding.config import Config
 from scaffolding.core.compose import Project, compose_config, groups
 from scaffolding.core.errors import UserError
-from scaffolding.core.launch import help_text
 from scaffolding.experiment import PROJECT
+from scaffolding.usage import help_text
 
 TESTS = Path(__file__).parent
 ENV = {"PYTHONPATH": str(TESTS)}
@@ -244,7 +244,7 @@ def test_a_syntax_error_has_no_traceback(project: Project) -> None:
         "from scaffolding.config import Config\n"
         "from scaffolding.core.compose import Project\n"
         "from scaffolding.core.launch import launch\n"
-        "launch(print, Project(Path(sys.argv.pop(1)), '', Config))\n"
+        "launch(print, Project(Path(sys.argv.pop(1)), '', Config), str)\n"
     )
     words = [sys.executable, "-c", program, str(project.root), "data=points", "model=net"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=100)
@@ -297,7 +297,7 @@ def test_help(train: Train, tmp_path: Path) -> None:
 
 
 def test_help_marks_the_defaults() -> None:
-    words = help_text(PROJECT, []).split()
+    words = help_text([]).split()
     chosen = OmegaConf.load(PROJECT.configs / "base.yaml").defaults
     marked = [option for entry in chosen if isinstance(entry, DictConfig) for option in entry.values()]
     there = [option for _, options in groups(PROJECT.configs).items() for option in options]

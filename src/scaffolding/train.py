@@ -35,6 +35,7 @@ from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.rehearsal import estimate, prod_command, rehearse
 from scaffolding.resume import check_resume, restore
 from scaffolding.schedules import advance, read
+from scaffolding.usage import help_text
 
 MAX_SKIPPED = 20  # float16 updates skipped in a row; the scale halves each time, so this many is no longer a search
 
@@ -184,7 +185,7 @@ def report(exp: Experiment) -> None:
 
 def run() -> None:
     """The console command."""
-    launch(main, PROJECT)
+    launch(main, PROJECT, help_text)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,14 @@ gc.freeze()
 TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong input
 
 
-def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
+def launch(main: Callable[[DictConfig], Any], project: Project, help_text: Callable[[list[str]], str]) -> None:
     """Compose the config of this command line and call `main` with it, once or, with --multirun, once per job."""
     dotenv.load_dotenv(project.root / ".env")
     console.setup()
     full = os.environ.get(TRACEBACK) == "1"
     try:
         if {"--help", "-h"} & set(sys.argv):
-            print(help_text(project, sys.argv))
+            print(help_text(sys.argv))
         else:
             _run_hydra(main, project, sys.argv[1:])
     except (UserError, RunError) as error:
@@ -106,24 +106,3 @@ def _value(words: list[str], key: str) -> str | None:
 def _output_root(words: list[str], project: Project) -> Path:
     given = _value(words, "paths.output") or _value(words, "paths.output_root")
     return project.root / given if given else project.output_root
-
-
-def help_text(project: Project, words: list[str]) -> str:
-    """Groups, their options, and the keys of base.yaml with unit and meaning."""
-    header, _, keys = (project.configs / "base.yaml").read_text().partition("\n\n")
-    defaults = [entry for entry in yaml.safe_load(header)["defaults"] if isinstance(entry, dict)]
-    chosen = {group: option for entry in defaults for group, option in entry.items()}
-    own = words[words.index("--config-dir") + 1 :][:1] if "--config-dir" in words else []
-    lines = [f"usage: {console.command()} [GROUP=OPTION ...] [KEY=VALUE ...]", "", "groups, options (* default):"]
-    for folder in [project.configs, *map(Path, own)]:
-        for group, options in groups(folder).items():
-            marked = ["*" + option if chosen.get(group) == option else option for option in options]
-            lines.append(f"  {group:<11} {'  '.join(marked)}")
-    return "\n".join(lines) + (
-        "\n\nother runs and ways to run:"
-        "\n  resume=RUN          carry a run on: its name, first letters, `latest`, or its path"
-        "\n  fork=RUN            start a new run from the weights of another"
-        "\n  --multirun KEY=A,B  one run per value"
-        "\n  --config-dir DIR    a folder of your own configs; --cfg job prints the composed config"
-        f"\n\nkeys of configs/base.yaml:\n\n{keys.rstrip()}"
-    )

@@ -124,27 +124,24 @@ class Facts:
             csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows, oldest first; numbers as numbers, empty cells left out."""
-        if not self.scalars_file.exists():
-            return []
-        with open(self.scalars_file, newline="") as file:
-            return [
-                {name: _number(text) for name, text in row.items() if name and text} for row in csv.DictReader(file)
-            ]
+        """All whole rows, oldest first; numbers as numbers, empty cells left out."""
+        lines = [line for line in self._text().splitlines(keepends=True) if line.endswith("\n")]
+        return [{name: _number(text) for name, text in row.items() if name and text} for row in csv.DictReader(lines)]
 
     def cut_after(self, step: int) -> int:
         """Drop rows later than `step`, of the final test, and a torn last line: all come again. Returns how many."""
-        rows = self.rows()
-        whole = [row for row in rows if isinstance(row.get("step"), int) and "time" in row]
-        kept = [row for row in whole if row["step"] <= step and row["split"] != "test"]
-        if len(kept) < len(rows):
+        kept = [row for row in self.rows() if row["step"] <= step and row["split"] != "test"]
+        dropped = len(self._text().splitlines()[1:]) - len(kept)
+        if dropped > 0:
             self._write(kept, self._columns())
-        return len(rows) - len(kept)
+        return dropped
+
+    def _text(self) -> str:
+        return self.scalars_file.read_text() if self.scalars_file.exists() else ""
 
     def _columns(self) -> list[str]:
-        if not self.scalars_file.exists():
-            return []
-        with open(self.scalars_file, newline="") as file:
+        with open(self.scalars_file, "a+") as file:  # "a+": it may not exist yet
+            file.seek(0)
             return next(csv.reader(file), [])
 
     def _write(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
