@@ -103,7 +103,6 @@ def _import_rest() -> None:
     gc.disable()
     torch.optim.SGD([torch.zeros(1)])
     gc.enable()
-    gc.freeze()
 
 
 def _value(words: list[str], key: str) -> str | None:
