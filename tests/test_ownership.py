@@ -155,14 +155,11 @@ def test_our_modules_do_not_hide_installed_packages(tmp_path: Path) -> None:
     assert (FOLDER / "evaluate.py").exists()
     (tmp_path / "evaluate").mkdir()
     (tmp_path / "evaluate" / "__init__.py").write_text("class Installed: ...\n")
-    words = [
-        "data.dataset._target_=evaluate.Instaled",
-        "model._target_=torch.nn.Linear",
-        f"paths.output={tmp_path}/runs",
-    ]
+    words = ["data.dataset._target_=evaluate.Instaled", f"paths.output={tmp_path}/runs"]
     tests = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(tests)])}
-    own = ["--config-dir", str(tests / "configs"), "data=noisy", "model=tiny"]
-    done = subprocess.run(command(*own, *words), capture_output=True, text=True, timeout=100, env=environment)
+    own = ["data=noisy", "model=tiny", "optimizer=fatal", "plots=none", "tracker=none"]
+    words = command("--config-dir", str(tests / "configs"), *own, *words)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, env=environment)
     assert done.returncode == 2, done.stderr
     assert "nearest: evaluate.Installed" in done.stderr

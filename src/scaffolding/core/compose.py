@@ -83,10 +83,12 @@ def checked(composed: Any, project: Project) -> DictConfig:
     Raises:
         UserError: a key that no YAML declares, a wrong type, a value out of range, an interpolation to nothing.
     """
+    known = list(_keys(OmegaConf.to_container(composed)))
     for key in composed:
         if key not in _fields(project.schema):
-            inner = [name for name in _keys(OmegaConf.to_container(composed)) if name.startswith(f"{key}.")]
-            raise _unknown(inner[0] if inner else str(key), [], project)
+            inner = [name for name in known if name.startswith(f"{key}.")]
+            known = [name for name in known if name.partition(".")[0] in _fields(project.schema)]
+            raise _unknown(inner[0] if inner else str(key), known, project)
     try:
         cfg: Any = OmegaConf.merge(OmegaConf.structured(project.schema), composed)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -101,7 +103,7 @@ def checked(composed: Any, project: Project) -> DictConfig:
             continue
         for name, value in plain[section].items():
             if name not in _fields(field.type):
-                raise _unknown(f"{section}.{name}", [], project)
+                raise _unknown(wrong := f"{section}.{name}", [key for key in known if key != wrong], project)
             rules = _fields(field.type)[name].metadata
             if value == "???":
                 raise UserError(f"{section}.{name} has no value\ngive it one in configs/base.yaml")
@@ -145,15 +147,19 @@ def _keys(node: Any, key: str = "") -> Iterator[str]:
         yield from _keys(value, dotted)
 
 
-def _unknown(key: str, overrides: list[str], project: Project) -> UserError:
-    """The error for a key that no YAML declares, with the nearest one of this command line's group choices."""
-    known = groups(project.configs)
-    chosen = [text for text in overrides if text.partition("=")[0].lstrip("+~") in known]
+def _known(overrides: list[str], project: Project) -> list[str]:
+    """The keys there are with the group choices of a command line; the groups, where those do not compose."""
+    options = groups(project.configs)
     try:
-        keys = list(_keys(OmegaConf.to_container(_compose(project, chosen))))
+        chosen = [text for text in overrides if text.partition("=")[0].lstrip("+~") in options]
+        return list(_keys(OmegaConf.to_container(_compose(project, chosen))))
     except COMPOSE_ERRORS:
-        keys = list(known)
-    near = nearest(key, keys)[0]
+        return list(options)
+
+
+def _unknown(key: str, keys: list[str], project: Project) -> UserError:
+    """The error for a key that no YAML declares, with the nearest one that is."""
+    known, near = groups(project.configs), nearest(key, keys)[0]
     place = f"configs/{near.partition('.')[0]}/" if near.partition(".")[0] in known else "configs/base.yaml"
     return UserError(
         f"{key}: no such key\nnearest: {near} (declared in {place})"
@@ -171,7 +177,7 @@ def explain(error: BaseException, project: Project, overrides: list[str]) -> Use
         near, options = nearest(option, error.options)[0], ", ".join(sorted(error.options))
         return UserError(f"{group}={option}: no such option\nnearest: {near}; options: {options}")
     if found := re.search(r"Could not (?:override|delete from config\.(?: The key)?) '([^']+)'", text):
-        return _unknown(found[1], overrides, project)
+        return _unknown(found[1], _known(overrides, project), project)
     if found := re.search(r"Error merging override (.+)", text):
         return UserError(f"{found[1]}: {str(cause).splitlines()[0]}")
     if mark := getattr(cause, "problem_mark", None):
