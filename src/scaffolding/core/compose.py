@@ -172,10 +172,10 @@ def explain(error: BaseException, project: Project, overrides: list[str]) -> Use
     text, cause = str(error), error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        near, options = nearest(option, error.options)[0], ", ".join(sorted(error.options))
-        return UserError(f"{group}={option}: no such option\nnearest: {near}; options: {options}")
+        near, options = nearest(option, error.options or ()), ", ".join(sorted(error.options or ())) or "none"
+        return UserError(f"{group}={option}: no such option\nnearest: {', '.join(near) or 'none'}; options: {options}")
     if found := re.search(r"Could not (?:override|delete from config\.(?: The key)?) '([^']+)'", text):
         return _unknown(found[1], _known(overrides, project), project)
     if found := re.search(r"Error merging override (.+)", text):
