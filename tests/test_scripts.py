@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -123,20 +122,14 @@ def test_filter_sort_and_runs_that_died(tmp_path: Path) -> None:
 
 
 @with_runs
-def test_200_runs_within_a_second_without_torch(dev_run: Path, tmp_path: Path) -> None:
-    for index in range(200):
+def test_runs_are_listed_without_torch(dev_run: Path, tmp_path: Path) -> None:
+    for index in range(20):
         shutil.copytree(dev_run, tmp_path / f"run_{index}", ignore=shutil.ignore_patterns("*.pt", "wandb"))
     code = (
         f"import runpy, sys; sys.argv = ['runs.py', '--output', {str(tmp_path)!r}]\n"
         f"runpy.run_path({str(RUNS)!r}, run_name='__main__'); assert 'torch' not in sys.modules"
     )
-    times = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert len(run("-c", code).splitlines()) == 201
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(times) < 1, times  # processor seconds: other tests run beside this one
+    assert len(run("-c", code).splitlines()) == 21
 
 
 @pytest.mark.skipif(not NOTEBOOK.exists(), reason="explore.ipynb has been deleted")

@@ -11,6 +11,7 @@ machine, with one thread, since threads that wait count too. Rows without a figu
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -145,11 +146,14 @@ def startup(cycles: int, folder: Path) -> None:
         ratios(f"... CPU: {what}", [[used for _, used, _ in cycle] for cycle in found], {name: None}, 1, "s")
     walls = [process(train, *words)[0] for _ in range(cycles)]
     row("`train.py data=mnist mode=dev`", spread(walls, " s"), "<= 15 s", statistics.median(walls) <= 15)
-    runs = (str(PROJECT.root / "scripts" / "runs.py"), "--all", "--output", str(output))
+    for index in range(200):
+        leave_out = shutil.ignore_patterns("*.pt", "wandb")
+        shutil.copytree(next(output.glob("*_*")), folder / "many" / f"run{index}", ignore=leave_out)
+    runs = (str(PROJECT.root / "scripts" / "runs.py"), "--output", str(folder / "many"))
     walls = [process(*runs)[0] for _ in range(cycles)]
     imported = any(line.endswith(" torch") for line in process("-X", "importtime", *runs)[2].splitlines())
     reached = not imported and statistics.median(walls) <= 1
-    row("`runs.py`; imports torch", f"{spread(walls, ' s')}; {imported}", "<= 1 s; False", reached)
+    row("`runs.py` of 200 runs; imports torch", f"{spread(walls, ' s')}; {imported}", "<= 1 s; False", reached)
 
 
 class BareLoop:

