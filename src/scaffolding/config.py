@@ -62,6 +62,8 @@ class RunConfig:
     patience: int | None = at_least(1)
     target_loss: float | None = setting()
     rehearse_resume: bool = setting()
+    num_checkpoints: int = at_least(1)
+    schedule_budget: str | None = setting(*BUDGET)
 
 
 @dataclass
@@ -71,6 +73,7 @@ class LoaderConfig:
     batch_size: int = at_least(1)
     num_workers: int = at_least(0)
     start_method: str | None = one_of("fork", "spawn", "forkserver")
+    timeout: float | None = setting(*POSITIVE)
     limit_train: float | None = setting(*POSITIVE)
     limit_eval: float | None = setting(*POSITIVE)
     sample: bool = setting()
@@ -103,3 +106,5 @@ class Config:
     tracker: Any = field(default_factory=dict)
     resume: str | None = None
     fork: str | None = None
+    fork_state: bool = False
+    rerun: str | None = None

@@ -7,17 +7,22 @@ first and lists the new hash and those that may be there, so it matches whicheve
 import hashlib
 import os
 import shutil
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from loguru import logger
 from torch import Tensor, nn
 
-from .errors import RunError, UserError
-from .files import replacing, sync_folder, write_text
+from .errors import DamagedError, RunError, UserError
+from .files import replacing, storage_error, sync_folder, write_text
 
 FORMAT = 1
+PLAIN = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, OrderedDict, set}
+PLAIN |= {torch.Size, torch.dtype, torch.device}
 
 
 @dataclass
@@ -34,10 +39,11 @@ class RunState:
     best_step: int | None = None
     evaluations_since_best: int = 0
     stopped: bool = False  # before the budget: out of patience, or the target loss reached
+    completed: bool = True  # what follows the last step is done; else a signal cut its evaluation short
 
     def advance(self, num_batches: int, num_items: int, batches_per_epoch: int) -> None:
         """Count one optimizer step."""
-        self.step += 1
+        self.step, self.completed = self.step + 1, False
         self.samples += num_items
         self.batch += num_batches
         if self.batch == batches_per_epoch:
@@ -84,7 +90,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
     """Replace the checkpoint `path` by `content` (tensors and plain values).
 
     Raises:
-        RunError: the disk is full or the folder cannot be written; the checkpoint before is untouched.
+        StorageError: the disk is full or the folder cannot be written; the checkpoint before is untouched.
     """
     try:
         with replacing(path) as file:
@@ -93,26 +99,91 @@ def save(path: Path, content: dict[str, Any]) -> None:
             digest = hashing.hash.hexdigest()
             _write_hash(path, digest)
         _hashes[path] = digest
-    except (OSError, RuntimeError) as error:  # torch hides a full disk in a RuntimeError
-        free = shutil.disk_usage(path.parent).free / 1e9
-        raise RunError(
-            f"could not write {path}: {error}\n{free:.2f} GB are free; the one before is untouched"
-        ) from error
+    except (OSError, RuntimeError) as error:
+        size = sum(value.nbytes for _, value in leaves(content) if isinstance(value, Tensor))
+        raise storage_error(path, error, size) from error
 
 
 def link(path: Path, other: Path) -> None:
-    """Make `other` the same checkpoint as `path` without writing it again (a copy where links are not possible)."""
-    digest = _hash_file(path).read_text().split()[0]
-    _write_hash(other, digest)
+    """Make `other` the same checkpoint as `path` without writing it again (a copy where links are not possible).
+
+    Raises:
+        StorageError: as `save`.
+    """
     aside = other.with_name(f".{other.name}.tmp")
-    aside.unlink(missing_ok=True)
     try:
-        os.link(path, aside)
-    except OSError:
-        shutil.copyfile(path, aside)
-    os.replace(aside, other)
-    _hashes[other] = digest
-    sync_folder(other.parent)
+        digest = _hash_file(path).read_text().split()[0]
+        _write_hash(other, digest)
+        aside.unlink(missing_ok=True)
+        try:
+            os.link(path, aside)
+        except OSError:
+            shutil.copyfile(path, aside)
+        os.replace(aside, other)
+        _hashes[other] = digest
+        sync_folder(other.parent)
+    except OSError as error:
+        raise storage_error(other, error) from error
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, then its checksum."""
+    path.unlink()
+    _hash_file(path).unlink(missing_ok=True)
+    _hashes.pop(path, None)
+
+
+def step_files(folder: Path) -> list[Path]:
+    """The step_<N>.pt of a folder of checkpoints, oldest first."""
+    return sorted(folder.glob("step_*.pt"), key=lambda file: int(file.stem.removeprefix("step_")))
+
+
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """latest.pt and its content, or, where it is missing or damaged, the newest whole checkpoint; names both.
+
+    Raises:
+        UserError: there is none, or the newest is not from here.
+    """
+    latest = folder / "latest.pt"
+    others = sorted(folder.glob("*.pt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    failed = ""
+    for file in [latest, *(file for file in others if file != latest)]:
+        try:
+            content = load(file)
+        except DamagedError as error:
+            failed = failed or str(error).partition("\n")[0]
+            continue
+        if failed:
+            logger.warning(f"{failed}; carrying on from {file.name}, step {content['state']['step']}")
+        return file, content
+    raise UserError(f"{failed}\nno other checkpoint there is whole")
+
+
+def leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every value in nested dicts, lists and tuples."""
+    if not isinstance(content, dict | list | tuple):
+        yield name, content
+        return
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        yield from leaves(value, f"{name}.{key}" if name else str(key))
+
+
+def check_plain(content: Any, name: str = "") -> None:
+    """RunError with the name of the first value that could be saved but, with weights_only=True, not loaded again."""
+    if type(content) not in PLAIN and not isinstance(content, Tensor):  # a numpy scalar is a float, too
+        what = f"{type(content).__module__}.{type(content).__qualname__}"
+        raise RunError(
+            f"{name} is a {what}; a checkpoint holds tensors, numbers, strings, lists and dicts of them"
+            "\nconvert it in state_dict (float(), torch.from_numpy(), str()), and back in load_state_dict"
+        )
+    if isinstance(content, dict):
+        check_plain(list(content), f"keys of {name or 'the checkpoint'}")
+    for key, value in content.items() if isinstance(content, dict) else enumerate(_items(content)):
+        check_plain(value, f"{name}.{key}" if name else str(key))
+
+
+def _items(content: Any) -> Any:
+    return content if isinstance(content, list | tuple | set) else ()
 
 
 def best_of(run: Path) -> Path:
@@ -125,12 +196,12 @@ def load(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU; UserError if it is missing, damaged (checksum) or no plain values."""
     there = ", ".join(sorted(file.stem for file in path.parent.glob("*.pt") if file != path)) or "none"
     if not path.exists():
-        raise UserError(f"there is no checkpoint {path}\ncheckpoints there: {there}")
+        raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {there}")
     expected = _hash_file(path).read_text().split() if _hash_file(path).exists() else []
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
     if expected and found not in expected:
-        raise UserError(
+        raise DamagedError(
             f"{path} ({path.stat().st_size} bytes) is damaged: its sha256 is {found[:12]}..., not {expected[0][:12]}..."
             f"\nother checkpoints there: {there}"
         )
@@ -151,12 +222,3 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor]) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError("\n".join(line.strip() for line in str(error).splitlines()[:6])) from error
-
-
-def first_nonfinite(state: dict[str, Tensor]) -> str | None:
-    """The first entry of a state dict that holds an infinite or NaN value, or None."""
-    floating = {name: value for name, value in state.items() if value.is_floating_point() and value.numel()}
-    norms = torch._foreach_norm(list(floating.values())) if floating else ()  # one kernel; looks closer where it must
-    if all(bool(norm.isfinite()) for norm in norms):
-        return None
-    return next((name for name, value in floating.items() if not bool(value.isfinite().all())), None)
