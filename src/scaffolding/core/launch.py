@@ -15,10 +15,9 @@ import dotenv
 gc.disable()  # most of an import's time, beside reading files, is the collector looking at what cannot be garbage
 import hydra
 import torch
-import yaml
 from omegaconf import DictConfig
 
-from . import console
+from . import console, provenance
 from .compose import COMPOSE_ERRORS, Project, checked, explain, groups
 from .errors import RunError, UserError
 from .run_folder import find_run
@@ -56,7 +55,12 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     more = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
     more += [f"hydra/{log}=disabled" for log in ("job_logging", "hydra_logging")]
     more += [f"hydra.sweep.dir={root}/exp_${{now:%Y-%m-%d_%H-%M-%S}}"] if is_sweep else []
-    rest = [word for word in words if not word.startswith(("resume=", "fork="))]
+    rest = [word for word in words if not word.startswith(("resume=", "fork=", "trust="))]
+    trust = (_value(words, "trust") or "").split(",") if _value(words, "trust") else []
+    if trust and not (resume or fork):
+        raise UserError(
+            "trust: goes with resume or fork\nwhat the command line and the checkout name is trusted anyway"
+        )
     options: list[str] = []
     if resume and fork:
         raise UserError("resume and fork: only one of them\nresume carries the same run on, fork starts a new one")
@@ -67,17 +71,22 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
                     f"{word}: refused, a resumed run keeps its {group}\nset single keys ({group}.KEY=VALUE), "
                     f"or start a new run from its weights with fork={resume.name}"
                 )
-        options = ["--config-path", str(resume), "--config-name", "config"]
+        from .trust import open_to_resume
+
+        options = ["--config-name", open_to_resume(resume, project, trust)]
     elif fork:  # the parent's command line, then this one's
-        own = {word.partition("=")[0].lstrip("+~") for word in rest} | {"resume", "fork", "run.name"}
-        before = yaml.safe_load((fork / "overrides.yaml").read_text())
+        own = {word.partition("=")[0].lstrip("+~") for word in rest} | {"run.name", "paths.output", "paths.output_root"}
+        from .trust import read_words
+
+        before = read_words(fork / "overrides.yaml", project, trust)
         more += [word for word in before if word.partition("=")[0].lstrip("+~") not in own] + [f"fork='{fork}'"]
     raised: list[Exception] = []
 
     def task(composed: DictConfig) -> Any:
         try:
             cfg = checked(composed, project)
-            cfg.resume = str(resume) if resume else None
+            cfg.resume, cfg.fork = (str(run) if run else None for run in (resume, fork))
+            sys.argv[1:] = map(provenance.masked, words)  # libraries may note down what they find there
             _import_rest()
             return main(cfg)
         except Exception as error:  # kept, and raised below: Hydra would print lines of its own first
