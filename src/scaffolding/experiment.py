@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from . import states
-from .config import FORMER_NAMES, PROJECT_ROOT, Config
+from .config import FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config
 from .core import checkpoint as checkpoints
 from .core import rng
 from .core.build import build, check_targets
@@ -24,7 +24,7 @@ from .precision import autocast, choose_device, choose_precision, make_ema, make
 from .schedules import Schedule, takes_total
 from .splits import Split, make_splits
 
-PROJECT = Project(PROJECT_ROOT, __package__, Config, FORMER_NAMES)
+PROJECT = Project(PROJECT_ROOT, __package__, Config, FORMER_NAMES, TRUSTED)
 
 
 class Experiment:
@@ -63,16 +63,17 @@ class Experiment:
         return cls(compose_config(PROJECT, list(overrides)), device)
 
     @classmethod
-    def from_path(cls, path: str | Path, checkpoint: str = "best", device: str = "cpu") -> "Experiment":
+    def from_path(
+        cls, path: str | Path, checkpoint: str = "best", device: str = "cpu", trust: Iterable[str] = ()
+    ) -> "Experiment":
         """Load a run: the model in eval mode with the weights of a checkpoint; needs the run's folder alone.
 
-        `path` may be anywhere, also read-only; a relative one starts where you are, else at the project's folder.
-        `checkpoint` is "best", "latest" or another file in checkpoints/. Raises UserError if it is missing or damaged.
+        A relative `path` starts where you are, else at the project's folder. UserError: `checkpoint` ("best", "latest",
+        ...) is missing or damaged, or the config names what neither TRUSTED (config.py) nor `trust` lists.
         """
-        folder = Path(path).expanduser()
-        folder = folder if folder.is_absolute() or folder.is_dir() else PROJECT_ROOT / folder
-        cfg = read_config(folder, PROJECT)
-        content = checkpoints.load(folder / "checkpoints" / f"{checkpoint}.pt")
+        folder = given if (given := Path(path).expanduser()).is_dir() else PROJECT_ROOT / given
+        cfg = read_config(folder, PROJECT, trust)
+        content = checkpoints.load(checkpoints.named(folder, checkpoint))
         cfg.loader.num_workers = 0
         exp = cls(cfg, device)
         exp.path, exp.state, exp._optimizer_states = folder, RunState(**content["state"]), content["optimizers"]

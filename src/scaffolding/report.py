@@ -6,6 +6,7 @@ from loguru import logger
 from torch import Tensor
 
 from . import plot
+from .core.compose import portable
 from .core.errors import RunError
 from .core.loading import Window
 from .experiment import PROJECT, Experiment
@@ -22,6 +23,8 @@ def describe_start(exp: Experiment, window: Window, metrics: dict[str, Tensor]) 
     known = f" (ln {num_classes} = {math.log(num_classes):.4f})" if num_classes else ""
     losses = ", ".join(f"{name} {float(value):.4f}{known}" for name, value in metrics.items() if name.endswith("loss"))
     logger.info(f"{exp!r}; batch: {plot.describe_batch(window[0][0])}; initial {losses}")
+    if foreign := ",".join(sorted(set(PROJECT.untrusted(portable(exp.cfg, PROJECT)).values()))):
+        logger.warning(f"not in TRUSTED of config.py: to resume, fork or load this run, add trust={foreign}")
     plot.draw(exp, "start")
 
 

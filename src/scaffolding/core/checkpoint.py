@@ -4,9 +4,12 @@ A crash at any moment leaves either the old file or the new one (files.py). The 
 first and lists the new hash and those that may be there, so it matches whichever file a crash leaves.
 """
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 
 from .errors import DamagedError, RunError, UserError
 from .files import replacing, storage_error, sync_folder, write_text
+from .run_folder import NAME
 
 FORMAT = 1
 PLAIN = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, OrderedDict, set}
@@ -192,33 +196,81 @@ def best_of(run: Path) -> Path:
     return best if best.exists() else latest
 
 
-def load(path: Path) -> dict[str, Any]:
+def named(run: Path, name: str) -> Path:
+    """The file of a run's checkpoint by its plain name; UserError: there is none, and those that there are."""
+    path = run / "checkpoints" / f"{name}.pt"
+    if NAME.fullmatch(name) is None or not path.is_file():
+        raise UserError(f"{run} has no checkpoint {name!r:.100}\ncheckpoints there: {_others(path)}")
+    return path
+
+
+def _others(path: Path) -> str:
+    """The other checkpoints beside a file, as "best (step 7, 0.31), latest (step 9)"."""
+    found = {file.stem: "" for file in sorted(path.parent.glob("*.pt")) if file != path}
+    for name in list(found)[:20]:
+        with contextlib.suppress(Exception):  # one that cannot be read is there all the same
+            state = torch.load(path.with_name(f"{name}.pt"), "cpu", weights_only=True, mmap=True)["state"]
+            best = f", {state['best']:.4g}" if name == "best" and state["best"] is not None else ""
+            found[name] = f" (step {int(state['step'])}{best})"
+    return ", ".join(name + state for name, state in found.items()) or "none"
+
+
+class Parts(dict[str, Any]):
+    """What a checkpoint holds; UserError where it lacks a part."""
+
+    def __missing__(self, part: str) -> Any:
+        raise UserError(f"the checkpoint has no {part!r}; it has {', '.join(map(str, self)):.200}")
+
+
+def load(path: Path) -> Parts:
     """The content of a checkpoint, on the CPU; UserError if it is missing, damaged (checksum) or no plain values."""
-    there = ", ".join(sorted(file.stem for file in path.parent.glob("*.pt") if file != path)) or "none"
-    if not path.exists():
-        raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {there}")
-    expected = _hash_file(path).read_text().split() if _hash_file(path).exists() else []
+    if not path.is_file():
+        raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {_others(path)}")
+    size, expected = path.stat().st_size, _hash_file(path).read_text().split() if _hash_file(path).exists() else []
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
     if expected and found not in expected:
         raise DamagedError(
-            f"{path} ({path.stat().st_size} bytes) is damaged: its sha256 is {found[:12]}..., not {expected[0][:12]}..."
-            f"\nother checkpoints there: {there}"
+            f"{path} ({size} bytes) is damaged: its sha256 is {found[:12]}..., not {expected[0][:12]}..."
+            f"\nother checkpoints there: {_others(path)}"
         )
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > size:  # ours are not compressed
+                raise zipfile.BadZipFile("it would unpack to more than its size")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path}: only tensors and plain values are loaded: {str(error).partition(chr(10))[0]}"
+    except zipfile.BadZipFile as error:
+        raise DamagedError(
+            f"{path} ({size} bytes) is no checkpoint, or not a whole one: {error!s:.100}"
+            f"\nother checkpoints there: {_others(path)}"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of this template (format {FORMAT})")
-    return content
+    except Exception as error:  # torch's own text recommends to run what is in the file
+        what = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise UserError(
+            f"{path}: refused, only tensors and plain values are loaded: {what[1] if what else type(error).__name__}"
+            "\nwhere it was written, convert numbers with float(), arrays with torch.as_tensor(), the rest with str()"
+        ) from error
+    try:
+        version = int(content.get("format", 0))
+        RunState(**content.get("state", {}))
+    except (AttributeError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise UserError(f"{path} is not a checkpoint of this template: {error!s:.200}") from error
+    if version != FORMAT:
+        raise UserError(
+            f"{path} is not a checkpoint of format {FORMAT}, the one that this code reads, but of {version}"
+        )
+    return Parts(content)
 
 
 def load_strictly(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights that must fit exactly; UserError with the first names that do not."""
+    """Load weights that must fit exactly; UserError with the first names that do not and how many there are."""
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError("\n".join(line.strip() for line in str(error).splitlines()[:6])) from error
+    except (RuntimeError, TypeError) as error:
+        here, saved = (
+            {name: list(getattr(value, "shape", ())) for name, value in dict(state).items()}
+            for state in (model.state_dict(), weights)
+        )
+        odd = [name for name in [*here, *(set(saved) - set(here))] if here.get(name) != saved.get(name)]
+        first = ", ".join(f"{n} (saved {saved.get(n, 'not')}, here {here.get(n, 'not')})" for n in odd[:5])
+        raise UserError(f"{len(odd)} names of weights do not fit the model: {first or error}") from error

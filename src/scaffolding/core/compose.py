@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Project:
     package: str
     schema: type
     former_names: tuple[str, ...] = ()  # of the package, so that runs made under them still load
+    trusted: tuple[str, ...] = ()  # what a loaded run may name as targets: everything below these dotted names
 
     def __post_init__(self) -> None:
         ConfigStore.instance().store("schema", self.schema)
@@ -38,6 +39,17 @@ class Project:
     @property
     def configs(self) -> Path:
         return self.root / "configs"
+
+    def present_name(self, target: str) -> str:
+        """A dotted name, under the package's present name where it has a former one."""
+        first, dot, rest = target.partition(".")
+        return f"{self.package}{dot}{rest}" if first in self.former_names else target
+
+    def untrusted(self, config: Any, trust: Iterable[str] = ()) -> dict[str, str]:
+        """The targets of a plain config that neither `trusted` nor `trust` lists, by key."""
+        names = {f"{key}._target_": self.present_name(str(spec["_target_"])) for key, spec in targets(config)}
+        listed = tuple(f"{entry}." for entry in (*self.trusted, *trust))
+        return {key.lstrip("."): name for key, name in names.items() if not f"{name}.".startswith(listed)}
 
     @property
     def output_root(self) -> Path:
@@ -69,12 +81,11 @@ def compose_unchecked(project: Project, overrides: list[str]) -> DictConfig:
         hydra.hydra = before
 
 
-def read_config(folder: Path, project: Project) -> DictConfig:
-    """The checked config of a run; UserError if there is none in `folder`, or it does not fit the schema."""
-    file = folder / "config.yaml"
-    if not file.is_file():
-        raise UserError(f"{folder} is no run: there is no config.yaml in it")
-    return checked(OmegaConf.create(yaml.safe_load(file.read_text())), project)
+def read_config(folder: Path, project: Project, trust: Iterable[str] | None = None) -> DictConfig:
+    """The checked config of a run, fit to be built if `trust` is given; UserError as in trust.open_config."""
+    from .trust import open_config
+
+    return checked(OmegaConf.create(open_config(folder, project, trust)), project)
 
 
 def checked(composed: Any, project: Project) -> DictConfig:
@@ -95,9 +106,8 @@ def checked(composed: Any, project: Project) -> DictConfig:
     except OmegaConfBaseException as error:
         raise explained(error, project, []) from error
     for key, spec in targets(plain):
-        name, _, rest = str(spec["_target_"]).partition(".")
-        if name in project.former_names:
-            OmegaConf.update(cfg, f"{key}._target_", f"{project.package}.{rest}")
+        if (name := project.present_name(str(spec["_target_"]))) != spec["_target_"]:
+            OmegaConf.update(cfg, f"{key}._target_", name)
     for section, field in _fields(project.schema).items():
         if not dataclasses.is_dataclass(field.type):
             continue

@@ -16,11 +16,10 @@ import dotenv
 gc.disable()  # most of an import's time, beside reading files, is the collector looking at what cannot be garbage
 import hydra
 import torch
-import yaml
 from omegaconf import DictConfig
 
-from . import console
-from .compose import COMPOSE_ERRORS, VERBS, Project, checked, explained, groups
+from . import console, provenance
+from .compose import COMPOSE_ERRORS, Project, checked, explained, groups
 from .errors import RunError, UserError
 from .run_folder import find_run
 from .signals import leave_at_once
@@ -65,7 +64,12 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     more = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
     more += [f"hydra/{log}=disabled" for log in ("job_logging", "hydra_logging")]
     more += [f"hydra.sweep.dir={root}/exp_${{now:%Y-%m-%d_%H-%M-%S}}"] if is_sweep else []
-    rest = [word for word in words if word.partition("=")[0] not in ("resume", "fork", "rerun")]
+    rest = [word for word in words if word.partition("=")[0] not in ("resume", "fork", "rerun", "trust")]
+    trust = (_value(words, "trust") or "").split(",") if _value(words, "trust") else []
+    if trust and not parent:
+        raise UserError(
+            "trust: goes with resume, fork or rerun\nwhat the command line and the checkout name is trusted anyway"
+        )
     options: list[str] = []
     if parent and verb != "fork":  # overrides apply to its own config; there are no groups to choose from any more
         for word in rest:
@@ -74,10 +78,14 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
                     f"{word}: refused, {verb} keeps the run's {group}\nset single keys ({group}.KEY=VALUE), "
                     f"or start a new run from its weights with fork={parent.name}"
                 )
-        options = ["--config-path", str(parent), "--config-name", "config"]
+        from .trust import open_to_resume
+
+        options = ["--config-name", open_to_resume(parent, project, trust)]
     elif parent:  # the parent's command line, then this one's
-        own = {word.partition("=")[0].lstrip("+~") for word in rest} | {*VERBS, "run.name"}
-        before = yaml.safe_load((parent / "overrides.yaml").read_text())
+        own = {word.partition("=")[0].lstrip("+~") for word in rest} | {"run.name", "paths.output", "paths.output_root"}
+        from .trust import read_words
+
+        before = read_words(parent / "overrides.yaml", project, trust)
         more += [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
     raised: list[Exception] = []
 
@@ -87,6 +95,7 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
             if parent:
                 cfg[verb] = str(parent)
                 cfg.run.name = _value(words, "run.name") if verb == "rerun" else cfg.run.name
+            sys.argv[1:] = map(provenance.masked, words)  # libraries may note down what they find there
             _import_rest()
             return main(cfg)
         except Exception as error:  # kept, and raised below: Hydra would print lines of its own first

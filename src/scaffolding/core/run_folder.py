@@ -81,7 +81,7 @@ def find_run(name: str, output_root: Path) -> Path:
         UserError: none, or several; the nearest or all of them are named.
     """
     root = output_root.resolve()
-    runs = {str(path.relative_to(root)): path for path in list_runs(root)}
+    runs = {str(path.relative_to(root)): path for path in list_runs(root) if path.resolve().is_relative_to(root)}
     if name == "latest":
         real = [path for key, path in runs.items() if not key.startswith("dev/")]
         if not real:
