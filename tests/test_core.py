@@ -26,8 +26,9 @@ from torch import nn
 from scaffolding.core import checkpoint, files, lock, provenance, rng, tracking
 from scaffolding.core.checkpoint import RunState
 from scaffolding.core.errors import StorageError, UserError, nearest
+from scaffolding.core.find import find_run, list_runs
 from scaffolding.core.finite import first_nonfinite
-from scaffolding.core.run_folder import Facts, claim, find_run, list_runs, read_output_root, read_status, write_status
+from scaffolding.core.run_folder import Facts, claim, read_output_root, read_status, write_status
 from scaffolding.core.tracking import Tracking
 from scaffolding.intervals import Intervals, in_steps, is_interval, parse
 

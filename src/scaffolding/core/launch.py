@@ -21,7 +21,6 @@ from omegaconf import DictConfig
 from . import console, provenance
 from .compose import COMPOSE_ERRORS, Project, checked, explained, groups
 from .errors import RunError, UserError
-from .run_folder import find_run
 from .signals import leave_at_once
 
 gc.enable()
@@ -58,7 +57,12 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
             "rerun does the same again"
         )
     verb, name = next(iter(named.items()), ("", ""))
-    parent = find_run(name, root) if verb else None
+    parent = None
+    if verb:  # what only these need is imported only here
+        from .find import find_run
+        from .trust import open_to_resume, read_words
+
+        parent = find_run(name, root)
     is_sweep = bool({"--multirun", "-m"} & set(words))
     # Hydra makes no folders and no log of its own; the jobs of a sweep lie together
     more = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
@@ -78,13 +82,9 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
                     f"{word}: refused, {verb} keeps the run's {group}\nset single keys ({group}.KEY=VALUE), "
                     f"or start a new run from its weights with fork={parent.name}"
                 )
-        from .trust import open_to_resume
-
         options = ["--config-name", open_to_resume(parent, project, trust)]
     elif parent:  # the parent's command line, then this one's
         own = {word.partition("=")[0].lstrip("+~") for word in rest} | {"run.name", "paths.output", "paths.output_root"}
-        from .trust import read_words
-
         before = read_words(parent / "overrides.yaml", project, trust)
         more += [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
     raised: list[Exception] = []
