@@ -48,6 +48,7 @@ class Run:
         self.facts, self.tracking, self.stop = Facts(path / "facts"), Tracking(tracker), StopFlag()
         self.console: Console | None = None
         self.closing: list[str] = []  # the last lines, fit to be pasted
+        self.left_out: set[str] = set()  # names of logged values that are no numbers
         self.since = (time.perf_counter(), 0)  # time and samples at the last logged training row
 
     @staticmethod
@@ -84,7 +85,8 @@ class Run:
                 self.facts.event("on_train_end", step=state.step, epoch=state.epoch, best=state.best)
                 self._status("finished", state)
             except BaseException as error:
-                stopped, code = isinstance(error, Stopped), 0 if isinstance(error, Stopped) else 1
+                stopped = isinstance(error, Stopped)
+                code = 128 + (self.stop.received or 0) if stopped else 1
                 reason = getattr(self.stop.received, "name", "") if stopped else f"{type(error).__name__}: {error}"
                 self.facts.event("on_exception", step=state.step, reason=reason)
                 self._status("interrupted" if stopped else "failed", state, reason)
@@ -109,7 +111,13 @@ class Run:
         """Record one row: facts first, then console and tracker. Tensors are read here; RunError as in check_finite."""
         if loss_watch is not None:
             self.check_finite(state, loss_watch)
-        numbers = {name: float(value) for name, value in values.items()}
+        numbers: dict[str, float] = {}
+        for name, value in values.items():
+            with contextlib.suppress(TypeError, ValueError):  # None, a list: left out, and named once
+                numbers[name] = float(value.squeeze().tolist() if isinstance(value, Tensor) else value)  # type: ignore
+        for name in values.keys() - numbers.keys() - self.left_out:
+            logger.warning(f"{name} is left out of the log: {type(values[name]).__name__} is no number")
+            self.left_out.add(name)
         row: dict[str, Any] = {"step": state.step, "epoch": state.epoch, "samples": state.samples, "split": split}
         row |= {**numbers, "time": round(time.time(), 3)}
         if split == "train":
