@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 from scaffolding.core import console
-from scaffolding.core.build import build
-from scaffolding.core.compose import compose_config, read_config
 from scaffolding.core.errors import UserError
 from scaffolding.core.run_folder import find_run, read_status
 from scaffolding.core.tracking import Tracking
-from scaffolding.experiment import PROJECT
 
 EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}  # of any other: preempted, it can be carried on
 TIMEOUT = 3600.0  # seconds for one run
@@ -48,12 +46,22 @@ class Recorder:
 
 def sync(run: Path, group: str | None) -> bool:
     """Deliver one run and say what went where; False if the tracker failed. UserError: it runs, or has no tracker."""
+    from scaffolding.core.build import build, targets
+    from scaffolding.core.compose import compose_config, read_config
+    from scaffolding.experiment import PROJECT
+
     status = read_status(run)
     if status["status"] == "running":
         raise UserError(f"{run.name} is running (process {status['pid']} on {status['host']}): it delivers by itself")
     spec = compose_config(PROJECT, [f"tracker={group}"]).tracker if group else read_config(run, PROJECT).tracker
     if not spec:
         raise UserError(f"{run.name} has no tracker\nname one: --tracker wandb")
+    files = (PROJECT.configs / "tracker").glob("*.yaml")
+    allowed = {(yaml.safe_load(file.read_text()) or {}).get("_target_") for file in files}
+    for key, found in targets(OmegaConf.to_container(spec)):  # a run that is loaded is data, it decides nothing
+        if found["_target_"] not in allowed:
+            where = ".".join(filter(None, ("tracker", key, "_target_")))
+            raise UserError(f"{where}: {found['_target_']} is in no file of configs/tracker\nname one: --tracker wandb")
     if "mode" in spec:
         spec.mode = "auto"  # dev runs are offline by choice; here the choice is to deliver
     tracker, exit_code = build(spec, "tracker"), EXIT_CODES.get(status["status"], 143)
@@ -76,6 +84,8 @@ def main() -> None:
     parser.add_argument("--tracker", metavar="NAME", help="of configs/tracker, instead of the run's own")
     args = parser.parse_args()
     console.setup()
+    from scaffolding.experiment import PROJECT
+
     try:
         runs = [Path(n) if (Path(n) / "config.yaml").is_file() else find_run(n, PROJECT.output_root) for n in args.runs]
         delivered = [sync(run.resolve(), args.tracker) for run in runs]

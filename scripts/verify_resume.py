@@ -19,6 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):  # before torch, which takes seconds
+    print(f"usage: verify_resume.py [OVERRIDE ...]\n\n{__doc__}")
+    sys.exit(0)
+
 import numpy as np
 import torch
 import yaml
@@ -220,8 +224,6 @@ def main() -> None:
     words = sys.argv[1:]
     if words[:1] == ["--child"]:
         child(*words[1:])
-    elif {"-h", "--help"} & set(words):
-        print(__doc__)
     elif found := verify(words):
         print(f"differs at {found}")
         sys.exit(1)

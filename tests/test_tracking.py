@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -337,9 +338,34 @@ def test_sync_delivers_later_and_once(train: Train, output_root: Path) -> None:
 
 @with_wandb
 @with_sync
+@pytest.mark.parametrize("more", [{"_target_": "os.system"}, {"project": {"_target_": "os.system"}}])
+def test_sync_builds_only_trackers_of_the_checkout(untracked: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(untracked, run, ignore=shutil.ignore_patterns("wandb"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["tracker"] = yaml.safe_load((PROJECT_ROOT / "configs/tracker/wandb.yaml").read_text()) | more
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    refused = subprocess.run([sys.executable, str(SYNC), str(run)], capture_output=True, text=True)
+    assert refused.returncode == 2 and "os.system is in no file of configs/tracker" in refused.stderr
+    assert not (run / "wandb").exists()
+
+
+@with_wandb
+@with_sync
 def test_sync_of_a_run_that_had_no_tracker(untracked: Path) -> None:
     command = [sys.executable, str(SYNC), str(untracked)]
     assert subprocess.run(command, capture_output=True).returncode == 2
     subprocess.run([*command, "--tracker", "wandb"], check=True)
     assert_complete(untracked)
     assert yaml.safe_load((untracked / "config.yaml").read_text())["tracker"] == {}
+
+
+@with_wandb
+def test_a_signal_ends_a_run_whose_tracker_is_stuck(train: Train, output_root: Path, mute: str) -> None:
+    env = ENV | KEY | {"WANDB_BASE_URL": mute, "KILL_AT": "20", "KILL_WITH": "SIGTERM"}
+    start = time.monotonic()
+    done = train(*BASE, "tracker=wandb", "tracker.init_timeout=600", "run.name=run", env=env, code=143)
+    assert time.monotonic() - start < 60  # it would be 600
+    warnings = [line for line in done.stderr.splitlines() if " WARNING " in line]
+    assert len(warnings) == 1 and "scripts/sync.py run" in warnings[0]
+    assert "resume=run" in done.stdout

@@ -39,7 +39,7 @@ class Tracking:
         """Set what to follow: the run's folder, after rows were cut."""
         self.folder, self.config, self.facts = folder, config, Facts(folder / "facts")
         if self.tracker is not None and self.facts.scalars_file.exists():
-            self.count = self.facts.scalars_file.read_bytes().count(b"\n") - 1
+            self.count = max(0, self.facts.scalars_file.read_bytes().count(b"\n") - 1)
         self.figures = sorted(map(_figure, folder.glob("figures/*-*-[0-9]*.png")))  # a heap: those to be delivered
 
     def log(self, row: dict[str, Any]) -> None:
@@ -53,12 +53,11 @@ class Tracking:
 
     def finish(self, exit_code: int, timeout: float | None = None) -> None:
         """Deliver what there is, for `timeout` seconds; None: what was followed, for as long as the constants say."""
-        if self.thread is None and timeout is None:
-            return
-        self._put("finish", exit_code)
-        assert self.thread is not None
-        self.thread.join(timeout := timeout or (STOP_TIMEOUT if exit_code > 128 else FINISH_TIMEOUT))
-        if self.thread.is_alive():
+        if self.thread is not None or timeout is not None:
+            self._put("finish", exit_code)
+        if self.thread is not None:
+            self.thread.join(timeout := timeout or (STOP_TIMEOUT if exit_code > 128 else FINISH_TIMEOUT))
+        if self.thread is not None and self.thread.is_alive():
             self._end(f"not everything was delivered in {timeout:g} s")
 
     def _put(self, method: str, item: Any) -> None:
