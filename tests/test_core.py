@@ -1,4 +1,4 @@
-"""The machinery, piece by piece: files that survive anything, runs that are found, trackers that cannot stop a run."""
+"""The machinery, piece by piece: files that survive anything, runs that are found."""
 
 import csv
 import errno
@@ -11,8 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +18,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from loguru import logger
 from torch import nn
 
-from scaffolding.core import checkpoint, files, lock, provenance, rng, tracking
+from scaffolding.core import checkpoint, files, lock, provenance, rng
 from scaffolding.core.checkpoint import RunState
+from scaffolding.core.cut import cut_after
 from scaffolding.core.errors import StorageError, UserError, nearest
 from scaffolding.core.find import find_run, list_runs
 from scaffolding.core.finite import first_nonfinite
 from scaffolding.core.run_folder import Facts, claim, read_output_root, read_status, write_status
-from scaffolding.core.tracking import Tracking
 from scaffolding.intervals import Intervals, in_steps, is_interval, parse
 
 CPU = torch.device("cpu")
@@ -556,13 +553,13 @@ def test_cut_after_drops_what_comes_again(tmp_path: Path) -> None:
     kept = [row(1, loss=1 / 3), row(2, loss=float("nan")), row(2, "val", loss=1e-7)]
     facts = write_rows(tmp_path, kept)
     before = facts.scalars_file.read_bytes()
-    assert facts.cut_after(2) == 0 and facts.scalars_file.read_bytes() == before
+    assert cut_after(facts, 2) == 0 and facts.scalars_file.read_bytes() == before
     for one in (row(3, loss=2.0), row(3, "val", loss=2.0), row(2, "test", loss=2.0)):
         facts.add_row(one)
-    assert facts.cut_after(2) == 3
+    assert cut_after(facts, 2) == 3
     assert facts.scalars_file.read_bytes() == before
-    assert facts.cut_after(0) == 3 and facts.rows() == []
-    assert Facts(tmp_path / "nowhere").cut_after(5) == 0
+    assert cut_after(facts, 0) == 3 and facts.rows() == []
+    assert cut_after(Facts(tmp_path / "nowhere"), 5) == 0
 
 
 @pytest.mark.parametrize("step", [2, 3])
@@ -574,7 +571,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, step: int) -> None:
     start = len(whole) - len(whole.splitlines(keepends=True)[-1])
     for end in range(start + 1, len(whole)):
         facts.scalars_file.write_bytes(whole[:end])
-        facts.cut_after(step)
+        cut_after(facts, step)
         facts.add_row(row(4, loss=1.0))
         steps = [one["step"] for one in facts.rows()]
         complete = (
@@ -643,116 +640,6 @@ def test_handlers_are_given_back() -> None:
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-# --- trackers ---
-
-
-class Recorder:
-    """Remembers its calls; one of its methods may do something else first."""
-
-    def __init__(self, **behaviour: Any) -> None:
-        self.calls: list[Any] = []
-        self.behaviour = behaviour
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any) -> None:
-            self.behaviour.get(name, lambda: None)()
-            self.calls.append((name, *arguments))
-
-        return call
-
-
-def follow(tracker: Any, folder: Path, count: int = 50) -> float:
-    """Track some rows; the seconds that training was held up, the end of the run not included."""
-    guard = Tracking(tracker)
-    start = time.monotonic()
-    guard.start(folder, {"run": {"seed": 3}})
-    for step in range(count):
-        guard.log({"step": step})
-    guard.log_figure("curves", folder / "a.png", 3)
-    seconds = time.monotonic() - start
-    guard.finish(0)
-    return seconds
-
-
-def test_rows_arrive_in_order(tmp_path: Path) -> None:
-    recorder = Recorder()
-    follow(recorder, tmp_path)
-    assert recorder.calls[0] == ("start", tmp_path, {"run": {"seed": 3}})
-    assert recorder.calls[1:51] == [("log", {"step": step}) for step in range(50)]
-    assert recorder.calls[51:] == [("log_figure", "curves", tmp_path / "a.png", 3), ("finish", 0)]
-    follow(None, tmp_path)  # no tracker at all
-
-
-def fail() -> None:
-    raise ConnectionError("no route\nto the server")
-
-
-def leave() -> None:
-    sys.exit(3)
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """What is logged meanwhile."""
-    messages: list[str] = []
-    handler = logger.add(lambda message: messages.append(message.record["message"]))
-    yield messages
-    logger.remove(handler)
-
-
-@pytest.mark.parametrize("behaviour", [fail, leave, lambda: time.sleep(30)], ids=["raises", "exits", "hangs"])
-@pytest.mark.parametrize("method", ["start", "log", "log_figure", "finish"])
-def test_a_bad_tracker_neither_stops_nor_stalls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str], method: str, behaviour: Any
-) -> None:
-    monkeypatch.setattr(tracking, "FINISH_TIMEOUT", 0.2)
-    start = time.monotonic()
-    assert follow(Recorder(**{method: behaviour}), tmp_path) < 10
-    assert time.monotonic() - start < 20  # it would be 30
-    assert [line for line in log if line.startswith("tracker: ") and "facts/ is complete" in line]
-    assert all("\n" not in line for line in log)
-
-
-def test_a_slow_tracker_gets_all_there_is_time_for(tmp_path: Path) -> None:
-    recorder = Recorder(log=lambda: time.sleep(0.05))
-    assert follow(recorder, tmp_path) < 1.5  # it would be 2.5
-    assert len(recorder.calls) == 53
-
-
-def test_a_stuck_tracker_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "FINISH_TIMEOUT", 0.1)
-    monkeypatch.setattr(tracking, "MAX_WAITING", 20)
-    guard = Tracking(Recorder(log=lambda: time.sleep(30)))
-    guard.start(tmp_path, {})
-    for step in range(1000):
-        guard.log({"step": step})
-    assert guard.waiting.qsize() <= 20 and guard.dropped >= 970
-    guard.finish(0)
-
-
-STUCK = """
-import sys, time
-from pathlib import Path
-from scaffolding.core import tracking
-
-class Stuck:
-    def start(self, *arguments):
-        time.sleep(60)
-
-tracking.FINISH_TIMEOUT = 0.1
-guard = tracking.Tracking(Stuck())
-guard.start(Path("."), {})
-guard.log({"step": 1})
-guard.finish(0)
-sys.exit(7)
-"""
-
-
-def test_a_stuck_tracker_does_not_keep_the_process() -> None:
-    done = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=30)
-    assert done.returncode == 7, done.stderr
 
 
 # --- provenance ---

@@ -38,7 +38,7 @@ def other(key: str, value: Any) -> str | None:
     if isinstance(value, int | float):
         return f"{key}={value + 1 if isinstance(value, int) else value / 2}"
     if key.startswith("paths."):
-        return f"{key}={value}/." if key == "paths.data" else None  # the other two say where the run is
+        return f"{key}={value}_too" if key == "paths.data" else None  # the other two say where the run is
     return f"{key}=[other]" if isinstance(value, list) else f"{key}=other" if "_target_" not in key else None
 
 

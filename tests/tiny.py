@@ -4,8 +4,9 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -49,7 +50,8 @@ class TinyLoss:
 class FatalAdamW(torch.optim.AdamW):
     """AdamW that sends its own process a signal, before or after the update, at the step in KILL_AT ("9", "9after").
 
-    KILL_WITH names the signal; unset, it is SIGKILL.
+    KILL_WITH names the signal; unset, it is SIGKILL. KILL_CHILD names a child process that is killed in its place, once
+    it is there. PLANT ("PATH=TARGET") makes a link before the first update.
     """
 
     num_steps = 0
@@ -58,12 +60,56 @@ class FatalAdamW(torch.optim.AdamW):
         FatalAdamW.num_steps += 1
         at = os.environ.get("KILL_AT", "")
         number = getattr(signal, os.environ.get("KILL_WITH", "SIGKILL"))
+        if "PLANT" in os.environ and FatalAdamW.num_steps == 1:
+            path, _, target = os.environ["PLANT"].partition("=")
+            os.symlink(target, path)
+        if "KILL_CHILD" in os.environ and at == str(FatalAdamW.num_steps):
+            os.kill(wait_for_child(os.environ["KILL_CHILD"]), number)
+            at = ""
         if at == str(FatalAdamW.num_steps):
             os.kill(os.getpid(), number)
         result = super().step(closure)
         if at == f"{FatalAdamW.num_steps}after":
             os.kill(os.getpid(), number)
         return result
+
+
+def wait_for_child(name: str) -> int:
+    """The number of this process's child of that name, once it has been at work for a while."""
+    search = ["pgrep", "-P", str(os.getpid()), name]
+    while not (found := subprocess.run(search, capture_output=True, text=True).stdout.split()):
+        time.sleep(0.1)
+    time.sleep(1)
+    return int(found[0])
+
+
+class OddMetric:
+    """A metric whose value is nothing that a tracker expects."""
+
+    VALUES: ClassVar = {
+        "object": object(), "undefined": float("nan"), "infinite": float("inf"), "nothing": None,
+        "tensor": torch.ones(1), "tensors": torch.ones(3),
+    }  # fmt: skip
+
+    def __init__(self, value: str) -> None:
+        self.value = self.VALUES[value]
+
+    def update(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+        pass
+
+    def compute(self) -> Any:
+        return self.value
+
+    def reset(self) -> None:
+        pass
+
+
+class SlowPoints(NoisyPoints):
+    """Takes long enough for what goes on beside the training."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        time.sleep(0.01)
+        return super().__getitem__(index)
 
 
 class PoisonedPoints(NoisyPoints):

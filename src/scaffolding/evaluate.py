@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def evaluate(exp: "Experiment", split: str, stop: StopFlag | None = None) -> dict[str, float]:
+def evaluate(exp: "Experiment", split: str, stop: StopFlag | None = None) -> dict[str, Any]:
     """Losses and metrics of `exp.eval_model` over all of a split.
 
     Means are over items, so a small last batch counts for what it holds; metrics under `metrics:` see every batch and
@@ -54,4 +54,4 @@ def evaluate(exp: "Experiment", split: str, stop: StopFlag | None = None) -> dic
                 metric.update(model, batch)
     model.train(was_training)
     means = {key: float(total) / count for key, total in totals.items()}
-    return means | {name: float(metric.compute()) for name, metric in exp.metrics.items()}
+    return means | {name: metric.compute() for name, metric in exp.metrics.items()}

@@ -72,8 +72,10 @@ class Experiment:
         ...) is missing or damaged, or the config names what neither TRUSTED (config.py) nor `trust` lists.
         """
         folder = given if (given := Path(path).expanduser()).is_dir() else PROJECT_ROOT / given
+        from .core.find import find_checkpoint
+
         cfg = read_config(folder, PROJECT, trust)
-        content = checkpoints.load(checkpoints.named(folder, checkpoint))
+        content = checkpoints.load(find_checkpoint(folder, checkpoint))
         cfg.loader.num_workers = 0
         exp = cls(cfg, device)
         exp.path, exp.state, exp._optimizer_states = folder, RunState(**content["state"]), content["optimizers"]

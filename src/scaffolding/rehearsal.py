@@ -73,7 +73,9 @@ def continue_halfway(cfg: DictConfig, run: Run, train: Train) -> int:
         shutil.copyfile(run.facts.scalars_file, again.facts.scalars_file)
         checkpoint.link(run.halfway, again.latest)
         step = checkpoint.load(again.latest)["state"]["step"]
-        again.facts.cut_after(step)
+        from .core.cut import cut_after
+
+        cut_after(again.facts, step)
         exp = Experiment(cfg)  # as `resume=` does it in a new process
         exp.prepare()
         exp.plots.clear()

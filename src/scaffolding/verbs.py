@@ -252,7 +252,8 @@ def compare_with_parent(run: Run) -> list[str]:
     Raises:
         RunError: the first value that differs.
     """
-    parent = run.parent()
+    record = run.path / "provenance.json"
+    parent = json.loads(record.read_text())["parent"] if record.exists() else None
     if parent is None or parent["verb"] != "rerun":
         return []
     original = Path(parent["run"])

@@ -4,7 +4,6 @@ A crash at any moment leaves either the old file or the new one (files.py). The 
 first and lists the new hash and those that may be there, so it matches whichever file a crash leaves.
 """
 
-import contextlib
 import hashlib
 import os
 import re
@@ -22,7 +21,6 @@ from torch import Tensor, nn
 
 from .errors import DamagedError, RunError, UserError
 from .files import replacing, storage_error, sync_folder, write_text
-from .run_folder import NAME
 
 FORMAT = 1
 PLAIN = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, OrderedDict, set}
@@ -196,25 +194,6 @@ def best_of(run: Path) -> Path:
     return best if best.exists() else latest
 
 
-def named(run: Path, name: str) -> Path:
-    """The file of a run's checkpoint by its plain name; UserError: there is none, and those that there are."""
-    path = run / "checkpoints" / f"{name}.pt"
-    if NAME.fullmatch(name) is None or not path.is_file():
-        raise UserError(f"{run} has no checkpoint {name!r:.100}\ncheckpoints there: {_others(path)}")
-    return path
-
-
-def _others(path: Path) -> str:
-    """The other checkpoints beside a file, as "best (step 7, 0.31), latest (step 9)"."""
-    found = {file.stem: "" for file in sorted(path.parent.glob("*.pt")) if file != path}
-    for name in list(found)[:20]:
-        with contextlib.suppress(Exception):  # one that cannot be read is there all the same
-            state = torch.load(path.with_name(f"{name}.pt"), "cpu", weights_only=True, mmap=True)["state"]
-            best = f", {state['best']:.4g}" if name == "best" and state["best"] is not None else ""
-            found[name] = f" (step {int(state['step'])}{best})"
-    return ", ".join(name + state for name, state in found.items()) or "none"
-
-
 class Parts(dict[str, Any]):
     """What a checkpoint holds; UserError where it lacks a part."""
 
@@ -225,14 +204,14 @@ class Parts(dict[str, Any]):
 def load(path: Path) -> Parts:
     """The content of a checkpoint, on the CPU; UserError if it is missing, damaged (checksum) or no plain values."""
     if not path.is_file():
-        raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {_others(path)}")
+        raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {_beside(path)}")
     size, expected = path.stat().st_size, _hash_file(path).read_text().split() if _hash_file(path).exists() else []
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
     if expected and found not in expected:
         raise DamagedError(
             f"{path} ({size} bytes) is damaged: its sha256 is {found[:12]}..., not {expected[0][:12]}..."
-            f"\nother checkpoints there: {_others(path)}"
+            f"\nother checkpoints there: {_beside(path)}"
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -242,7 +221,7 @@ def load(path: Path) -> Parts:
     except zipfile.BadZipFile as error:
         raise DamagedError(
             f"{path} ({size} bytes) is no checkpoint, or not a whole one: {error!s:.100}"
-            f"\nother checkpoints there: {_others(path)}"
+            f"\nother checkpoints there: {_beside(path)}"
         ) from error
     except Exception as error:  # torch's own text recommends to run what is in the file
         what = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -262,15 +241,17 @@ def load(path: Path) -> Parts:
     return Parts(content)
 
 
+def _beside(path: Path) -> str:
+    from .find import checkpoints_beside  # imported only where something is missing
+
+    return checkpoints_beside(path)
+
+
 def load_strictly(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Load weights that must fit exactly; UserError with the first names that do not and how many there are."""
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
-        here, saved = (
-            {name: list(getattr(value, "shape", ())) for name, value in dict(state).items()}
-            for state in (model.state_dict(), weights)
-        )
-        odd = [name for name in [*here, *(set(saved) - set(here))] if here.get(name) != saved.get(name)]
-        first = ", ".join(f"{n} (saved {saved.get(n, 'not')}, here {here.get(n, 'not')})" for n in odd[:5])
-        raise UserError(f"{len(odd)} names of weights do not fit the model: {first or error}") from error
+        from .find import misfits  # imported only here
+
+        raise UserError(f"{misfits(model.state_dict(), weights) or error}") from error

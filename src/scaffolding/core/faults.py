@@ -1,7 +1,8 @@
-"""What a loader worker that died or hangs was doing. Imported only when a run fails."""
+"""What was being read when reading failed: by a worker that died or hangs, or with an error. Imported only then."""
 
 import inspect
 import time
+import traceback
 
 from .errors import RunError
 from .loading import Loader, with_workers
@@ -30,3 +31,11 @@ def _fault(loader: Loader, text: str) -> RunError | None:
             "\na negative code is a signal (-9: often out of memory); loader.timeout bounds the wait for a batch"
         )
     return None
+
+
+def describe(error: Exception, what: str) -> str:
+    """`what` failed; the last frame of the user's own code comes last."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    frame = next((f for f in reversed(frames) if "site-packages" not in f.filename), frames[-1] if frames else None)
+    where = f"\nat {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" if frame else ""
+    return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}{where}"

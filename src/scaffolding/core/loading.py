@@ -44,13 +44,10 @@ class _Failed(NamedTuple):
     details: str
 
 
-def _failure(error: Exception, what: str) -> _Failed:
-    """`what` failed; the last frame of the user's own code comes last."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    frame = next((f for f in reversed(frames) if "site-packages" not in f.filename), frames[-1] if frames else None)
-    where = f"\nat {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" if frame else ""
-    message = f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}{where}"
-    return _Failed(message, "".join(traceback.format_exception(error)))
+def _failed(error: Exception, what: str) -> _Failed:
+    from .faults import describe  # imported only here
+
+    return _Failed(describe(error, what), "".join(traceback.format_exception(error)))
 
 
 class _KeyedSamples:
@@ -78,13 +75,13 @@ class _KeyedSamples:
                     samples.append(self.dataset[index])
                 except Exception as error:
                     worker = f" (worker {info.id})" if info is not None else ""
-                    return _failure(error, f"sample {index} of the {self.name} split{worker}")
+                    return _failed(error, f"sample {index} of the {self.name} split{worker}")
         if at_work is not None:
             at_work[0] = -1
         try:
             return self.collate(samples)
         except Exception as error:
-            return _failure(error, f"collating samples {[index for _, index in keys]} of the {self.name} split")
+            return _failed(error, f"collating samples {[index for _, index in keys]} of the {self.name} split")
 
 
 class _Keys:

@@ -54,12 +54,10 @@ class Run:
         self.facts, self.tracking, self.stop = Facts(path / "facts"), Tracking(tracker), StopFlag()
         self.console: Console | None = None
         self.closing: list[str] = []  # the last lines, fit to be pasted
+        self.left_out: set[str] = set()  # names of logged values that are no numbers
         self.since = (time.perf_counter(), 0)  # time and samples at the last logged training row
-        self.saved: tuple[int | None, float | None, int | None] = (
-            None,
-            None,
-            None,
-        )  # step of latest.pt, best value and step with a checkpoint
+        self.saved_step: int | None = None  # of latest.pt
+        self.saved_best: tuple[float | None, int | None] = (None, None)  # value and step that best.pt has
         self.num_failed_saves = 0
 
     @staticmethod
@@ -93,21 +91,20 @@ class Run:
         patch = "changes.patch" if is_first else f"changes_{state.step}.patch"
         write_text(self.path / patch, provenance.uncommitted_changes(root))
 
-    def parent(self) -> dict[str, Any] | None:
-        """The run that this one was started from, and how."""
-        file = self.path / "provenance.json"
-        content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        return content.get("parent")
-
     @contextlib.contextmanager
     def session(self, state: RunState, config: dict[str, Any]) -> Iterator[None]:
         """While training: log file, signals, tracker, status. Records how the block ended, whichever way."""
         lock.acquire(self.path)
         lock.announce(self.path)
-        self.saved = (state.step if self.latest.exists() else None, state.best, state.best_step)
-        event = "on_resume" if self.facts.events_file.exists() else "on_start"
-        cut = self.facts.cut_after(state.step)
-        self.facts.event(event, step=state.step, epoch=state.epoch, rows_cut=cut)
+        self.saved_step = state.step if self.latest.exists() else None
+        self.saved_best = (state.best, state.best_step)
+        if self.facts.events_file.exists():
+            from .cut import cut_after  # imported only here
+
+            cut = cut_after(self.facts, state.step)
+            self.facts.event("on_resume", step=state.step, epoch=state.epoch, rows_cut=cut)
+        else:
+            self.facts.event("on_start", step=state.step, epoch=state.epoch)
         self._status("running", state)
         self.tracking.start(self.path, provenance.hide_secrets(config))
         self.since = (time.perf_counter(), state.samples)
@@ -164,7 +161,13 @@ class Run:
         """Record one row: facts first, then console and tracker. Tensors are read here; RunError as in check_finite."""
         if watch is not None:
             self.check_finite(state, watch)
-        numbers = {name: float(value) for name, value in values.items()}
+        numbers: dict[str, float] = {}
+        for name, value in values.items():
+            with contextlib.suppress(TypeError, ValueError, RuntimeError):  # None, a list: left out, and named once
+                numbers[name] = float(value)
+        for name in values.keys() - numbers.keys() - self.left_out:
+            logger.warning(f"{name} is left out of the log: {type(values[name]).__name__} is no number")
+            self.left_out.add(name)
         row: dict[str, Any] = {"step": state.step, "epoch": state.epoch, "samples": state.samples, "split": split}
         row |= {**numbers, "time": round(time.time(), 3)}
         if split == "train":
@@ -212,13 +215,13 @@ class Run:
             if is_last or self.num_failed_saves >= MAX_FAILED_SAVES:
                 raise
             logger.warning(f"{error}; training goes on, a failed save is tried again when the next is due")
-            state.best, state.best_step = self.saved[1:]  # this best is not kept: a later one must count
+            state.best, state.best_step = self.saved_best  # this best is not kept: a later one must count
             return
-        self.num_failed_saves, self.saved = 0, (state.step, state.best, state.best_step)
+        self.num_failed_saves, self.saved_step, self.saved_best = 0, state.step, (state.best, state.best_step)
         self.facts.event("on_save", step=state.step, best=best)
 
     def _write(self, state: RunState, content: dict[str, Any], best: bool) -> None:
-        folder, before = self.latest.parent, self.saved[0]
+        folder, before = self.latest.parent, self.saved_step
         if self.num_checkpoints > 1 and before not in (None, state.step) and self.latest.exists():
             checkpoint.link(self.latest, folder / f"step_{before}.pt")
         checkpoint.save(self.latest, content)

@@ -112,51 +112,31 @@ class Facts:
             self.error = storage_error(self.folder, error)
 
     def _add_event(self, values: dict[str, Any]) -> None:
-        _append(self.events_file, json.dumps(values) + "\n")
+        append(self.events_file, json.dumps(values) + "\n")
 
     def _add_row(self, row: dict[str, Any]) -> None:
-        columns = self._columns()
+        columns = self.columns()
         if new := [name for name in row if name not in columns]:
-            self._write([*self.rows(), row], columns + new)
+            self.write([*self.rows(), row], columns + new)
             return
         line = io.StringIO(newline="")
         csv.DictWriter(line, columns, lineterminator="\n").writerow(row)
-        _append(self.scalars_file, line.getvalue())
+        append(self.scalars_file, line.getvalue())
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole rows, oldest first; numbers as numbers, empty cells left out."""
         lines = [line for line in self._text().splitlines(keepends=True) if line.endswith("\n")]
         return [{name: _number(text) for name, text in row.items() if name and text} for row in csv.DictReader(lines)]
 
-    def cut_after(self, step: int) -> int:
-        """Cut rows later than `step`, of the final test, and torn last lines: all come again. Returns how many rows.
-
-        What is cut is kept in cut.jsonl.
-        """
-        kept: list[dict[str, Any]] = []
-        cut: list[dict[str, Any]] = []
-        for row in self.rows():
-            (kept if row["step"] <= step and row["split"] != "test" else cut).append(row)
-        torn = {file: _torn(file) for file in (self.scalars_file, self.events_file)}
-        lines = [{"cut_at": step, **row} for row in cut]
-        lines += [{"cut_at": step, "file": file.name, "torn": text} for file, text in torn.items() if text]
-        if lines:
-            _append(self.cut_file, "".join(json.dumps(line) + "\n" for line in lines))
-        if torn[self.events_file]:
-            write_text(self.events_file, self.events_file.read_text().removesuffix(torn[self.events_file]))
-        if cut or torn[self.scalars_file]:
-            self._write(kept, self._columns())
-        return len(cut) + bool(torn[self.scalars_file])
-
     def _text(self) -> str:
         return self.scalars_file.read_text() if self.scalars_file.exists() else ""
 
-    def _columns(self) -> list[str]:
+    def columns(self) -> list[str]:
         with contextlib.suppress(FileNotFoundError), open(self.scalars_file) as file:
             return next(csv.reader(file), [])
         return []
 
-    def _write(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
+    def write(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
@@ -164,7 +144,7 @@ class Facts:
         write_text(self.scalars_file, text.getvalue())
 
 
-def _append(file: Path, text: str) -> None:
+def append(file: Path, text: str) -> None:
     """Append whole or not at all, as far as errors go; a kill may leave a torn last line."""
     with open(file, "ab", buffering=0) as stream:
         size, data = stream.tell(), text.encode()
@@ -174,11 +154,6 @@ def _append(file: Path, text: str) -> None:
         except OSError:
             stream.truncate(size)
             raise
-
-
-def _torn(file: Path) -> str:
-    """What follows the last newline of a file."""
-    return file.read_text(errors="replace").rpartition("\n")[2] if file.exists() else ""
 
 
 def _number(text: str) -> Any:
