@@ -7,9 +7,10 @@ import random
 import signal
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from contextlib import redirect_stdout, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -104,6 +105,10 @@ def save_kills(quick: bool) -> Iterator[Row]:
 # Crash states: what a power cut may leave of the real file operations of several saves.
 
 
+MOST_STATES = 5_000  # looked at; only a protocol that leaves much to chance has more
+Steps = dict[str, int]  # by the name of a checkpoint
+
+
 @dataclass
 class Moment:
     """The run's folders and checkpoint files after an operation, and what it made durable, if it was an fsync."""
@@ -111,7 +116,7 @@ class Moment:
     names: dict[Path, int]  # inodes by path
     contents: dict[int, bytes]
     synced: int | None = None  # inode
-    saved: tuple[int, bool] | None = None  # a save of (step, best) has returned
+    saved: Steps = field(default_factory=dict)  # what is safe once a save has returned
 
 
 class Recorder:
@@ -145,18 +150,20 @@ class Recorder:
         self.record(synced=os.fstat(handle).st_ino)
 
 
-def record_saves(folder: Path, steps: int) -> list[Moment]:
-    """A run that saves so often, every other time as the best."""
-    recorder = Recorder(folder)
+def record_saves(root: Path, first: int, count: int) -> list[Moment]:
+    """Saves of the steps from `first` by the run root/run, a new one or as it is there; every other one is the best."""
+    recorder = Recorder(root)
     with patch.object(os, "fsync", recorder.fsync), redirect_stdout(io.StringIO()):
-        recorder.active = True
-        run = Run(claim(folder, "run"), None, 2 * steps, keep_halfway=True)
+        recorder.record()
+        run = Run(root / "run" if (root / "run").exists() else claim(root, "run"), None, 10**6, keep_halfway=True)
         with run.session(RunState(), {}):
-            for step in range(1, steps + 1):
+            for step in range(first, first + count):
                 best = step % 2 == 1
                 save(run, step, 2**13, best)
-                recorder.record(saved=(step, best))
-        recorder.active = False
+                recorder.record(saved={"latest": step, "best": step} if best else {"latest": step})
+    recorder.active = False
+    for handle in recorder.held.values():
+        os.close(handle)
     return recorder.moments
 
 
@@ -165,14 +172,15 @@ def possible_contents(now: bytes, synced: bytes) -> list[bytes]:
     return [now] if now == synced else [now, synced, now[:4096], now[: len(now) // 2], now[:-1], bytes(len(now)), b""]
 
 
-def crash_states(moments: list[Moment]) -> Iterator[tuple[int, dict[str, bytes]]]:
-    """(index of the moment, files in checkpoints/) of every state that a power cut may leave.
+def crash_states(moments: list[Moment], first: Steps) -> Iterator[tuple[Steps, dict[str, bytes]]]:
+    """(steps that are safe by then, files in checkpoints/) of every state that a power cut may leave.
 
     What changed in a folder since its last fsync is there or not, each change by itself; so is data.
     """
-    before, synced = moments[0].names, dict[int, bytes]()
+    safe, before, synced = first, moments[0].names, dict(moments[0].contents)
     durable, pending = dict[Path, int | None](before), list[tuple[Path, int | None]]()
-    for index, moment in enumerate(moments):
+    for moment in moments:
+        safe = safe | moment.saved
         changed = {path for path, _ in before.items() ^ moment.names.items()}
         assert len(changed) <= 1, f"operations that were not recorded: {changed}"
         pending += [(path, moment.names.get(path)) for path in changed]
@@ -194,47 +202,59 @@ def crash_states(moments: list[Moment]) -> Iterator[tuple[int, dict[str, bytes]]
                 *(possible_contents(moment.contents[inode], synced.get(inode, b"")) for inode in inodes)
             ):
                 by_inode = dict(zip(inodes, contents, strict=True))
-                yield index, {name: by_inode[inode] for name, inode in files.items()}
+                yield safe, {name: by_inode[inode] for name, inode in files.items()}
 
 
-def recover(run: Path, files: dict[str, bytes]) -> tuple[dict[str, int], list[str], bool]:
-    """What a restart finds: steps of the checkpoints that load, those that do not, whether the next save is whole."""
+def restart(run: Path, files: dict[str, bytes]) -> tuple[Steps, bool]:
+    """Lay out the checkpoints of a run as a crash left them. Returns the steps of those that load, and if all do."""
     (run / "checkpoints").mkdir(parents=True)
     for name, data in files.items():
         (run / "checkpoints" / name).write_bytes(data)
-    steps, damaged = {}, []
+    steps: Steps = {}
     for path in (run / "checkpoints").glob("*.pt"):
-        try:
+        with suppress(UserError, ValueError):
             steps[path.stem] = step_of(path)
-        except (UserError, ValueError):
-            damaged.append(f"{run.name}/{path.name}")
-    again = Run(run, None, 10**6)
-    save(again, 1000, 2**13, best=True)
-    return steps, damaged, step_of(again.latest) == step_of(again.best) == 1000
+    return steps, len(steps) == sum(name.endswith(".pt") for name in files)
+
+
+def cut_power(root: Path, first: int, count: int, before: Steps) -> tuple[Counter[str], dict[Path, Steps]]:
+    """Record saves by root/run, whose checkpoints are of the steps `before`, and restart from every crash state.
+
+    Returns the numbers of states and of those that break a promise, and the restarted runs that differ.
+    """
+    tally, known = Counter[str](), dict[frozenset[tuple[str, bytes]], tuple[Path, Steps, bool]]()
+    for safe, files in itertools.islice(crash_states(record_saves(root, first, count), before), MOST_STATES):
+        key, state = frozenset(files.items()), root.with_name(f"{root.name}_{len(known)}")
+        if key not in known:
+            known[key] = (state, *restart(state / "run", files))
+        _, steps, all_load = known[key]
+        newest, best = max(steps.values(), default=0), steps.get("best", 0)
+        tally["states"] += 1
+        tally["without"] += bool(safe and not steps)
+        tally["older"] += bool(steps and (newest < safe.get("latest", 0) or best < safe.get("best", 0)))
+        tally["damaged"] += not all_load
+    return tally, {state: steps for state, steps, _ in known.values()}
+
+
+def tell_cut(what: str, tally: Counter[str]) -> Iterator[Row]:
+    for key, meaning in (
+        ("without", f"{what}: states without a valid checkpoint"),
+        ("older", "... with a newest or best older than a save that returned"),
+        ("damaged", "... with a damaged file among the checkpoints"),
+    ):
+        yield meaning, f"{tally[key]:,} of {tally['states']:,}", "0", not tally[key]
 
 
 def crash(quick: bool) -> Iterator[Row]:
-    folder = Path("crash_states").absolute()
-    (folder / "recorded").mkdir(parents=True)
-    moments = record_saves(folder / "recorded", 3 if quick else 6)
-    returned = list(itertools.accumulate((moment.saved or (0, False) for moment in moments), max))
-    known: dict[frozenset[tuple[str, bytes]], tuple[dict[str, int], list[str], bool]] = {}
-    count = without = older = 0
-    for index, files in crash_states(moments):
-        count, key, latest = count + 1, frozenset(files.items()), returned[index][0]
-        if key not in known:
-            known[key] = recover(folder / f"state_{len(known)}", files)
-        steps = known[key][0]
-        best = max((step for step, best in returned[: index + 1] if best), default=0)
-        without += bool(latest and not steps)
-        older += bool(steps and (max(steps.values()) < latest or steps.get("best", 0) < best))
-    broken = {name for _, names, _ in known.values() for name in names}
-    unsaved = sum(not saved for _, _, saved in known.values())
-    what = f"crash states of {returned[-1][0]} saves ({len(moments)} moments)"
-    yield f"{what}: without a valid checkpoint", f"{without} of {count:,}", "0", not without
-    yield "... whose newest or best is older than a save that returned", f"{older} of {count:,}", "0", not older
-    yield "... with a damaged file among the checkpoints", f"{len(broken)}{tell(broken)}", "0", not broken
-    yield "... after which the next save is not whole", f"{unsaved} of {len(known):,} that differ", "0", not unsaved
+    root, count = Path("crash_states", "cut").absolute(), 6 if quick else 12
+    root.mkdir()
+    once, states = cut_power(root, 1, count, {})
+    yield from tell_cut(f"power cut in {count} saves", once)
+    twice = Counter[str]()
+    for state, steps in states.items():
+        safe = {"latest": max(steps.values()), "best": steps.get("best", 0)} if steps else {}
+        twice += cut_power(state, 101, 2, safe)[0]
+    yield from tell_cut(f"power cut in 2 saves after a restart from each of these ({len(states)} differ)", twice)
 
 
 def swapped(data: bytes, most: int) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -184,9 +185,10 @@ def wrong_ids(run: Path, whole: Path) -> int:
 
 
 def tell(differences: Iterable[str | None]) -> str:
-    """The first few of what differs, for the table."""
-    named = [found for found in differences if found is not None]
-    return "".join(f"; {found}" for found in named[:3]) + ("; ..." if len(named) > 3 else "")
+    """What differs, for the table: the first few."""
+    named = Counter(found for found in differences if found is not None)
+    said = [f"; {found}" + (f" ({count} times)" if count > 1 else "") for found, count in named.items()]
+    return "".join(said[:3]) + ("; ..." if len(said) > 3 else "")
 
 
 # Sections
