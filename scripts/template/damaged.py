@@ -18,21 +18,25 @@ from unittest.mock import patch
 import torch
 from interrupted import KINDS, Row, go_through, kind_words, tell
 from processes import launcher, parallel, send
+from torch import nn
 
 from scaffolding.core import checkpoint
 from scaffolding.core.checkpoint import RunState
 from scaffolding.core.errors import UserError
+from scaffolding.core.finite import FiniteWatch
 from scaffolding.core.run import Run
 from scaffolding.core.run_folder import claim
 from scaffolding.rehearsal import first_difference
+
+Steps = dict[str, int]  # of checkpoints, by name
 
 
 def save(run: Run, step: int, size: int, best: bool) -> None:
     """Save a checkpoint of `size` bytes, all of which tell its step."""
     weights = {name: torch.full((size // 8,), float(step)) for name in ("one", "other")}
     state = RunState(step=step)
-    content = {"format": checkpoint.FORMAT, "model": weights, "state": asdict(state)}
-    run.save(state, content, best, torch.zeros(()))
+    content = {"format": checkpoint.FORMAT, "model": weights, "optimizers": {}, "state": asdict(state)}
+    run.save(state, content, best, FiniteWatch(nn.Module(), torch.device("cpu")))
 
 
 def step_of(path: Path) -> int:
@@ -45,24 +49,26 @@ def step_of(path: Path) -> int:
 
 
 def write_saves(folder: str, size: int, first: int) -> None:
-    """Save for ever; report each save once it has returned."""
-    run = Run(Path(folder), None, 10**6)
-    for step in itertools.count(first):
-        best = step % 2 == 0
-        save(run, step, size, best)
-        os.write(1, f"best {step}\nlatest {step}\n".encode() if best else f"latest {step}\n".encode())
+    """Carry a run on and save for ever; report each save once it has returned."""
+    run = Run(Path(folder), None, 10**6, num_checkpoints=3)
+    logger.remove()
+    with run.session(RunState(step=step_of(run.latest) if run.latest.exists() else 0), {}):
+        for step in itertools.count(first):
+            best = step % 2 == 0
+            save(run, step, size, best)
+            os.write(1, f"best {step}\nlatest {step}\n".encode() if best else f"latest {step}\n".encode())
 
 
-def wrong_checkpoints(run: Path, acknowledged: dict[str, int]) -> list[str]:
+def wrong_checkpoints(run: Path, acknowledged: Steps) -> list[str]:
     """What is wrong with the checkpoints of a run whose saves of these steps have returned."""
-    wrong = []
-    for name, step in acknowledged.items():
+    steps, wrong = dict(acknowledged), []
+    for path in (run / "checkpoints").glob("*.pt"):
         try:
-            found = step_of(run / "checkpoints" / f"{name}.pt") if step else 0
-            wrong += [f"{name}.pt is of step {found}, {step} was saved"] if found < step else []
+            steps[path.stem] = step_of(path)
         except (UserError, ValueError) as error:
             wrong.append(str(error).partition("\n")[0])
-    return wrong
+    late = [name for name, step in acknowledged.items() if steps[name] < step]
+    return wrong + [f"{name}.pt is of step {steps[name]}, {acknowledged[name]} was saved" for name in late]
 
 
 def kill_saves(size: int, count: int) -> tuple[list[str], int, int, int]:
@@ -106,7 +112,6 @@ def save_kills(quick: bool) -> Iterator[Row]:
 
 
 MOST_STATES = 5_000  # looked at; only a protocol that leaves much to chance has more
-Steps = dict[str, int]  # by the name of a checkpoint
 
 
 @dataclass
@@ -150,13 +155,13 @@ class Recorder:
         self.record(synced=os.fstat(handle).st_ino)
 
 
-def record_saves(root: Path, first: int, count: int) -> list[Moment]:
-    """Saves of the steps from `first` by the run root/run, a new one or as it is there; every other one is the best."""
+def record_saves(root: Path, first: int, count: int, before: int) -> list[Moment]:
+    """Saves of the steps from `first` by the run root/run, new or carried on from step `before`; every other is best."""
     recorder = Recorder(root)
     with patch.object(os, "fsync", recorder.fsync), redirect_stdout(io.StringIO()):
         recorder.record()
-        run = Run(root / "run" if (root / "run").exists() else claim(root, "run"), None, 10**6, keep_halfway=True)
-        with run.session(RunState(), {}):
+        run = Run(root / "run" if (root / "run").exists() else claim(root, "run"), None, 10**6, 3, keep_halfway=True)
+        with run.session(RunState(step=before), {}):
             for step in range(first, first + count):
                 best = step % 2 == 1
                 save(run, step, 2**13, best)
@@ -206,15 +211,21 @@ def crash_states(moments: list[Moment], first: Steps) -> Iterator[tuple[Steps, d
 
 
 def restart(run: Path, files: dict[str, bytes]) -> tuple[Steps, bool]:
-    """Lay out the checkpoints of a run as a crash left them. Returns the steps of those that load, and if all do."""
-    (run / "checkpoints").mkdir(parents=True)
+    """Lay out the checkpoints of a run as a crash left them.
+
+    Returns the steps of the one that a resume takes and of the best, and whether all of them load.
+    """
+    folder = run / "checkpoints"
+    folder.mkdir(parents=True)
     for name, data in files.items():
-        (run / "checkpoints" / name).write_bytes(data)
-    steps: Steps = {}
-    for path in (run / "checkpoints").glob("*.pt"):
+        (folder / name).write_bytes(data)
+    found: Steps = {}
+    for path in folder.glob("*.pt"):
         with suppress(UserError, ValueError):
-            steps[path.stem] = step_of(path)
-    return steps, len(steps) == sum(name.endswith(".pt") for name in files)
+            found[path.name] = step_of(path)
+    steps = {"latest": step_of(checkpoint.load_newest(folder)[0])} if found else {}
+    steps |= {"best": found["best.pt"]} if "best.pt" in found else {}
+    return steps, len(found) == sum(name.endswith(".pt") for name in files)
 
 
 def cut_power(root: Path, first: int, count: int, before: Steps) -> tuple[Counter[str], dict[Path, Steps]]:
@@ -223,15 +234,15 @@ def cut_power(root: Path, first: int, count: int, before: Steps) -> tuple[Counte
     Returns the numbers of states and of those that break a promise, and the restarted runs that differ.
     """
     tally, known = Counter[str](), dict[frozenset[tuple[str, bytes]], tuple[Path, Steps, bool]]()
-    for safe, files in itertools.islice(crash_states(record_saves(root, first, count), before), MOST_STATES):
+    moments = record_saves(root, first, count, before.get("latest", 0))
+    for safe, files in itertools.islice(crash_states(moments, before), MOST_STATES):
         key, state = frozenset(files.items()), root.with_name(f"{root.name}_{len(known)}")
         if key not in known:
             known[key] = (state, *restart(state / "run", files))
         _, steps, all_load = known[key]
-        newest, best = max(steps.values(), default=0), steps.get("best", 0)
         tally["states"] += 1
         tally["without"] += bool(safe and not steps)
-        tally["older"] += bool(steps and (newest < safe.get("latest", 0) or best < safe.get("best", 0)))
+        tally["older"] += bool(steps) and any(steps.get(name, 0) < step for name, step in safe.items())
         tally["damaged"] += not all_load
     return tally, {state: steps for state, steps, _ in known.values()}
 
@@ -252,8 +263,7 @@ def crash(quick: bool) -> Iterator[Row]:
     yield from tell_cut(f"power cut in {count} saves", once)
     twice = Counter[str]()
     for state, steps in states.items():
-        safe = {"latest": max(steps.values()), "best": steps.get("best", 0)} if steps else {}
-        twice += cut_power(state, 101, 2, safe)[0]
+        twice += cut_power(state, 101, 2, steps)[0]
     yield from tell_cut(f"power cut in 2 saves after a restart from each of these ({len(states)} differ)", twice)
 
 

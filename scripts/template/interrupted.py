@@ -35,8 +35,8 @@ Row = tuple[str, str, str, bool]  # what, measured, figure to reach, whether it 
 TRAIN = str(program.__file__)
 WORDS = f"""data=digits data.dataset._target_={__name__}.Points data.val_from_train=0.2 model=mlp model.dropout=0.2
     model._target_={__name__}.Net loss._target_={__name__}.Loss scheduler=cosine plots=none tracker=none mode=prod
-    run.device=cpu run.budget=60 run.log_every=1 run.eval_every=7 run.save_every=5 run.clip_grad_norm=1.0
-    loader.batch_size=16""".split()
+    run.device=cpu run.budget=60 run.log_every=1 run.eval_every=7 run.save_every=5 run.num_checkpoints=3
+    run.clip_grad_norm=1.0 loader.batch_size=16""".split()
 
 
 class Points:
@@ -65,14 +65,24 @@ class Net(nn.Sequential):
 
 
 class Loss:
-    """Cross-entropy that draws from numpy's and python's generators; logs a hash of the ids, their order included."""
+    """Cross-entropy that draws from numpy's and python's generators, and grows with the training batches it has seen.
+
+    Logs a hash of the ids, their order included.
+    """
 
     def __init__(self, label_smoothing: float, factor: float = 1) -> None:
-        self.factor = factor
+        self.factor, self.seen = factor, 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.seen = state["seen"]
 
     def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         images, labels, ids = batch
-        logits = model(images * (1 + 0.1 * float(np.random.rand()) + 0.1 * random.random()))
+        self.seen += model.training
+        logits = model(images * (1 + 0.1 * float(np.random.rand()) + 0.1 * random.random() + 0.001 * self.seen))
         places = torch.arange(1, len(ids) + 1, dtype=torch.float64)
         return self.factor * F.cross_entropy(logits, labels), {"ids": (places * (ids + 2).double().sqrt()).sum()}
 
@@ -119,7 +129,7 @@ def begin(run: Path, *more: str) -> list[str]:
 
 def carry_on(run: Path, *more: str) -> list[str]:
     """The words that resume a run."""
-    return [f"resume={run.name}", *more, f"paths.output_root={run.parent}"]
+    return [f"resume={run.name}", f"trust={__name__}", *more, f"paths.output_root={run.parent}"]
 
 
 def log_of(run: Path) -> Path:
@@ -281,6 +291,7 @@ STATES: dict[str, tuple[list[str], int, dict[str, list[str]]]] = {
         "model buffers": ["model/2.running_mean", "model/2.running_var", "model/2.num_batches_tracked"],
         "optimizer moments": ["optimizers//state"], "optimizer settings": ["optimizers//param_groups"],
         "scheduler": ["schedulers"], "scaler": ["scaler"], "EMA weights": ["ema/model"], "EMA count": ["ema/count"],
+        "an object of the user's": ["objects/losses"],
         "torch generator": ["generators/torch"], "numpy generator": ["generators/numpy"],
         "python generator": ["generators/python"],
     } | {name: [f"state/{name}"] for name in (

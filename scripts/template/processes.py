@@ -31,6 +31,7 @@ def serve() -> None:
             for number in (1, 2):
                 os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
             signal.alarm(LIMIT)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the program has set its own handlers
             getattr(sys.modules[module], function)(*arguments)
             break
         print(child, flush=True)
