@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import torch
 from interrupted import KINDS, Row, go_through, kind_words, tell
+from loguru import logger
 from processes import launcher, parallel, send
 from torch import nn
 
@@ -156,7 +157,7 @@ class Recorder:
 
 
 def record_saves(root: Path, first: int, count: int, before: int) -> list[Moment]:
-    """Saves of the steps from `first` by the run root/run, new or carried on from step `before`; every other is best."""
+    """Saves of the steps from `first` by the run root/run, new or carried on from step `before`; half are the best."""
     recorder = Recorder(root)
     with patch.object(os, "fsync", recorder.fsync), redirect_stdout(io.StringIO()):
         recorder.record()
