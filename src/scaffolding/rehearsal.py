@@ -41,12 +41,14 @@ def rehearse(exp: Experiment, train: Train, train_step: TrainStep) -> list[str]:
     Raises:
         RunError: names the first state that differs.
     """
-    count = continue_halfway(exp.cfg, exp.run, train)
-    return [
-        f"resume rehearsal: {count} tensors identical",
-        f"in prod mode: {estimate(train_step, exp)}",
-        f"next:     {command()} {' '.join(prod_command())}",
-    ]
+    proof = "none: no checkpoint is left from the first half of the run"
+    if exp.run.halfway.exists():  # else the run was resumed after it
+        proof = f"{continue_halfway(exp.cfg, exp.run, train)} tensors identical"
+    lines = [f"resume rehearsal: {proof}"]
+    if not exp.cfg.resume:  # its command line says little
+        lines.append(f"in prod mode: {estimate(train_step, exp)}")
+        lines.append(f"next:     {command()} {' '.join(prod_command())}")
+    return lines
 
 
 def continue_halfway(cfg: DictConfig, run: Run, train: Train) -> int:

@@ -16,6 +16,7 @@ from .core.errors import RunError, UserError
 from .core.run import Run, write_config
 from .core.run_folder import TIMINGS, Facts, read_status
 from .experiment import PROJECT, Experiment
+from .precision import choose_device, choose_precision
 from .schedules import takes_total
 
 SOURCES = Path(__file__).parent  # of this package
@@ -66,7 +67,10 @@ def check(cfg: Any) -> dict[str, Any]:
     if verb is None:
         return {}
     run = Path(cfg[verb])
-    changes = changed_keys(portable(read_config(run, PROJECT), PROJECT), portable(cfg, PROJECT))
+    precision = choose_precision(cfg.run.precision, choose_device(cfg.run.device))  # a run keeps what `auto` meant
+    after = portable(cfg, PROJECT)
+    after["run"]["precision"] = precision
+    changes = changed_keys(portable(read_config(run, PROJECT), PROJECT), after)
     for key, (before, after) in changes.items():
         if (why := reason_against(verb, key, changes, cfg)) != APPLIES:
             raise UserError(
@@ -121,7 +125,8 @@ def idle(exp: Experiment, key: str) -> bool:
 def announce(exp: Experiment, changes: dict[str, Any]) -> None:
     """Say of every changed setting what it does."""
     for key, value in changes.items():
-        logger.info(f"{key}={value} {'has no effect here' if idle(exp, key) else 'takes effect'}")
+        if (key, value) != ("run.name", None):  # a rerun has a name of its own
+            logger.info(f"{key}={value} {'has no effect here' if idle(exp, key) else 'takes effect'}")
 
 
 def _schedule_targets(cfg: Any) -> list[str]:
