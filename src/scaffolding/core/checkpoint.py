@@ -174,9 +174,10 @@ def load(path: Path) -> Parts:
             f"\nother checkpoints there: {_others(path)}"
         ) from error
     except Exception as error:  # torch's own text recommends to run what is in the file
-        what = re.search(r"GLOBAL ([\w.]+)", str(error))
+        found_global, text = re.search(r"GLOBAL ([\w.]+)", str(error)), str(error).partition("\n")[0]
+        what = found_global[1] if found_global else type(error).__name__ if "eights" in text else text[:200]
         raise UserError(
-            f"{path}: refused, only tensors and plain values are loaded: {what[1] if what else type(error).__name__}"
+            f"{path}: refused, only tensors and plain values are loaded: {what}"
             "\nwhere it was written, convert numbers with float(), arrays with torch.as_tensor(), the rest with str()"
         ) from error
     try:
@@ -196,11 +197,9 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor]) -> None:
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
-        here, saved = (
-            {name: list(getattr(value, "shape", ())) for name, value in dict(state).items()}
-            for state in (model.state_dict(), weights)
-        )
-        odd = [name for name in [*here, *(set(saved) - set(here))] if here.get(name) != saved.get(name)]
+        states = (model.state_dict(), weights if isinstance(weights, dict) else {})
+        here, saved = ({name: list(getattr(value, "shape", ())) for name, value in state.items()} for state in states)
+        odd = [name for name in {**here, **saved} if here.get(name) != saved.get(name)]
         first = ", ".join(f"{n} (saved {saved.get(n, 'not')}, here {here.get(n, 'not')})" for n in odd[:5])
         raise UserError(f"{len(odd)} names of weights do not fit the model: {first or error}") from error
 
