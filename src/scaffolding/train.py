@@ -158,7 +158,7 @@ def describe_start(exp: Experiment, window: Window, metrics: dict[str, Tensor]) 
     losses = ", ".join(f"{name} {float(value):.4f}{known}" for name, value in metrics.items() if name.endswith("loss"))
     logger.info(f"{exp!r}; batch: {plot.describe_batch(window[0][0])}; initial {losses}")
     if foreign := ",".join(sorted(set(PROJECT.untrusted(portable(exp.cfg, PROJECT)).values()))):
-        logger.warning(f"not in TRUSTED of config.py: to resume, fork or load this run, add trust={foreign}")
+        logger.warning(f"not in TRUSTED of config.py: to resume or load this run, add trust={foreign}")
     exp.run.describe(PROJECT.root, parent=exp.cfg.fork)
     plot.draw(exp, "start")
 

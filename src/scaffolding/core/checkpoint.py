@@ -129,16 +129,16 @@ def named(run: Path, name: str) -> Path:
     """The file of a run's checkpoint by its plain name; UserError: there is none, and those that there are."""
     path = run / "checkpoints" / f"{name}.pt"
     if NAME.fullmatch(name) is None or not path.is_file():
-        raise UserError(f"{run} has no checkpoint {name!r:.100}\ncheckpoints there: {_others(path)}")
+        raise UserError(f"{run} has no checkpoint {name!r:.100}\ncheckpoints there: {_listed(run / 'checkpoints')}")
     return path
 
 
-def _others(path: Path) -> str:
-    """The other checkpoints beside a file, as "best (step 7, 0.31), latest (step 9)"."""
-    found = {file.stem: "" for file in sorted(path.parent.glob("*.pt")) if file != path}
+def _listed(folder: Path, besides: Path | None = None) -> str:
+    """The checkpoints in a folder, as "best (step 7, 0.31), latest (step 9)"."""
+    found = {file.stem: "" for file in sorted(folder.glob("*.pt")) if file != besides}
     for name in list(found)[:20]:
         with contextlib.suppress(Exception):  # one that cannot be read is there all the same
-            state = torch.load(path.with_name(f"{name}.pt"), "cpu", weights_only=True, mmap=True)["state"]
+            state = torch.load(folder / f"{name}.pt", "cpu", weights_only=True, mmap=True)["state"]
             best = f", {state['best']:.4g}" if name == "best" and state["best"] is not None else ""
             found[name] = f" (step {int(state['step'])}{best})"
     return ", ".join(name + state for name, state in found.items()) or "none"
@@ -154,14 +154,14 @@ class Parts(dict[str, Any]):
 def load(path: Path) -> Parts:
     """The content of a checkpoint, on the CPU; UserError if it is missing, damaged (checksum) or no plain values."""
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}\ncheckpoints there: {_others(path)}")
+        raise UserError(f"there is no checkpoint {path}\ncheckpoints there: {_listed(path.parent, path)}")
     size, expected = path.stat().st_size, _hash_file(path).read_text().split() if _hash_file(path).exists() else []
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
     if expected and found not in expected:
         raise UserError(
             f"{path} ({size} bytes) is damaged: its sha256 is {found[:12]}..., not {expected[0][:12]}..."
-            f"\nother checkpoints there: {_others(path)}"
+            f"\nother checkpoints there: {_listed(path.parent, path)}"
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -171,13 +171,14 @@ def load(path: Path) -> Parts:
     except zipfile.BadZipFile as error:
         raise UserError(
             f"{path} ({size} bytes) is no checkpoint, or not a whole one: {error!s:.100}"
-            f"\nother checkpoints there: {_others(path)}"
+            f"\nother checkpoints there: {_listed(path.parent, path)}"
         ) from error
-    except Exception as error:  # torch's own text recommends to run what is in the file
-        found_global, text = re.search(r"GLOBAL ([\w.]+)", str(error)), str(error).partition("\n")[0]
-        what = found_global[1] if found_global else type(error).__name__ if "eights" in text else text[:200]
+    except Exception as error:
+        foreign, text = re.search(r"GLOBAL ([\w.]+)", str(error)), str(error).partition("\n")[0][:200]
+        if "eights" in text or not text:  # torch's own words recommend to run what is in the file
+            text = foreign[1] if foreign else type(error).__name__
         raise UserError(
-            f"{path}: refused, only tensors and plain values are loaded: {what}"
+            f"{path}: refused, only tensors and plain values are loaded: {text}"
             "\nwhere it was written, convert numbers with float(), arrays with torch.as_tensor(), the rest with str()"
         ) from error
     try:
