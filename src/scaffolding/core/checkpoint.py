@@ -133,12 +133,19 @@ def named(run: Path, name: str) -> Path:
     return path
 
 
+def _read(path: Path, mmap: bool = False) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # ours are not compressed
+            raise zipfile.BadZipFile("it would unpack to more than its size")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
 def _listed(folder: Path, besides: Path | None = None) -> str:
     """The checkpoints in a folder, as "best (step 7, 0.31), latest (step 9)"."""
     found = {file.stem: "" for file in sorted(folder.glob("*.pt")) if file != besides}
     for name in list(found)[:20]:
         with contextlib.suppress(Exception):  # one that cannot be read is there all the same
-            state = torch.load(folder / f"{name}.pt", "cpu", weights_only=True, mmap=True)["state"]
+            state = _read(folder / f"{name}.pt", mmap=True)["state"]
             best = f", {state['best']:.4g}" if name == "best" and state["best"] is not None else ""
             found[name] = f" (step {int(state['step'])}{best})"
     return ", ".join(name + state for name, state in found.items()) or "none"
@@ -155,7 +162,8 @@ def load(path: Path) -> Parts:
     """The content of a checkpoint, on the CPU; UserError if it is missing, damaged (checksum) or no plain values."""
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}\ncheckpoints there: {_listed(path.parent, path)}")
-    size, expected = path.stat().st_size, _hash_file(path).read_text().split() if _hash_file(path).exists() else []
+    size, hashes = path.stat().st_size, _hash_file(path)
+    expected = hashes.read_text(errors="replace").split() if hashes.exists() else []
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
     if expected and found not in expected:
@@ -164,10 +172,7 @@ def load(path: Path) -> Parts:
             f"\nother checkpoints there: {_listed(path.parent, path)}"
         )
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > size:  # ours are not compressed
-                raise zipfile.BadZipFile("it would unpack to more than its size")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path)
     except zipfile.BadZipFile as error:
         raise UserError(
             f"{path} ({size} bytes) is no checkpoint, or not a whole one: {error!s:.100}"
@@ -187,9 +192,7 @@ def load(path: Path) -> Parts:
     except (AttributeError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path} is not a checkpoint of this template: {error!s:.200}") from error
     if version != FORMAT:
-        raise UserError(
-            f"{path} is not a checkpoint of format {FORMAT}, the one that this code reads, but of {version}"
-        )
+        raise UserError(f"{path} is not a checkpoint of format {FORMAT}, which this code reads, but of {version}")
     return Parts(content)
 
 

@@ -58,9 +58,7 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     rest = [word for word in words if not word.startswith(("resume=", "fork=", "trust="))]
     trust = (_value(words, "trust") or "").split(",") if _value(words, "trust") else []
     if trust and not (resume or fork):
-        raise UserError(
-            "trust: goes with resume or fork\nwhat the command line and the checkout name is trusted anyway"
-        )
+        raise UserError("trust: goes with resume or fork\nthe checkout and the command line are trusted anyway")
     options: list[str] = []
     if resume and fork:
         raise UserError("resume and fork: only one of them\nresume carries the same run on, fork starts a new one")
