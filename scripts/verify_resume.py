@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from scaffolding import train
 from scaffolding.core import checkpoint, rng
 from scaffolding.core.build import targets
+from scaffolding.core.checkpoint import leaves
 from scaffolding.core.loading import Loader
 from scaffolding.core.run_folder import Facts
 from scaffolding.experiment import PROJECT, Experiment
-from scaffolding.rehearsal import first_difference, leaves, logged_values
+from scaffolding.rehearsal import first_difference, logged_values
 
 DEFAULTS = ("mode=dev", "tracker=none", "run.rehearse_resume=false", "run.plot_every=null", "run.log_every=1",
             "run.save_every=1", "loader.num_workers=0")  # fmt: skip

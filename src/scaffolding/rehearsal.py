@@ -20,6 +20,7 @@ from .core.compose import compose_config, portable
 from .core.console import command
 from .core.errors import RunError
 from .core.loading import Window
+from .core.provenance import masked
 from .core.run import Run, config_dirs, overrides, peak_memory, write_config
 from .core.run_folder import TIMINGS, Facts
 from .experiment import PROJECT, Experiment
@@ -118,8 +119,8 @@ def _bits(value: Any) -> Any:
 
 
 def prod_command() -> list[str]:
-    """The words of the running command in prod mode."""
-    return [*(word for folder in config_dirs() for word in ("--config-dir", folder)), *prod_overrides()]
+    """The words of the running command in prod mode, secrets hidden."""
+    return [*(word for folder in config_dirs() for word in ("--config-dir", folder)), *map(masked, prod_overrides())]
 
 
 def prod_overrides() -> list[str]:

@@ -24,6 +24,7 @@ def help_text(words: list[str]) -> str:
         "\n\nother runs and ways to run:"
         "\n  resume=RUN          carry a run on: its name, first letters, `latest`, or its path"
         "\n  fork=RUN            start a new run from the weights of another"
+        "\n  trust=NAME[,NAME]   beside these two: packages that the run may name though config.py does not list them"
         "\n  --multirun KEY=A,B  one run per value"
         "\n  --config-dir DIR    a folder of your own configs; --cfg job prints the composed config"
         f"\n\nkeys of configs/base.yaml:\n\n{keys.rstrip()}"

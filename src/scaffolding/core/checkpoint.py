@@ -194,6 +194,14 @@ def best_of(run: Path) -> Path:
     return best if best.exists() else latest
 
 
+def read(path: Path, mmap: bool = False) -> Any:
+    """What a file holds, unchecked: tensors and plain values only, and not more than the file is long."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # ours are not compressed
+            raise zipfile.BadZipFile("it would unpack to more than its size")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
 class Parts(dict[str, Any]):
     """What a checkpoint holds; UserError where it lacks a part."""
 
@@ -205,7 +213,8 @@ def load(path: Path) -> Parts:
     """The content of a checkpoint, on the CPU; UserError if it is missing, damaged (checksum) or no plain values."""
     if not path.is_file():
         raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {_beside(path)}")
-    size, expected = path.stat().st_size, _hash_file(path).read_text().split() if _hash_file(path).exists() else []
+    size, hashes = path.stat().st_size, _hash_file(path)
+    expected = hashes.read_text(errors="replace").split() if hashes.exists() else []
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
     if expected and found not in expected:
@@ -214,19 +223,18 @@ def load(path: Path) -> Parts:
             f"\nother checkpoints there: {_beside(path)}"
         )
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > size:  # ours are not compressed
-                raise zipfile.BadZipFile("it would unpack to more than its size")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read(path)
     except zipfile.BadZipFile as error:
         raise DamagedError(
             f"{path} ({size} bytes) is no checkpoint, or not a whole one: {error!s:.100}"
             f"\nother checkpoints there: {_beside(path)}"
         ) from error
-    except Exception as error:  # torch's own text recommends to run what is in the file
-        what = re.search(r"GLOBAL ([\w.]+)", str(error))
+    except Exception as error:
+        foreign, text = re.search(r"GLOBAL ([\w.]+)", str(error)), str(error).partition("\n")[0][:200]
+        if "eights" in text or not text:  # torch's own words recommend to run what is in the file
+            text = foreign[1] if foreign else type(error).__name__
         raise UserError(
-            f"{path}: refused, only tensors and plain values are loaded: {what[1] if what else type(error).__name__}"
+            f"{path}: refused, only tensors and plain values are loaded: {text}"
             "\nwhere it was written, convert numbers with float(), arrays with torch.as_tensor(), the rest with str()"
         ) from error
     try:
@@ -235,9 +243,7 @@ def load(path: Path) -> Parts:
     except (AttributeError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path} is not a checkpoint of this template: {error!s:.200}") from error
     if version != FORMAT:
-        raise UserError(
-            f"{path} is not a checkpoint of format {FORMAT}, the one that this code reads, but of {version}"
-        )
+        raise UserError(f"{path} is not a checkpoint of format {FORMAT}, which this code reads, but of {version}")
     return Parts(content)
 
 

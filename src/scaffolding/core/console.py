@@ -8,12 +8,13 @@ from typing import Any
 from loguru import logger
 
 LINE = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}"
+SHORT: Any = {"format": LINE, "level": "INFO", "diagnose": False}  # the values of variables may be secrets
 
 
 def setup() -> None:
     """Send log lines to stderr, short and dated; the default handler of loguru goes."""
     logger.remove()
-    logger.add(sys.stderr, format=LINE, level="INFO")
+    logger.add(sys.stderr, **SHORT)
 
 
 def describe_row(row: dict[str, Any], num_steps: int) -> str:
@@ -42,9 +43,9 @@ class Console:
             self.task = self.progress.add_task("step", total=self.num_steps, completed=self.done)
             self.progress.start()
             write = self.progress.console.print
-            logger.add(lambda text: write(text, end="", markup=False, highlight=False), format=LINE, level="INFO")
+            logger.add(lambda text: write(text, end="", markup=False, highlight=False), **SHORT)
         self.file = open(self.log_file, "ab", buffering=0)
-        self.handler = logger.add(self._write, format=LINE, level="DEBUG", backtrace=True)
+        self.handler = logger.add(self._write, format=LINE, level="DEBUG", backtrace=True, diagnose=False)
         return self
 
     def _write(self, text: str) -> None:

@@ -53,28 +53,29 @@ def find_checkpoint(run: Path, name: str) -> Path:
     """The file of a run's checkpoint by its plain name; UserError: there is none, and those that there are."""
     path = run / "checkpoints" / f"{name}.pt"
     if NAME.fullmatch(name) is None or not path.is_file():
-        raise UserError(f"{run} has no checkpoint {name!r:.100}\ncheckpoints there: {checkpoints_beside(path)}")
+        raise UserError(
+            f"{run} has no checkpoint {name!r:.100}\ncheckpoints there: {checkpoints_beside(run / 'checkpoints' / '?')}"
+        )
     return path
 
 
 def checkpoints_beside(path: Path) -> str:
-    """The other checkpoints beside a file, as "best (step 7, 0.31), latest (step 9)"."""
+    """The other checkpoints in a file's folder, as "best (step 7, 0.31), latest (step 9)"."""
+    from .checkpoint import read
+
     found = {file.stem: "" for file in sorted(path.parent.glob("*.pt")) if file != path}
     for name in list(found)[:20]:
         with contextlib.suppress(Exception):  # one that cannot be read is there all the same
-            import torch
-
-            state = torch.load(path.with_name(f"{name}.pt"), "cpu", weights_only=True, mmap=True)["state"]
+            state = read(path.with_name(f"{name}.pt"), mmap=True)["state"]
             best = f", {state['best']:.4g}" if name == "best" and state["best"] is not None else ""
             found[name] = f" (step {int(state['step'])}{best})"
     return ", ".join(name + state for name, state in found.items()) or "none"
 
 
-def misfits(here: dict[str, Any], saved: dict[str, Any]) -> str:
+def misfits(here: dict[str, Any], saved: Any) -> str:
     """How many weights of a checkpoint do not fit those of a model, the first by name and shape; "" where all do."""
-    shapes, others = (
-        {name: list(getattr(value, "shape", ())) for name, value in dict(state).items()} for state in (here, saved)
-    )
+    states = (here, saved if isinstance(saved, dict) else {})
+    shapes, others = ({n: list(getattr(value, "shape", ())) for n, value in dict(state).items()} for state in states)
     odd = [name for name in [*shapes, *(set(others) - set(shapes))] if shapes.get(name) != others.get(name)]
     first = ", ".join(f"{n} (saved {others.get(n, 'not')}, here {shapes.get(n, 'not')})" for n in odd[:5])
     return f"{len(odd)} names of weights do not fit the model: {first}" if odd else ""

@@ -71,9 +71,7 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     rest = [word for word in words if word.partition("=")[0] not in ("resume", "fork", "rerun", "trust")]
     trust = (_value(words, "trust") or "").split(",") if _value(words, "trust") else []
     if trust and not parent:
-        raise UserError(
-            "trust: goes with resume, fork or rerun\nwhat the command line and the checkout name is trusted anyway"
-        )
+        raise UserError("trust: goes with resume, fork or rerun\nthe checkout and the command line are trusted anyway")
     options: list[str] = []
     if parent and verb != "fork":  # overrides apply to its own config; there are no groups to choose from any more
         for word in rest:

@@ -13,13 +13,17 @@ from typing import Any
 
 import torch
 
-SECRET = re.compile(r"(^|[._-])(token|secret|password|passwd|credentials?|api_?key|key)$", re.IGNORECASE)
+NAMES = "(token|secret|password|passwd|credentials?|api_?key|key)"
+SECRET = re.compile(rf"(^|[._-]){NAMES}$", re.IGNORECASE)
+INNER = re.compile(rf"""([{{\[,\s._-]{NAMES}\s*:\s*)('[^']*'|"[^"]*"|[^,}}\]]+)""", re.IGNORECASE)
 
 
 def masked(override: str) -> str:
-    """An override `key=value`, its value hidden where the key's name says it is a secret."""
-    key, equals, _ = override.partition("=")
-    return f"{key}=***" if equals and SECRET.search(key) else override
+    """An override `key=value`, its value, or those in it, hidden where a key's name says that it is a secret."""
+    key, equals, value = override.partition("=")
+    if equals and SECRET.search(key):
+        return f"{key}=***"
+    return key + equals + (INNER.sub(r"\1***", value) if value.startswith(("{", "[")) else value)
 
 
 ARGV = [masked(word) for word in sys.argv]  # as it was typed: what Hydra is given comes later
@@ -29,6 +33,8 @@ def hide_secrets(node: Any, key: str = "") -> Any:
     """A plain config with the values of secret-looking keys replaced by ***."""
     if isinstance(node, dict):
         return {name: hide_secrets(value, str(name)) for name, value in node.items()}
+    if isinstance(node, list):
+        return [hide_secrets(value, key) for value in node]
     return "***" if isinstance(node, str) and node and SECRET.search(key) else node
 
 

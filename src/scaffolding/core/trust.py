@@ -129,7 +129,7 @@ def check_trusted(config: Any, project: "Project", trust: Iterable[str]) -> None
             made = found if isinstance(found, type) else inspect.signature(found).return_annotation
             is_fit = isinstance(made, type) and (issubclass(made, PARTS) or name.startswith("torchvision.transforms."))
         if not is_fit or project.untrusted([{"_target_": _real_name(thing)} for thing in (found, made)], trust):
-            raise _untrusted(key, name, f" ({_real_name(found)})", project)
+            raise _untrusted(key, name, f" (the {type(found).__name__} {_real_name(found)})", project)
 
 
 def _real_name(found: Any) -> str:
@@ -139,8 +139,10 @@ def _real_name(found: Any) -> str:
 def _untrusted(key: str, name: str, real: str, project: "Project") -> UserError:
     first = name.partition(".")[0]
     word = name if real or f"{first}.".startswith((*LIBRARIES, f"{project.package}.")) else first
+    word = word if DOTTED.fullmatch(f"{word}.x") else "NAME"
     return UserError(
-        f"{key}: {name!r:.100}{real} is not in the list of trusted targets\nallowed: {', '.join(project.trusted)}\n"
-        f"if you trust this run, add trust={word:.100} beside resume= or fork= (from_path: trust=({word!r:.100},)), "
+        f"{key}: {name!r:.100}{real} is not in the list of trusted targets"
+        f"\nallowed: classes of {', '.join(project.trusted)}"
+        f"\nif you trust this run, add trust={word:.100} beside resume= or fork= (from_path: trust=({word!r:.100},)), "
         f"or add it to TRUSTED in src/{project.package}/config.py"
     )

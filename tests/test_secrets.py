@@ -1,0 +1,85 @@
+"""A secret of the environment, of .env, of a config or of the command line is in no file of a run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TRAIN, options, trainable
+from loguru import logger
+
+from scaffolding.config import PROJECT_ROOT
+from scaffolding.core import provenance
+from scaffolding.core.console import Console
+
+SECRETS = {name: f"sekret-{name}-0123456789012345678901234567" for name in ("env", "dotenv", "local", "word", "inner")}
+
+
+@pytest.mark.parametrize("ending", ["finished", "failed"])
+def test_secrets_are_in_no_file(tmp_path: Path, ending: str) -> None:
+    """Not in the run's folder, what the tracker writes included, nor in what was printed."""
+    for name in ("src", "configs"):
+        shutil.copytree(
+            PROJECT_ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "local.yaml")
+        )
+    (tmp_path / ".env").write_text(f"OTHER_API_KEY={SECRETS['dotenv']}\n")
+    (tmp_path / "configs" / "local.yaml").write_text(f"data:\n  password: {SECRETS['local']}\n")
+    data, model = trainable()[-1]
+    inner = f"+data.more={{api_key: {SECRETS['inner']}, list: [{{password: '{SECRETS['inner']}'}}]}}"
+    words = [
+        f"data={data}",
+        f"model={model}",
+        "mode=dev",
+        "plots=none",
+        "run.name=run",
+        f"+data.token={SECRETS['word']}",
+    ]
+    words += [inner, *(["tracker=wandb_offline"] if "wandb_offline" in options("tracker") else ["tracker=none"])]
+    words += ["run.monitor=val/nosuch"] if ending == "failed" else []
+    secrets = dict.fromkeys(("WANDB_API_KEY", "MY_TOKEN"), SECRETS["env"])
+    places = {"PYTHONPATH": str(tmp_path / "src"), "HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / TRAIN.relative_to(PROJECT_ROOT)), *words],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | secrets | places,
+    )
+    assert done.returncode == (ending == "failed"), done.stderr
+    files = [path for folder in ("_output", "home") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+    assert tmp_path / "_output" / "dev" / "run" / "log.txt" in files and len(files) > 5
+    found = {str(path): name for path in files for name in SECRETS if SECRETS[name].encode() in path.read_bytes()}
+    assert found == {}
+    assert not [name for name in SECRETS if SECRETS[name] in done.stdout + done.stderr]
+
+
+def test_a_logged_exception_shows_no_variables(tmp_path: Path) -> None:
+    def fail(password: str) -> None:
+        raise RuntimeError(f"{len(password)} letters")
+
+    with Console(tmp_path / "log.txt", 1, 0):
+        try:
+            fail(SECRETS["word"])
+        except RuntimeError:
+            logger.exception("it failed")
+    text = (tmp_path / "log.txt").read_text()
+    assert "it failed" in text and "fail(SECRETS" in text and SECRETS["word"] not in text
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("x={api_key: a, b: 1}", "x={api_key: ***, b: 1}"), ("+x=[{token: 'a, b'}]", "+x=[{token: ***}]"),
+        ('x={a: {my.password: "a}"}, c: d}', "x={a: {my.password: ***}, c: d}"), ("x={keys: 1, tokens: [2]}",) * 2,
+        ("run.description='the key: a tree'",) * 2,
+    ],
+)  # fmt: skip
+def test_secrets_within_values_are_masked(word: str, shown: str) -> None:
+    assert provenance.masked(word) == shown
+
+
+def test_secrets_in_lists_are_hidden() -> None:
+    hidden = provenance.hide_secrets({"a": [{"token": "x", "b": [1]}], "secret": ["x", "y"]})
+    assert hidden == {"a": [{"token": "***", "b": [1]}], "secret": ["***", "***"]}
