@@ -92,7 +92,8 @@ def test_what_came_before_is_delivered_first_and_nothing_twice(tmp_path: Path) -
     (tmp_path / "figures").mkdir()
     for step in (1, 20, 60, 90):
         (tmp_path / "figures" / f"curves-val-{step:06d}.png").touch()
-    (tmp_path / "figures" / "notes-of-mine.png").touch()
+    for name in ("notes-of-mine.png", "notes-of-2x.png", "notes.png"):
+        (tmp_path / "figures" / name).touch()
     follow(Recorder(), tmp_path)  # killed after step 50, say, with a checkpoint of step 30
     Facts(tmp_path / "facts").cut_after(30)
     fresh, online = Recorder(), Recorder(first=4001)

@@ -40,7 +40,8 @@ class Tracking:
         self.folder, self.config, self.facts = folder, config, Facts(folder / "facts")
         if self.tracker is not None and self.facts.scalars_file.exists():
             self.count = max(0, self.facts.scalars_file.read_bytes().count(b"\n") - 1)
-        self.figures = sorted(map(_figure, folder.glob("figures/*-*-[0-9]*.png")))  # a heap: those to be delivered
+        files = (file for file in folder.glob("figures/*-*-*.png") if file.stem.rpartition("-")[2].isdecimal())
+        self.figures = sorted(map(_figure, files))  # a heap: those to be delivered
 
     def log(self, row: dict[str, Any]) -> None:
         """Follow a row that facts/ has just got."""
