@@ -20,11 +20,15 @@ import torch
 import yaml
 from torch import nn
 
-from scaffolding.core import checkpoint, files, provenance, rng
+from scaffolding.core import checkpoint, files, lock, provenance, rng
 from scaffolding.core.checkpoint import RunState
-from scaffolding.core.errors import RunError, UserError, nearest
-from scaffolding.core.run_folder import Facts, claim, find_run, list_runs, read_output_root, read_status, write_status
+from scaffolding.core.errors import StorageError, UserError, nearest
+from scaffolding.core.find import find_run, list_runs
+from scaffolding.core.finite import first_nonfinite
+from scaffolding.core.run_folder import Facts, claim, read_output_root, read_status, write_status
 from scaffolding.intervals import Intervals, in_steps, is_interval, parse
+
+CPU = torch.device("cpu")
 
 # --- words and intervals ---
 
@@ -217,7 +221,7 @@ def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: p
             patch.setattr(files, "open", lambda *words: FullDisk(*words, space=int(count)), raising=False)
         else:
             patch.setattr(os, call, failing(getattr(os, call), errno.ENOSPC, int(count)))
-        with pytest.raises(RunError, match=r"latest\.pt.*\n.*untouched"):
+        with pytest.raises(StorageError, match=r"latest\.pt: No space left.* MB needed, .* MB free.*untouched"):
             checkpoint.save(path, content(3))
     assert step_of(path) == 2
     assert not leftovers(tmp_path)
@@ -344,10 +348,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_first_nonfinite() -> None:
     state = {"a": torch.ones(3), "count": torch.tensor(5), "empty": torch.ones(0), "big": torch.full((2, 2), 1e38)}
-    assert checkpoint.first_nonfinite(state) is None  # a norm that overflows is no infinite value
-    assert checkpoint.first_nonfinite({}) is None
+    assert first_nonfinite(state) is None  # a norm that overflows is no infinite value
+    assert first_nonfinite({}) is None
     for bad in (float("nan"), float("inf"), -float("inf")):
-        assert checkpoint.first_nonfinite(state | {"b": torch.tensor([0, bad]), "c": torch.tensor(bad)}) == "b"
+        assert first_nonfinite(state | {"b": torch.tensor([0, bad]), "c": torch.tensor(bad)}) == "b"
 
 
 def test_state_counts_and_judges() -> None:
@@ -586,16 +590,15 @@ def test_events_are_lines_of_json(tmp_path: Path) -> None:
 
 def test_status(tmp_path: Path) -> None:
     assert read_status(tmp_path)["status"] == "unknown"
+    lock.acquire(tmp_path)
     write_status(tmp_path, "running", step=3, reason=None)
     assert (read_status(tmp_path)["status"], read_status(tmp_path)["step"]) == ("running", 3)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
     content = json.loads((tmp_path / "status.json").read_text())
-    (tmp_path / "status.json").write_text(json.dumps(content | {"pid": gone.pid}))
+    lock.release(tmp_path)
     assert read_status(tmp_path)["status"] == "died"
-    (tmp_path / "status.json").write_text(json.dumps(content | {"pid": gone.pid, "host": socket.gethostname() + "2"}))
+    (tmp_path / "status.json").write_text(json.dumps(content | {"host": socket.gethostname() + "2"}))
     assert read_status(tmp_path)["status"] == "running"  # another machine's processes cannot be seen from here
-    (tmp_path / "status.json").write_text(json.dumps(content | {"pid": gone.pid, "status": "finished"}))
+    (tmp_path / "status.json").write_text(json.dumps(content | {"status": "finished"}))
     assert read_status(tmp_path)["status"] == "finished"
 
 
@@ -696,7 +699,7 @@ def git(root: Path, *words: str) -> str:
 
 def test_the_patch_gives_the_tree_back(repository: Path, tmp_path: Path) -> None:
     assert provenance.uncommitted_changes(repository) == ""
-    assert provenance.describe(repository)["dirty"] is False
+    assert provenance.describe(repository, repository, CPU)["dirty"] is False
     (repository / "changed.py").write_text("new\n")
     (repository / "removed.py").unlink()
     (repository / "staged.py").write_text("staged\n")
@@ -708,7 +711,7 @@ def test_the_patch_gives_the_tree_back(repository: Path, tmp_path: Path) -> None
     index, status = (repository / ".git" / "index").read_bytes(), git(repository, "status", "--porcelain")
 
     patch = provenance.uncommitted_changes(repository)
-    described = provenance.describe(repository)
+    described = provenance.describe(repository, repository, CPU)
     assert (repository / ".git" / "index").read_bytes() == index
     assert git(repository, "status", "--porcelain") == status
     assert described["dirty"] is True and described["commit"] == git(repository, "rev-parse", "HEAD").strip()
@@ -733,7 +736,7 @@ def test_provenance_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     for path in (os.environ["PATH"], str(tmp_path)):  # not a repository; no git at all
         monkeypatch.setenv("PATH", path)
-        described = provenance.describe(tmp_path)
+        described = provenance.describe(tmp_path, tmp_path, CPU)
         assert (described["commit"], described["dirty"]) == (None, None)
         assert provenance.uncommitted_changes(tmp_path) == ""
     assert {"torch", "numpy"} <= set(described["packages"])

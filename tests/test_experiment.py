@@ -70,7 +70,7 @@ print(Experiment.from_path({str(run)!r}))
 
 
 def test_errors_name_what_is_there(dev_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="best, halfway, latest"):
+    with pytest.raises(UserError, match=r"best \(step 10, .*\), halfway \(step 4\), latest \(step 10\), step_9"):
         Experiment.from_path(dev_run, checkpoint="bets")
     with pytest.raises(UserError, match=r"no config\.yaml"):
         Experiment.from_path(tmp_path)

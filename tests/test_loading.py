@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scaffolding.core import rng
 from scaffolding.core.checkpoint import RunState
-from scaffolding.core.errors import UserError
+from scaffolding.core.errors import RunError, UserError
 from scaffolding.core.loading import Loader, map_tensors, num_items, to_device
 
 CPU = torch.device("cpu")
@@ -235,7 +235,7 @@ def test_a_dataset_that_fails_leaves_the_generators_alone() -> None:
             super().__getitem__(index)
             raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(RunError, match=r"sample \d+ of the train split: ZeroDivisionError"):
         next(make(Broken()).batches(0))
 
 

@@ -36,9 +36,11 @@ ALLOWED = {
     "precision.py": {"core"},
     "schedules.py": {"core"},
     "splits.py": {"core"},
-    "experiment.py": {"config", "core", "intervals", "precision", "schedules", "splits"},
-    "resume.py": {"core", "experiment"},
-    "rehearsal.py": {"core", "experiment", "intervals", "resume"},
+    "states.py": {"core"},
+    "experiment.py": {"config", "core", "intervals", "precision", "schedules", "splits", "states"},
+    "verbs.py": {"core", "experiment", "precision", "schedules"},
+    "rehearsal.py": {"core", "experiment", "intervals", "verbs"},
+    "report.py": {"core", "experiment", "plot", "rehearsal", "verbs"},
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -74,7 +75,8 @@ def test_signal_finishes_the_step_saves_and_exits(train: Train, output_root: Pat
     assert "Traceback" not in done.stderr
     assert checkpoint.load(run / "checkpoints" / "latest.pt")["state"]["step"] == 7
     status = json.loads((run / "status.json").read_text())
-    assert (status["status"], status["reason"], status["step"]) == ("interrupted", name, 7)
+    expected = "interrupted" if name == "SIGINT" else "preempted"
+    assert (status["status"], status["reason"], status["step"]) == (expected, name, 7)
     assert "resume=stopped" in done.stdout
     train("resume=stopped", env=ENV)
     assert_same_run(output_root / "whole", run)
@@ -167,8 +169,8 @@ def test_learning_rate_may_change_where_no_schedule_sets_it(train: Train, output
     content = checkpoint.load(output_root / "plain" / "checkpoints" / "latest.pt")
     assert content["optimizers"][""]["param_groups"][0]["lr"] == 0.5
     train(*BASE, "scheduler=cosine", "run.name=scheduled", env=ENV | {"KILL_AT": "7", "KILL_WITH": "SIGTERM"}, code=143)
-    for override in ("optimizer.lr=0.5", "run.budget=48"):
-        assert "a schedule depends on it" in train("resume=scheduled", override, env=ENV, code=2).stderr
+    assert "a schedule sets it" in train("resume=scheduled", "optimizer.lr=0.5", env=ENV, code=2).stderr
+    assert "run.schedule_budget=24" in train("resume=scheduled", "run.budget=48", env=ENV, code=2).stderr
 
 
 def test_fork_starts_from_the_weights_and_records_its_parent(train: Train, output_root: Path) -> None:
@@ -183,7 +185,8 @@ def test_fork_starts_from_the_weights_and_records_its_parent(train: Train, outpu
         env=ENV,
     )
     child = output_root / "child"
-    assert json.loads((child / "provenance.json").read_text())["parent"] == str(output_root / "parent")
+    parent = json.loads((child / "provenance.json").read_text())["parent"]
+    assert (parent["verb"], parent["run"], parent["kept"]) == ("fork", str(output_root / "parent"), "weights")
     parent_weights = checkpoint.load(output_root / "parent" / "checkpoints" / "best.pt")["model"]
     weights = checkpoint.load(child / "checkpoints" / "latest.pt")["model"]
     parameters = [name for name in weights if "running" not in name and "num_batches" not in name]
@@ -191,14 +194,34 @@ def test_fork_starts_from_the_weights_and_records_its_parent(train: Train, outpu
     assert yaml.safe_load((child / "config.yaml").read_text())["data"]["dataset"]["_target_"] == "tiny.NoisyPoints"
 
 
-def test_resume_from_damaged_checkpoint_names_it(train: Train, output_root: Path) -> None:
-    train(*BASE, "run.name=damaged", env=ENV | {"KILL_AT": "7", "KILL_WITH": "SIGTERM"}, code=143)
-    file = output_root / "damaged" / "checkpoints" / "latest.pt"
+def flip_a_bit(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
+    file.unlink()  # best.pt and latest.pt may be the same file
     file.write_bytes(content)
+
+
+def test_damaged_checkpoint_is_named_and_the_one_before_taken(train: Train, output_root: Path) -> None:
+    train(*BASE, "run.name=whole", env=ENV)
+    train(*BASE, "run.name=damaged", env=ENV | {"KILL_AT": "11", "KILL_WITH": "SIGTERM"}, code=143)
+    folder = output_root / "damaged" / "checkpoints"
+    flip_a_bit(folder / "latest.pt")
+    done = train("resume=damaged", env=ENV)
+    assert f"{folder / 'latest.pt'}" in done.stderr and "damaged" in done.stderr
+    assert re.search(r"carrying on from (best|step_10)\.pt, step 10", done.stderr)  # one file, where it was the best
+    assert (folder / "latest.pt.damaged").exists()
+    assert_same_run(output_root / "whole", output_root / "damaged")
+
+
+def test_no_whole_checkpoint_is_an_error_that_changes_nothing(train: Train, output_root: Path) -> None:
+    train(*BASE, "run.name=damaged", env=ENV | {"KILL_AT": "7", "KILL_WITH": "SIGTERM"}, code=143)
+    for file in (output_root / "damaged" / "checkpoints").glob("*.pt"):
+        flip_a_bit(file)
+    before = tree(output_root)
     done = train("resume=damaged", env=ENV, code=2)
-    assert str(file) in done.stderr and "damaged" in done.stderr
+    assert "damaged" in done.stderr and "no other checkpoint there is whole" in done.stderr
+    changed = dict(tree(output_root).items() - before.items())
+    assert [Path(file).name for file in changed] == [".lock"]  # it notes who had the run last
 
 
 def test_loss_that_is_not_a_number_ends_the_run_and_is_never_saved(train: Train, output_root: Path) -> None:

@@ -1,5 +1,6 @@
 """A dataset, a model and an optimizer small enough to be trained, killed and resumed many times in a test."""
 
+import contextlib
 import os
 import random
 import signal
@@ -176,3 +177,90 @@ class RolloutSpec:
 
     def __new__(cls) -> Any:
         return rollout
+
+
+class FaultyPoints(NoisyPoints):
+    """Reading item 77 of the training split raises, hangs, or ends the process."""
+
+    def __init__(self, split: str, num_items: int, how: str) -> None:
+        super().__init__(split, num_items)
+        self.how = how if split == "train" else ""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index == 77 and self.how == "raises":
+            raise LookupError("no label for this point")
+        if index == 77 and self.how == "hangs":
+            time.sleep(1000)
+        if index == 77 and self.how == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+class CountingLoss(TinyLoss):
+    """Its value depends on how often it was called in training, which it keeps and can give and take as a state."""
+
+    calls = 0
+
+    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        self.calls += model.training
+        loss, values = super().__call__(model, batch)
+        return loss * (1 + 0.1 * self.calls), values
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.calls = state["calls"]
+
+
+class UnloadableLoss(CountingLoss):
+    """Its state could be saved, but not loaded again."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": np.int64(self.calls)}
+
+
+class ExplodingLoss(TinyLoss):
+    """Finite at every step; its gradient is not, at the step in EXPLODE_AT."""
+
+    num_steps = 0
+
+    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, values = super().__call__(model, batch)
+        if model.training:
+            ExplodingLoss.num_steps += 1
+            if str(ExplodingLoss.num_steps) == os.environ.get("EXPLODE_AT"):
+                loss = loss + (model(batch[0]) * 0).sum().abs().sqrt()  # d sqrt(x) at 0
+        return loss, values
+
+
+class SignallingMetric:
+    """Sends its own process the signal in SIGNAL while the evaluation of step EVALUATION_AT (counted) is under way."""
+
+    evaluations = 0
+
+    def update(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+        SignallingMetric.evaluations += self.first
+        if self.first and str(SignallingMetric.evaluations) == os.environ.get("EVALUATION_AT"):
+            os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
+        self.first = False
+
+    def compute(self) -> int:
+        return 1
+
+    def reset(self) -> None:
+        self.first = True
+
+
+class HungryAdamW(FatalAdamW):
+    """Fills the disk with the file in FILL before step FILL_AT, and frees it before step FREE_AT."""
+
+    def step(self, closure: Any = None) -> Any:
+        at = str(FatalAdamW.num_steps + 1)
+        if at == os.environ.get("FILL_AT"):
+            with contextlib.suppress(OSError), open(os.environ["FILL"], "wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+        if at == os.environ.get("FREE_AT"):
+            os.unlink(os.environ["FILL"])
+        return super().step(closure)

@@ -18,6 +18,14 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]  # relative paths in `paths` 
 # Names this package had before it was renamed, so that runs made under them still load.
 FORMER_NAMES: tuple[str, ...] = ()
 
+# What the `_target_`s of a loaded run (from_path, resume=, fork=) may name: these and everything below them. Add the
+# libraries whose classes your configs name, such as "timm". A run is data: what it names is not imported otherwise.
+TRUSTED: tuple[str, ...] = (
+    *(f"{__package__}.{name}" for name in ("data", "model", "losses", "metrics", "schedules", "plot", "tracker")),
+    *("torch.nn", "torch.optim", "torchmetrics", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
+    *(f"torchvision.datasets.{name}" for name in ("SVHN", "STL10", "GTSRB", "Food101", "Flowers102", "PCAM", "CelebA")),
+)  # of torchvision's datasets only some: others unpickle, or unpack unchecked, what lies in their folder
+
 
 def setting(allowed: str = "", check: Callable[[Any], Any] = lambda value: True) -> Any:
     """A field whose value stands in YAML; unless it is null, `check` must hold, and `allowed` says so in words."""
@@ -62,6 +70,8 @@ class RunConfig:
     patience: int | None = at_least(1)
     target_loss: float | None = setting()
     rehearse_resume: bool = setting()
+    num_checkpoints: int = at_least(1)
+    schedule_budget: str | None = setting(*BUDGET)
 
 
 @dataclass
@@ -71,6 +81,7 @@ class LoaderConfig:
     batch_size: int = at_least(1)
     num_workers: int = at_least(0)
     start_method: str | None = one_of("fork", "spawn", "forkserver")
+    timeout: float | None = setting(*POSITIVE)
     limit_train: float | None = setting(*POSITIVE)
     limit_eval: float | None = setting(*POSITIVE)
     sample: bool = setting()
@@ -103,3 +114,5 @@ class Config:
     tracker: Any = field(default_factory=dict)
     resume: str | None = None
     fork: str | None = None
+    fork_state: bool = False
+    rerun: str | None = None

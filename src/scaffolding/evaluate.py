@@ -6,13 +6,14 @@ import torch
 
 from .core import rng
 from .core.loading import num_items
+from .core.signals import Interrupted, StopFlag
 
 if TYPE_CHECKING:
     from .experiment import Experiment
 
 
 @torch.no_grad()
-def evaluate(exp: "Experiment", split: str) -> dict[str, Any]:
+def evaluate(exp: "Experiment", split: str, stop: StopFlag | None = None) -> dict[str, Any]:
     """Losses and metrics of `exp.eval_model` over all of a split.
 
     Means are over items, so a small last batch counts for what it holds; metrics under `metrics:` see every batch and
@@ -22,9 +23,13 @@ def evaluate(exp: "Experiment", split: str) -> dict[str, Any]:
     Args:
         exp: the experiment.
         split: "train", "val" or "test".
+        stop: a run's flag for signals.
 
     Returns:
         {"loss": ..., "accuracy": ...}; with several losses, {"<key>/loss": ...}.
+
+    Raises:
+        Interrupted: a signal came; the values are of no use.
     """
     model = exp.eval_model
     was_training = model.training
@@ -35,6 +40,8 @@ def evaluate(exp: "Experiment", split: str) -> dict[str, Any]:
         metric.reset()
     with rng.keyed(exp.cfg.run.seed, "evaluate", split):
         for batch in exp.loaders[split]:
+            if stop is not None and stop.received is not None:
+                raise Interrupted
             items = num_items(batch)
             count += items
             with exp.autocast:

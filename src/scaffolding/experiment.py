@@ -1,31 +1,30 @@
 """Everything one experiment consists of, built from its config: `Experiment.from_config`, `Experiment.from_path`."""
 
-import inspect
 from collections.abc import Iterable
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from .config import FORMER_NAMES, PROJECT_ROOT, Config
+from . import states
+from .config import FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config
 from .core import checkpoint as checkpoints
 from .core import rng
-from .core.build import build, check_targets, locate
+from .core.build import build, check_targets
 from .core.checkpoint import RunState
 from .core.compose import Project, compose_config, read_config
+from .core.finite import FiniteWatch
 from .core.loading import Loader
 from .core.run import Run
 from .core.run_folder import Facts
 from .intervals import Intervals, in_steps
 from .precision import autocast, choose_device, choose_precision, make_ema, make_scaler
-from .schedules import Schedule
+from .schedules import Schedule, takes_total
 from .splits import Split, make_splits
 
-PROJECT = Project(PROJECT_ROOT, __package__, Config, FORMER_NAMES)
+PROJECT = Project(PROJECT_ROOT, __package__, Config, FORMER_NAMES, TRUSTED)
 
 
 class Experiment:
@@ -48,12 +47,12 @@ class Experiment:
         self.device = choose_device(device or settings.device)
         self.precision = choose_precision(settings.precision, self.device)
         self.autocast, self.scaler = autocast(self.precision, self.device), make_scaler(self.precision, self.device)
-        self.loss_watch = torch.zeros((), device=self.device)  # sum of the losses since it was last looked at
         self.failed_figures: dict[str, str] = {}
         self._optimizer_states: dict[str, Any] = {}
         with rng.keyed(settings.seed, "model"):
             self.model: nn.Module = build(cfg.model, "model").to(self.device)
         self.train_model = self.model
+        self.watch = FiniteWatch(self.model, self.device)
         self.losses = {name: build(spec, f"loss.{name}".rstrip(".")) for name, spec in _by_network(cfg.loss).items()}
         self.networks = {name: self.model.get_submodule(name) for name in self.losses}
         self.ema = make_ema(self.model, settings.ema_decay)
@@ -64,16 +63,17 @@ class Experiment:
         return cls(compose_config(PROJECT, list(overrides)), device)
 
     @classmethod
-    def from_path(cls, path: str | Path, checkpoint: str = "best", device: str = "cpu") -> "Experiment":
+    def from_path(
+        cls, path: str | Path, checkpoint: str = "best", device: str = "cpu", trust: Iterable[str] = ()
+    ) -> "Experiment":
         """Load a run: the model in eval mode with the weights of a checkpoint; needs the run's folder alone.
 
-        `path` may be anywhere, also read-only; a relative one starts where you are, else at the project's folder.
-        `checkpoint` is "best", "latest" or another file in checkpoints/. Raises UserError if it is missing or damaged.
+        A relative `path` starts where you are, else at the project's folder. UserError: `checkpoint` ("best", "latest",
+        ...) is missing or damaged, or the config names what neither TRUSTED (config.py) nor `trust` lists.
         """
-        folder = Path(path).expanduser()
-        folder = folder if folder.is_absolute() or folder.is_dir() else PROJECT_ROOT / folder
-        cfg = read_config(folder, PROJECT)
-        content = checkpoints.load(folder / "checkpoints" / f"{checkpoint}.pt")
+        folder = given if (given := Path(path).expanduser()).is_dir() else PROJECT_ROOT / given
+        cfg = read_config(folder, PROJECT, trust)
+        content = checkpoints.load(checkpoints.named(folder, checkpoint))
         cfg.loader.num_workers = 0
         exp = cls(cfg, device)
         exp.path, exp.state, exp._optimizer_states = folder, RunState(**content["state"]), content["optimizers"]
@@ -88,6 +88,7 @@ class Experiment:
             for network in self.networks.values():
                 network.compile()
         _ = self.optimizers, self.schedulers, self.intervals, self.metrics, self.plots, self.rollout
+        checkpoints.check_plain(self.state_dict())
 
     @cached_property
     def datasets(self) -> dict[str, Split]:
@@ -103,7 +104,7 @@ class Experiment:
     @cached_property
     def loaders(self) -> dict[str, Loader]:
         """A loader for each split; the training one has an order of its own every epoch."""
-        common = {name: self.cfg.loader[name] for name in ("batch_size", "num_workers", "start_method")}
+        common = {name: self.cfg.loader[name] for name in ("batch_size", "num_workers", "start_method", "timeout")}
         common |= {"seed": self.cfg.run.seed, "device": self.device}
         return {name: Loader(split, name, shuffle=name == "train", **common) for name, split in self.datasets.items()}
 
@@ -120,6 +121,12 @@ class Experiment:
     def num_steps(self) -> int:
         """The budget in optimizer steps."""
         return in_steps(str(self.cfg.run.budget), self.steps_per_epoch)
+
+    @cached_property
+    def schedule_steps(self) -> int:
+        """The total number of optimizer steps that schedules go by: the budget, unless the run says otherwise."""
+        budget = self.cfg.run.schedule_budget
+        return self.num_steps if budget is None else in_steps(str(budget), self.steps_per_epoch)
 
     @cached_property
     def intervals(self) -> Intervals:
@@ -143,8 +150,7 @@ class Experiment:
         schedules = {}
         for name, spec in _by_network(self.cfg.scheduler, self.losses, "interval").items():
             if spec.schedule is not None:
-                takes = inspect.signature(locate(spec.schedule._target_, "scheduler.schedule")).parameters
-                total = {"num_steps": self.num_steps} if "num_steps" in takes else {}
+                total = {"num_steps": self.schedule_steps} if takes_total(spec.schedule._target_) else {}
                 scheduler = build(spec.schedule, "scheduler.schedule", self.optimizers[name], **total)
                 schedules[name] = Schedule(scheduler, spec.interval, spec.monitor)
         return schedules
@@ -174,32 +180,12 @@ class Experiment:
         return Facts(self.path / "facts").rows() if self.path else []
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything resume needs, as tensors and plain values; "model" holds the raw weights under plain names."""
-        return {
-            "format": checkpoints.FORMAT,
-            "model": self.model.state_dict(),
-            "ema": self.ema and {"model": self.ema.module.state_dict(), "count": int(self.ema.n_averaged)},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "schedulers": {name: schedule.scheduler.state_dict() for name, schedule in self.schedulers.items()},
-            "scaler": self.scaler.state_dict(),
-            "state": asdict(self.state),
-            "splits": {name: split.fingerprint() for name, split in self.datasets.items()},
-            "generators": rng.capture(),
-        }
+        """Everything resume needs, as tensors and plain values (states.py)."""
+        return states.capture(self)
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
         """Restore what `state_dict` returned, generators last; nothing may draw between this and the first step."""
-        checkpoints.load_strictly(self.model, content["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(content["ema"]["model"])
-            self.ema.n_averaged.fill_(content["ema"]["count"])
-        for name in self.optimizers:
-            self.optimizers[name].load_state_dict(content["optimizers"][name])
-        for name in self.schedulers:
-            self.schedulers[name].scheduler.load_state_dict(content["schedulers"][name])
-        self.scaler.load_state_dict(content["scaler"])
-        self.state = RunState(**content["state"])
-        rng.restore(content["generators"])
+        states.restore(self, content)
 
     def load_weights(self, content: dict[str, Any]) -> None:
         """Load the weights of a checkpoint, averaged ones if it has them, and nothing else."""

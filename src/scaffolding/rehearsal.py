@@ -5,7 +5,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,43 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from .core import checkpoint
+from .core.checkpoint import leaves
 from .core.compose import compose_config, portable
+from .core.console import command
 from .core.errors import RunError
 from .core.loading import Window
 from .core.run import Run, config_dirs, overrides, peak_memory, write_config
 from .core.run_folder import TIMINGS, Facts
 from .experiment import PROJECT, Experiment
 from .intervals import in_steps
-from .resume import restore
+from .verbs import restore
 
 PATIENCE = 10.0  # seconds a step may be expected to take for one or more to be timed
 
+Train = Callable[[Experiment], None]
 TrainStep = Callable[[Experiment, Window], dict[str, Tensor]]
 
 
-def rehearse(cfg: DictConfig, run: Run, train: Callable[[Experiment], None]) -> int:
+def rehearse(exp: Experiment, train: Train, train_step: TrainStep) -> list[str]:
+    """Prove that a run which has just reached its last step resumes bit by bit, and look ahead to the real thing.
+
+    Returns:
+        The last lines of the run: what was compared, what prod mode would take, and its command.
+
+    Raises:
+        RunError: names the first state that differs.
+    """
+    proof = "none: no checkpoint is left from the first half of the run"
+    if exp.run.halfway.exists():  # else the run was resumed after it
+        proof = f"{continue_halfway(exp.cfg, exp.run, train)} tensors identical"
+    lines = [f"resume rehearsal: {proof}"]
+    if not exp.cfg.resume:  # its command line says little
+        lines.append(f"in prod mode: {estimate(train_step, exp)}")
+        lines.append(f"next:     {command()} {' '.join(prod_command())}")
+    return lines
+
+
+def continue_halfway(cfg: DictConfig, run: Run, train: Train) -> int:
     """Carry a run on from its half-way checkpoint, in a folder of its own, and compare the end with the run's own.
 
     Args:
@@ -75,15 +97,6 @@ def rehearse(cfg: DictConfig, run: Run, train: Callable[[Experiment], None]) -> 
 def logged_values(facts: Facts) -> list[dict[str, Any]]:
     """The logged rows without what measures the machine; the rehearsal ends before the final test."""
     return [{k: v for k, v in row.items() if k not in TIMINGS} for row in facts.rows() if row["split"] != "test"]
-
-
-def leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every value in nested dicts, lists and tuples."""
-    if not isinstance(content, dict | list | tuple):
-        yield name, content
-        return
-    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-        yield from leaves(value, f"{name}.{key}" if name else str(key))
 
 
 def first_difference(left: Any, right: Any) -> str | None:
@@ -137,7 +150,8 @@ def estimate(train_step: TrainStep, done: Experiment) -> str:
     num_steps = in_steps(cfg.run.budget, steps_per_epoch)
     evaluation = num_val * seconds / items / 3  # a forward pass is a third of a step
     duration = _duration(num_steps * seconds + num_steps / steps_per_epoch * evaluation)
-    disk = 3 * done.run.latest.stat().st_size  # latest, best, and one being written
+    count = 2 + done.cfg.run.num_checkpoints  # best, and one being written
+    disk = count * done.run.latest.stat().st_size
     return (
         f"about {duration} ({num_steps:,} steps of {1000 * seconds:.3g} ms), "
         f"{_size(disk)} on disk, {_size(peak_memory())} of memory"

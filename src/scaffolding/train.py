@@ -4,16 +4,18 @@ python src/scaffolding/train.py data=mnist mode=dev            # every branch of
 python src/scaffolding/train.py data=mnist mode=prod           # the real thing
 python src/scaffolding/train.py resume=latest                  # carry a run on as if it had never stopped
 python src/scaffolding/train.py fork=RUN optimizer.lr=1e-4     # a new run from the weights of another
+python src/scaffolding/train.py rerun=RUN                      # the same run again, compared row by row
 python src/scaffolding/train.py --multirun run.seed=1,2,3      # one run per value
 """
 
-import math
+import signal
 import sys
 from pathlib import Path
 
 _folder = Path(__file__).resolve().parent
 if sys.path[0] == str(_folder):  # started as a script: our evaluate.py must not hide an installed package of that name
     sys.path[0] = str(_folder.parent)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: a Ctrl-C just ends it
 
 from scaffolding.core.launch import launch  # isort: skip  (first: it imports torch and hydra the fast way)
 
@@ -26,16 +28,16 @@ from scaffolding import plot
 from scaffolding.core import checkpoint, rng
 from scaffolding.core.build import build
 from scaffolding.core.compose import portable
-from scaffolding.core.console import command
 from scaffolding.core.errors import RunError
 from scaffolding.core.loading import Window
 from scaffolding.core.run import Run
+from scaffolding.core.signals import Interrupted
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
-from scaffolding.rehearsal import estimate, prod_command, rehearse
-from scaffolding.resume import check_resume, restore
+from scaffolding.report import describe_start, report
 from scaffolding.schedules import advance, read
 from scaffolding.usage import help_text
+from scaffolding.verbs import check, restore, start_from
 
 MAX_SKIPPED = 20  # float16 updates skipped in a row; the scale halves each time, so this many is no longer a search
 
@@ -46,48 +48,57 @@ def main(cfg: DictConfig) -> float | None:
     with exp.run.session(exp.state, portable(cfg, PROJECT)):
         train(exp)
         test(exp)
-        report(exp)
+        report(exp, train, train_step)
     return exp.state.best
 
 
 def start(cfg: DictConfig) -> Experiment:
     """Build everything, claim the run's folder or reopen it, restore last: nothing is drawn before the first step."""
-    changes = check_resume(cfg, PROJECT) if cfg.resume else {}
+    changes = check(cfg)
     exp = Experiment(cfg)
     exp.prepare()  # data, optimizers, schedules: whatever is wrong with them shows before a folder is made
     tracker = build(cfg.tracker, "tracker") if cfg.tracker else None
     cfg.run.precision = exp.precision  # the run keeps what `auto` meant
     rng.seed_all(rng.key(cfg.run.seed, "train"))
-    if cfg.fork:
-        exp.load_weights(checkpoint.load(checkpoint.best_of(Path(cfg.fork))))
     if cfg.resume:
         exp.path = Path(cfg.resume)
         restore(exp, changes)
     else:
-        exp.path = Run.create(Path(cfg.paths.output), portable(cfg, PROJECT), cfg.run.name)
-    exp.run = Run(exp.path, tracker, exp.num_steps, cfg.run.rehearse_resume)
+        parent = start_from(exp, changes)
+        exp.path = Run.create(Path(cfg.paths.output), portable(cfg, PROJECT), cfg.run.name, parent)
+    exp.run = Run(exp.path, tracker, exp.num_steps, cfg.run.num_checkpoints, cfg.run.rehearse_resume)
     return exp
 
 
 def train(exp: Experiment) -> None:
     """Step until the budget is used, the patience is at its end, the loss is gone, or a signal asks to stop."""
-    state, run, due = exp.state, exp.run, exp.intervals.due
+    state, run = exp.state, exp.run
     exp.model.train()
+    if not state.completed:  # a signal cut the last step's evaluation short
+        complete_step(exp)
     windows = exp.train_loader.windows(state, exp.accumulate)  # starts where the checkpoint stopped
+    first = state.step + 1
     while state.step < exp.num_steps and not state.stopped:
         window = next(windows)
         metrics = train_step(exp, window)
-        best = False
-        if state.step == 1:
+        if state.step == first:
             describe_start(exp, window, metrics)
         if state.batch == 0:
             run.facts.event("on_epoch_end", step=state.step, epoch=state.epoch)
             advance(exp.schedulers, "epoch")
-        if due("log_every", state.step):
-            values = run.log(state, "train", metrics, exp.loss_watch)
+        if exp.intervals.due("log_every", state.step):
+            values = run.log(state, "train", metrics, exp.watch)
             state.stopped = exp.target_loss is not None and values["loss"] < exp.target_loss
+        complete_step(exp)
+
+
+def complete_step(exp: Experiment) -> None:
+    """Evaluate, draw and save where it is due. A signal cuts an evaluation short; a resumed run makes up for it."""
+    state, run, due = exp.state, exp.run, exp.intervals.due
+    best = False
+    try:
         if due("eval_every", state.step):
-            values = run.log(state, "val", evaluate(exp, "val"))
+            values = run.log(state, "val", evaluate(exp, "val", run.stop))
             best = exp.monitor is not None and state.judge(read(values, exp.monitor), exp.cfg.run.monitor_mode)
             state.stopped |= exp.patience is not None and state.evaluations_since_best >= exp.patience
             advance(exp.schedulers, "metric", values)
@@ -95,9 +106,12 @@ def train(exp: Experiment) -> None:
             run.log(state, "rollout", exp.rollout(exp.eval_model, exp.val_loader))
         if due("plot_every", state.step):
             plot.draw(exp, "val")
-        if due("save_every", state.step) or best or state.stopped or run.stop.received:
-            run.save(state, exp.state_dict(), best or exp.monitor is None, exp.loss_watch)
-        run.stop_if_asked(state)
+        state.completed = True
+    except Interrupted:
+        logger.info("evaluation cut short: it is made up for when the run is resumed")
+    if due("save_every", state.step) or best or state.stopped or run.stop.received:
+        run.save(state, exp.state_dict(), best or exp.monitor is None, exp.watch)
+    run.stop_if_asked(state)
 
 
 def train_step(exp: Experiment, window: Window) -> dict[str, Tensor]:
@@ -145,42 +159,16 @@ def after_update(exp: Experiment, metrics: dict[str, Tensor], applied: bool) -> 
         return
     state.applied += 1
     for name in exp.losses:  # an infinite or NaN loss stays in this sum, which is read at the next log or save point
-        exp.loss_watch += metrics[f"{name}/loss" if name else "loss"]
+        exp.watch.add(metrics[f"{name}/loss" if name else "loss"])
     if exp.ema is not None:
         exp.ema.update_parameters(exp.model)
     advance(exp.schedulers, "step")
 
 
-def describe_start(exp: Experiment, window: Window, metrics: dict[str, Tensor]) -> None:
-    """What went into the very first step and what came out, before anything was learnt."""
-    num_classes = exp.cfg.data.get("num_classes")
-    known = f" (ln {num_classes} = {math.log(num_classes):.4f})" if num_classes else ""
-    losses = ", ".join(f"{name} {float(value):.4f}{known}" for name, value in metrics.items() if name.endswith("loss"))
-    logger.info(f"{exp!r}; batch: {plot.describe_batch(window[0][0])}; initial {losses}")
-    exp.run.describe(PROJECT.root, parent=exp.cfg.fork)
-    plot.draw(exp, "start")
-
-
 def test(exp: Experiment) -> None:
     """Evaluate the best weights on the test split, once."""
     exp.load_weights(checkpoint.load(checkpoint.best_of(exp.run.path)))
-    exp.run.log(exp.state, "test", evaluate(exp, "test"))
-
-
-def report(exp: Experiment) -> None:
-    """Add to the last lines of a run, fit to be pasted; where the config asks for it, rehearse the resume."""
-    run, settings = exp.run, exp.cfg.run
-    run.closing.append(f'load:     exp = Experiment.from_path("{run.path}", checkpoint="best")')
-    if settings.target_loss is not None:
-        gone = "is gone" if exp.state.stopped else "did NOT go: a model that cannot learn one batch has a bug"
-        run.closing.append(f"overfit:  the loss {gone} (below {settings.target_loss} wanted; step {exp.state.step})")
-    if settings.rehearse_resume:
-        count = rehearse(exp.cfg, run, train)
-        run.closing.append(f"resume rehearsal: {count} tensors identical")
-        run.closing.append(f"in prod mode: {estimate(train_step, exp)}")
-        run.closing.append(f"next:     {command()} {' '.join(prod_command())}")
-    if exp.failed_figures:
-        raise RunError(f"trained to the end, but figures failed: {exp.failed_figures}")
+    exp.run.log(exp.state, "test", evaluate(exp, "test", exp.run.stop))
 
 
 def run() -> None:

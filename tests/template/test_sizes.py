@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,14 @@ def test_the_owner_s_files_are_short(file: str, limit: int) -> None:
     assert num_lines(FOLDER / file) <= limit
 
 
-def test_core_is_small() -> None:
-    assert 100 < num_lines(*CORE) <= 2000
+def test_what_a_training_run_imports_of_core_is_small() -> None:
+    code = (
+        f"import sys, {FOLDER.name}.train; print(*(vars(m).get('__file__') for m in sys.modules.values()), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    imported = [path for path in CORE if str(path) in done.stdout.splitlines()]
+    assert {path.name for path in CORE if path not in imported} == {"explain.py", "faults.py", "find.py", "trust.py"}
+    assert 100 < num_lines(*imported) <= 2000
 
 
 def test_no_function_of_train_is_long() -> None:

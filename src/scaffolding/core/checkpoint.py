@@ -4,20 +4,29 @@ A crash at any moment leaves either the old file or the new one (files.py). The 
 first and lists the new hash and those that may be there, so it matches whichever file a crash leaves.
 """
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from loguru import logger
 from torch import Tensor, nn
 
-from .errors import RunError, UserError
-from .files import replacing, sync_folder, write_text
+from .errors import DamagedError, RunError, UserError
+from .files import replacing, storage_error, sync_folder, write_text
+from .run_folder import NAME
 
 FORMAT = 1
+PLAIN = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, OrderedDict, set}
+PLAIN |= {torch.Size, torch.dtype, torch.device}
 
 
 @dataclass
@@ -34,10 +43,11 @@ class RunState:
     best_step: int | None = None
     evaluations_since_best: int = 0
     stopped: bool = False  # before the budget: out of patience, or the target loss reached
+    completed: bool = True  # what follows the last step is done; else a signal cut its evaluation short
 
     def advance(self, num_batches: int, num_items: int, batches_per_epoch: int) -> None:
         """Count one optimizer step."""
-        self.step += 1
+        self.step, self.completed = self.step + 1, False
         self.samples += num_items
         self.batch += num_batches
         if self.batch == batches_per_epoch:
@@ -84,7 +94,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
     """Replace the checkpoint `path` by `content` (tensors and plain values).
 
     Raises:
-        RunError: the disk is full or the folder cannot be written; the checkpoint before is untouched.
+        StorageError: the disk is full or the folder cannot be written; the checkpoint before is untouched.
     """
     try:
         with replacing(path) as file:
@@ -93,26 +103,91 @@ def save(path: Path, content: dict[str, Any]) -> None:
             digest = hashing.hash.hexdigest()
             _write_hash(path, digest)
         _hashes[path] = digest
-    except (OSError, RuntimeError) as error:  # torch hides a full disk in a RuntimeError
-        free = shutil.disk_usage(path.parent).free / 1e9
-        raise RunError(
-            f"could not write {path}: {error}\n{free:.2f} GB are free; the one before is untouched"
-        ) from error
+    except (OSError, RuntimeError) as error:
+        size = sum(value.nbytes for _, value in leaves(content) if isinstance(value, Tensor))
+        raise storage_error(path, error, size) from error
 
 
 def link(path: Path, other: Path) -> None:
-    """Make `other` the same checkpoint as `path` without writing it again (a copy where links are not possible)."""
-    digest = _hash_file(path).read_text().split()[0]
-    _write_hash(other, digest)
+    """Make `other` the same checkpoint as `path` without writing it again (a copy where links are not possible).
+
+    Raises:
+        StorageError: as `save`.
+    """
     aside = other.with_name(f".{other.name}.tmp")
-    aside.unlink(missing_ok=True)
     try:
-        os.link(path, aside)
-    except OSError:
-        shutil.copyfile(path, aside)
-    os.replace(aside, other)
-    _hashes[other] = digest
-    sync_folder(other.parent)
+        digest = _hash_file(path).read_text().split()[0]
+        _write_hash(other, digest)
+        aside.unlink(missing_ok=True)
+        try:
+            os.link(path, aside)
+        except OSError:
+            shutil.copyfile(path, aside)
+        os.replace(aside, other)
+        _hashes[other] = digest
+        sync_folder(other.parent)
+    except OSError as error:
+        raise storage_error(other, error) from error
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, then its checksum."""
+    path.unlink()
+    _hash_file(path).unlink(missing_ok=True)
+    _hashes.pop(path, None)
+
+
+def step_files(folder: Path) -> list[Path]:
+    """The step_<N>.pt of a folder of checkpoints, oldest first."""
+    return sorted(folder.glob("step_*.pt"), key=lambda file: int(file.stem.removeprefix("step_")))
+
+
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """latest.pt and its content, or, where it is missing or damaged, the newest whole checkpoint; names both.
+
+    Raises:
+        UserError: there is none, or the newest is not from here.
+    """
+    latest = folder / "latest.pt"
+    others = sorted(folder.glob("*.pt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    failed = ""
+    for file in [latest, *(file for file in others if file != latest)]:
+        try:
+            content = load(file)
+        except DamagedError as error:
+            failed = failed or str(error).partition("\n")[0]
+            continue
+        if failed:
+            logger.warning(f"{failed}; carrying on from {file.name}, step {content['state']['step']}")
+        return file, content
+    raise UserError(f"{failed}\nno other checkpoint there is whole")
+
+
+def leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every value in nested dicts, lists and tuples."""
+    if not isinstance(content, dict | list | tuple):
+        yield name, content
+        return
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        yield from leaves(value, f"{name}.{key}" if name else str(key))
+
+
+def check_plain(content: Any, name: str = "") -> None:
+    """RunError with the name of the first value that could be saved but, with weights_only=True, not loaded again."""
+    if type(content) not in PLAIN and not isinstance(content, Tensor):  # a numpy scalar is a float, too
+        what = f"{type(content).__module__}.{type(content).__qualname__}"
+        raise RunError(
+            f"{name} is a {what}; a checkpoint holds tensors, numbers, strings, lists and dicts of them"
+            "\nconvert it in state_dict (float(), torch.from_numpy(), str()), and back in load_state_dict"
+        )
+    if isinstance(content, dict):
+        check_plain(list(content), f"keys of {name or 'the checkpoint'}")
+    for key, value in content.items() if isinstance(content, dict) else enumerate(_items(content)):
+        check_plain(value, f"{name}.{key}" if name else str(key))
+
+
+def _items(content: Any) -> Any:
+    return content if isinstance(content, list | tuple | set) else ()
 
 
 def best_of(run: Path) -> Path:
@@ -121,42 +196,81 @@ def best_of(run: Path) -> Path:
     return best if best.exists() else latest
 
 
-def load(path: Path) -> dict[str, Any]:
+def named(run: Path, name: str) -> Path:
+    """The file of a run's checkpoint by its plain name; UserError: there is none, and those that there are."""
+    path = run / "checkpoints" / f"{name}.pt"
+    if NAME.fullmatch(name) is None or not path.is_file():
+        raise UserError(f"{run} has no checkpoint {name!r:.100}\ncheckpoints there: {_others(path)}")
+    return path
+
+
+def _others(path: Path) -> str:
+    """The other checkpoints beside a file, as "best (step 7, 0.31), latest (step 9)"."""
+    found = {file.stem: "" for file in sorted(path.parent.glob("*.pt")) if file != path}
+    for name in list(found)[:20]:
+        with contextlib.suppress(Exception):  # one that cannot be read is there all the same
+            state = torch.load(path.with_name(f"{name}.pt"), "cpu", weights_only=True, mmap=True)["state"]
+            best = f", {state['best']:.4g}" if name == "best" and state["best"] is not None else ""
+            found[name] = f" (step {int(state['step'])}{best})"
+    return ", ".join(name + state for name, state in found.items()) or "none"
+
+
+class Parts(dict[str, Any]):
+    """What a checkpoint holds; UserError where it lacks a part."""
+
+    def __missing__(self, part: str) -> Any:
+        raise UserError(f"the checkpoint has no {part!r}; it has {', '.join(map(str, self)):.200}")
+
+
+def load(path: Path) -> Parts:
     """The content of a checkpoint, on the CPU; UserError if it is missing, damaged (checksum) or no plain values."""
-    there = ", ".join(sorted(file.stem for file in path.parent.glob("*.pt") if file != path)) or "none"
-    if not path.exists():
-        raise UserError(f"there is no checkpoint {path}\ncheckpoints there: {there}")
-    expected = _hash_file(path).read_text().split() if _hash_file(path).exists() else []
+    if not path.is_file():
+        raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {_others(path)}")
+    size, expected = path.stat().st_size, _hash_file(path).read_text().split() if _hash_file(path).exists() else []
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
     if expected and found not in expected:
-        raise UserError(
-            f"{path} ({path.stat().st_size} bytes) is damaged: its sha256 is {found[:12]}..., not {expected[0][:12]}..."
-            f"\nother checkpoints there: {there}"
+        raise DamagedError(
+            f"{path} ({size} bytes) is damaged: its sha256 is {found[:12]}..., not {expected[0][:12]}..."
+            f"\nother checkpoints there: {_others(path)}"
         )
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > size:  # ours are not compressed
+                raise zipfile.BadZipFile("it would unpack to more than its size")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path}: only tensors and plain values are loaded: {str(error).partition(chr(10))[0]}"
+    except zipfile.BadZipFile as error:
+        raise DamagedError(
+            f"{path} ({size} bytes) is no checkpoint, or not a whole one: {error!s:.100}"
+            f"\nother checkpoints there: {_others(path)}"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of this template (format {FORMAT})")
-    return content
+    except Exception as error:  # torch's own text recommends to run what is in the file
+        what = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise UserError(
+            f"{path}: refused, only tensors and plain values are loaded: {what[1] if what else type(error).__name__}"
+            "\nwhere it was written, convert numbers with float(), arrays with torch.as_tensor(), the rest with str()"
+        ) from error
+    try:
+        version = int(content.get("format", 0))
+        RunState(**content.get("state", {}))
+    except (AttributeError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise UserError(f"{path} is not a checkpoint of this template: {error!s:.200}") from error
+    if version != FORMAT:
+        raise UserError(
+            f"{path} is not a checkpoint of format {FORMAT}, the one that this code reads, but of {version}"
+        )
+    return Parts(content)
 
 
 def load_strictly(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights that must fit exactly; UserError with the first names that do not."""
+    """Load weights that must fit exactly; UserError with the first names that do not and how many there are."""
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError("\n".join(line.strip() for line in str(error).splitlines()[:6])) from error
-
-
-def first_nonfinite(state: dict[str, Tensor]) -> str | None:
-    """The first entry of a state dict that holds an infinite or NaN value, or None."""
-    floating = {name: value for name, value in state.items() if value.is_floating_point() and value.numel()}
-    norms = torch._foreach_norm(list(floating.values())) if floating else ()  # one kernel; looks closer where it must
-    if all(bool(norm.isfinite()) for norm in norms):
-        return None
-    return next((name for name, value in floating.items() if not bool(value.isfinite().all())), None)
+    except (RuntimeError, TypeError) as error:
+        here, saved = (
+            {name: list(getattr(value, "shape", ())) for name, value in dict(state).items()}
+            for state in (model.state_dict(), weights)
+        )
+        odd = [name for name in [*here, *(set(saved) - set(here))] if here.get(name) != saved.get(name)]
+        first = ", ".join(f"{n} (saved {saved.get(n, 'not')}, here {here.get(n, 'not')})" for n in odd[:5])
+        raise UserError(f"{len(odd)} names of weights do not fit the model: {first or error}") from error

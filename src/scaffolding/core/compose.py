@@ -2,8 +2,7 @@
 
 import dataclasses
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,15 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .build import targets
-from .errors import UserError, nearest
+from .errors import UserError
 from .run_folder import read_output_root
 
+VERBS = ("resume", "fork", "fork_state", "rerun")  # said of a run, not part of its config
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)  # what the user may get wrong
 
 
@@ -31,6 +31,7 @@ class Project:
     package: str
     schema: type
     former_names: tuple[str, ...] = ()  # of the package, so that runs made under them still load
+    trusted: tuple[str, ...] = ()  # what a loaded run may name as targets: everything below these dotted names
 
     def __post_init__(self) -> None:
         ConfigStore.instance().store("schema", self.schema)
@@ -39,26 +40,37 @@ class Project:
     def configs(self) -> Path:
         return self.root / "configs"
 
+    def present_name(self, target: str) -> str:
+        """A dotted name, under the package's present name where it has a former one."""
+        first, dot, rest = target.partition(".")
+        return f"{self.package}{dot}{rest}" if first in self.former_names else target
+
+    def untrusted(self, config: Any, trust: Iterable[str] = ()) -> dict[str, str]:
+        """The targets of a plain config that neither `trusted` nor `trust` lists, by key."""
+        names = {f"{key}._target_": self.present_name(str(spec["_target_"])) for key, spec in targets(config)}
+        listed = tuple(f"{entry}." for entry in (*self.trusted, *trust))
+        return {key.lstrip("."): name for key, name in names.items() if not f"{name}.".startswith(listed)}
+
     @property
     def output_root(self) -> Path:
         """Where runs are found when the command line says nothing."""
         try:
             return read_output_root(self.root)
         except yaml.YAMLError as error:
-            raise explain(error, self, []) from error
+            raise explained(error, self, []) from error
 
 
 def compose_config(project: Project, overrides: list[str]) -> DictConfig:
     """A checked config; leaves none of Hydra's global state behind. UserError: what is wrong with which override."""
     try:
-        return checked(_compose(project, overrides), project)
+        return checked(compose_unchecked(project, overrides), project)
     except UserError:
         raise
     except COMPOSE_ERRORS as error:
-        raise explain(error, project, overrides) from error
+        raise explained(error, project, overrides) from error
 
 
-def _compose(project: Project, overrides: list[str]) -> DictConfig:
+def compose_unchecked(project: Project, overrides: list[str]) -> DictConfig:
     """Hydra's composition, also where Hydra is at work already (within a run, twice in a notebook)."""
     hydra = GlobalHydra.instance()
     before, hydra.hydra = hydra.hydra, None
@@ -69,12 +81,11 @@ def _compose(project: Project, overrides: list[str]) -> DictConfig:
         hydra.hydra = before
 
 
-def read_config(folder: Path, project: Project) -> DictConfig:
-    """The checked config of a run; UserError if there is none in `folder`, or it does not fit the schema."""
-    file = folder / "config.yaml"
-    if not file.is_file():
-        raise UserError(f"{folder} is no run: there is no config.yaml in it")
-    return checked(OmegaConf.create(yaml.safe_load(file.read_text())), project)
+def read_config(folder: Path, project: Project, trust: Iterable[str] | None = None) -> DictConfig:
+    """The checked config of a run, fit to be built if `trust` is given; UserError as in trust.open_config."""
+    from .trust import open_config
+
+    return checked(OmegaConf.create(open_config(folder, project, trust)), project)
 
 
 def checked(composed: Any, project: Project) -> DictConfig:
@@ -83,27 +94,26 @@ def checked(composed: Any, project: Project) -> DictConfig:
     Raises:
         UserError: a key that no YAML declares, a wrong type, a value out of range, an interpolation to nothing.
     """
-    known = list(_keys(OmegaConf.to_container(composed)))
+    known = list(dotted_keys(OmegaConf.to_container(composed)))
     for key in composed:
         if key not in _fields(project.schema):
             inner = [name for name in known if name.startswith(f"{key}.")]
             known = [name for name in known if name.partition(".")[0] in _fields(project.schema)]
-            raise _unknown(inner[0] if inner else str(key), known, project)
+            raise unknown_key(inner[0] if inner else str(key), known, project)
     try:
         cfg: Any = OmegaConf.merge(OmegaConf.structured(project.schema), composed)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise explain(error, project, []) from error
+        raise explained(error, project, []) from error
     for key, spec in targets(plain):
-        name, _, rest = str(spec["_target_"]).partition(".")
-        if name in project.former_names:
-            OmegaConf.update(cfg, f"{key}._target_", f"{project.package}.{rest}")
+        if (name := project.present_name(str(spec["_target_"]))) != spec["_target_"]:
+            OmegaConf.update(cfg, f"{key}._target_", name)
     for section, field in _fields(project.schema).items():
         if not dataclasses.is_dataclass(field.type):
             continue
         for name, value in plain[section].items():
             if name not in _fields(field.type):
-                raise _unknown(wrong := f"{section}.{name}", [key for key in known if key != wrong], project)
+                raise unknown_key(wrong := f"{section}.{name}", [key for key in known if key != wrong], project)
             rules = _fields(field.type)[name].metadata
             if value == "???":
                 raise UserError(f"{section}.{name} has no value\ngive it one in configs/base.yaml")
@@ -130,7 +140,7 @@ def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
         paths[str(name)] = os.path.relpath(path, project.root) if inside else path
         copy.paths[name] = f"\\${{paths.{name}}}"
     plain: Any = OmegaConf.to_container(copy, resolve=True)
-    return {key: value for key, value in plain.items() if key not in ("resume", "fork")} | {"paths": paths}
+    return {key: value for key, value in plain.items() if key not in VERBS} | {"paths": paths}
 
 
 def groups(folder: Path) -> dict[str, list[str]]:
@@ -139,53 +149,23 @@ def groups(folder: Path) -> dict[str, list[str]]:
     return {name: options for name, options in found.items() if options}
 
 
-def _keys(node: Any, key: str = "") -> Iterator[str]:
+def dotted_keys(node: Any, key: str = "") -> Iterator[str]:
     """Dotted keys of a plain config, inner ones included."""
     for name, value in node.items() if isinstance(node, dict) else ():
         dotted = f"{key}.{name}" if key else str(name)
         yield dotted
-        yield from _keys(value, dotted)
+        yield from dotted_keys(value, dotted)
 
 
-def _known(overrides: list[str], project: Project) -> list[str]:
-    """The keys there are with the group choices of a command line; the groups, where those do not compose."""
-    options = groups(project.configs)
-    try:
-        chosen = [text for text in overrides if text.partition("=")[0].lstrip("+~") in options]
-        return list(_keys(OmegaConf.to_container(_compose(project, chosen))))
-    except COMPOSE_ERRORS:
-        return list(options)
-
-
-def _unknown(key: str, keys: list[str], project: Project) -> UserError:
-    """The error for a key that no YAML declares, with the nearest one that is."""
-    known, near = groups(project.configs), nearest(key, keys)[0]
-    place = f"configs/{near.partition('.')[0]}/" if near.partition(".")[0] in known else "configs/base.yaml"
-    return UserError(
-        f"{key}: no such key\nnearest: {near} (declared in {place})"
-        f"\nto add a key, write +{key}=VALUE, or declare it in YAML (in run, loader and paths: in config.py)"
-    )
-
-
-def explain(error: BaseException, project: Project, overrides: list[str]) -> UserError:
+def explained(error: BaseException, project: Project, overrides: list[str]) -> UserError:
     """A composing error in words: key, value, what is allowed or nearest."""
-    text, cause = str(error), error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        near, options = nearest(option, error.options or ()), ", ".join(sorted(error.options or ())) or "none"
-        return UserError(f"{group}={option}: no such option\nnearest: {', '.join(near) or 'none'}; options: {options}")
-    if found := re.search(r"Could not (?:override|delete from config\.(?: The key)?) '([^']+)'", text):
-        return _unknown(found[1], _known(overrides, project), project)
-    if found := re.search(r"Error merging override (.+)", text):
-        return UserError(f"{found[1]}: {str(cause).splitlines()[0]}")
-    if mark := getattr(cause, "problem_mark", None):
-        return UserError(
-            f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {getattr(cause, 'problem', 'not valid YAML')}"
-        )
-    for word in overrides:
-        if (group := word.partition("=")[0]) in groups(project.configs) and word.partition("=")[2] in ("", "null"):
-            return UserError(f"{word}: no such option\noptions: {', '.join(groups(project.configs)[group])}")
-    key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
-    return UserError((f"{key}: " if key else "") + "; ".join(line for line in text.splitlines()[:2] if line))
+    from .explain import explain  # imported only here
+
+    return explain(error, project, overrides)
+
+
+def unknown_key(key: str, keys: list[str], project: Project) -> UserError:
+    """The error for a key that no YAML declares, with the nearest one that is."""
+    from .explain import unknown_key
+
+    return unknown_key(key, keys, project)

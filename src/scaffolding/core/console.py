@@ -43,11 +43,17 @@ class Console:
             self.progress.start()
             write = self.progress.console.print
             logger.add(lambda text: write(text, end="", markup=False, highlight=False), format=LINE, level="INFO")
-        self.handler = logger.add(self.log_file, format=LINE, level="DEBUG", backtrace=True)
+        self.file = open(self.log_file, "ab", buffering=0)
+        self.handler = logger.add(self._write, format=LINE, level="DEBUG", backtrace=True)
         return self
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a line that a full disk does not take; what matters is said by others
+            self.file.write(text.encode())
 
     def __exit__(self, *exception: object) -> None:
         logger.remove(self.handler)
+        self.file.close()
         if self.progress is not None:
             self.progress.stop()
             setup()

@@ -12,8 +12,20 @@ class UserError(ValueError):
     """
 
 
+class DamagedError(UserError):
+    """A checkpoint that is not what was written; another one may do."""
+
+
 class RunError(Exception):
     """A run that cannot go on and whose message says all there is to say: shown without a traceback, exit code 1."""
+
+    code = 1
+
+
+class StorageError(RunError):
+    """A file could not be written; what was there before is untouched. Ends a run only where it lasts: exit code 74."""
+
+    code = 74  # EX_IOERR of sysexits.h
 
 
 def nearest(word: str, options: Iterable[str], count: int = 1) -> list[str]:

@@ -1,6 +1,7 @@
 """From the command line to `main(cfg)`: help, resume and fork, Hydra without its folders, errors with the cause first.
 
-Exit codes: 0 finished, 1 a run that failed, 2 wrong input (nothing was created), 128 + n stopped by signal n.
+Exit codes: 0 finished, 1 a run that failed, 2 wrong input (nothing was created), 74 the disk took no checkpoint any
+more, 128 + n stopped by signal n.
 """
 
 import gc
@@ -15,13 +16,12 @@ import dotenv
 gc.disable()  # most of an import's time, beside reading files, is the collector looking at what cannot be garbage
 import hydra
 import torch
-import yaml
 from omegaconf import DictConfig
 
-from . import console
-from .compose import COMPOSE_ERRORS, Project, checked, explain, groups
+from . import console, provenance
+from .compose import COMPOSE_ERRORS, Project, checked, explained, groups
 from .errors import RunError, UserError
-from .run_folder import find_run
+from .signals import leave_at_once
 
 gc.enable()
 if "triton" not in sys.modules:  # what is frozen is never freed, and triton complains of that at exit
@@ -32,6 +32,7 @@ TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong inpu
 
 def launch(main: Callable[[DictConfig], Any], project: Project, help_text: Callable[[list[str]], str]) -> None:
     """Compose the config of this command line and call `main` with it, once or, with --multirun, once per job."""
+    leave_at_once()
     dotenv.load_dotenv(project.root / ".env")
     console.setup()
     full = os.environ.get(TRACEBACK) == "1"
@@ -44,40 +45,57 @@ def launch(main: Callable[[DictConfig], Any], project: Project, help_text: Calla
         if full:
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        sys.exit(2 if isinstance(error, UserError) else error.code)
 
 
 def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:
     root = _output_root(words, project)
-    named = [_value(words, verb) for verb in ("resume", "fork")]
-    resume, fork = (find_run(name, root) if name is not None else None for name in named)
+    named = {verb: name for verb in ("resume", "fork", "rerun") if (name := _value(words, verb)) is not None}
+    if len(named) > 1:
+        raise UserError(
+            f"{' and '.join(named)}: only one of them\nresume carries the same run on, fork starts a new one, "
+            "rerun does the same again"
+        )
+    verb, name = next(iter(named.items()), ("", ""))
+    parent = None
+    if verb:  # what only these need is imported only here
+        from .find import find_run
+        from .trust import open_to_resume, read_words
+
+        parent = find_run(name, root)
     is_sweep = bool({"--multirun", "-m"} & set(words))
     # Hydra makes no folders and no log of its own; the jobs of a sweep lie together
     more = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
     more += [f"hydra/{log}=disabled" for log in ("job_logging", "hydra_logging")]
     more += [f"hydra.sweep.dir={root}/exp_${{now:%Y-%m-%d_%H-%M-%S}}"] if is_sweep else []
-    rest = [word for word in words if not word.startswith(("resume=", "fork="))]
+    rest = [word for word in words if word.partition("=")[0] not in ("resume", "fork", "rerun", "trust")]
+    trust = (_value(words, "trust") or "").split(",") if _value(words, "trust") else []
+    if trust and not parent:
+        raise UserError(
+            "trust: goes with resume, fork or rerun\nwhat the command line and the checkout name is trusted anyway"
+        )
     options: list[str] = []
-    if resume and fork:
-        raise UserError("resume and fork: only one of them\nresume carries the same run on, fork starts a new one")
-    if resume:  # its own config is the one that overrides apply to; there are no groups to choose from any more
+    if parent and verb != "fork":  # overrides apply to its own config; there are no groups to choose from any more
         for word in rest:
             if (group := word.partition("=")[0].lstrip("+~")) in groups(project.configs):
                 raise UserError(
-                    f"{word}: refused, a resumed run keeps its {group}\nset single keys ({group}.KEY=VALUE), "
-                    f"or start a new run from its weights with fork={resume.name}"
+                    f"{word}: refused, {verb} keeps the run's {group}\nset single keys ({group}.KEY=VALUE), "
+                    f"or start a new run from its weights with fork={parent.name}"
                 )
-        options = ["--config-path", str(resume), "--config-name", "config"]
-    elif fork:  # the parent's command line, then this one's
-        own = {word.partition("=")[0].lstrip("+~") for word in rest} | {"resume", "fork", "run.name"}
-        before = yaml.safe_load((fork / "overrides.yaml").read_text())
-        more += [word for word in before if word.partition("=")[0].lstrip("+~") not in own] + [f"fork='{fork}'"]
+        options = ["--config-name", open_to_resume(parent, project, trust)]
+    elif parent:  # the parent's command line, then this one's
+        own = {word.partition("=")[0].lstrip("+~") for word in rest} | {"run.name", "paths.output", "paths.output_root"}
+        before = read_words(parent / "overrides.yaml", project, trust)
+        more += [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
     raised: list[Exception] = []
 
     def task(composed: DictConfig) -> Any:
         try:
             cfg = checked(composed, project)
-            cfg.resume = str(resume) if resume else None
+            if parent:
+                cfg[verb] = str(parent)
+                cfg.run.name = _value(words, "run.name") if verb == "rerun" else cfg.run.name
+            sys.argv[1:] = map(provenance.masked, words)  # libraries may note down what they find there
             _import_rest()
             return main(cfg)
         except Exception as error:  # kept, and raised below: Hydra would print lines of its own first
@@ -93,7 +111,7 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
         hydra.main(version_base="1.3", config_path=str(project.configs), config_name="base")(task)()
     except COMPOSE_ERRORS as error:
         if not raised:
-            raise explain(error, project, rest) from error
+            raise explained(error, project, rest) from error
         raise
     if raised:
         raise raised[0]

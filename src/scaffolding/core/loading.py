@@ -5,46 +5,86 @@ DataLoader, sample by sample. Both start anywhere in an epoch at no cost: positi
 """
 
 import atexit
+import contextlib
 import itertools
+import signal
+import threading
+import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from loguru import logger
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, default_collate, get_worker_info
 
 from . import rng
 from .checkpoint import RunState
-from .errors import UserError
-from .signals import ignore_in_worker
+from .errors import RunError, UserError
+from .signals import blocked, die_with_parent
 
 Window = list[tuple[Any, int]]  # (batch, its number of items) of the micro-batches of one optimizer step
 
 
-_with_workers: "weakref.WeakSet[Loader]" = weakref.WeakSet()
+with_workers: "weakref.WeakSet[Loader]" = weakref.WeakSet()
 
 
 @atexit.register  # python itself would end workers with a signal that they ignore, and wait for ever
 def _end_workers() -> None:
-    for loader in list(_with_workers):
+    for loader in list(with_workers):
         loader.close()
 
 
+class _Failed(NamedTuple):
+    """In the place of a batch: what went wrong in reading it, in words and as a traceback."""
+
+    message: str
+    details: str
+
+
+def _failure(error: Exception, what: str) -> _Failed:
+    """`what` failed; the last frame of the user's own code comes last."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    frame = next((f for f in reversed(frames) if "site-packages" not in f.filename), frames[-1] if frames else None)
+    where = f"\nat {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" if frame else ""
+    message = f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}{where}"
+    return _Failed(message, "".join(traceback.format_exception(error)))
+
+
 class _KeyedSamples:
-    """The dataset as DataLoader reads it: generators are seeded for each sample by (seed, split, epoch, index)."""
+    """The dataset as DataLoader reads it: generators are seeded for each sample by (seed, split, epoch, index).
 
-    def __init__(self, dataset: Any, name: str, seed: int) -> None:
+    `at_work`, shared with the workers, shape (num_workers, 2), holds the index each one is reading, or -1, and since
+    when (monotonic seconds).
+    """
+
+    def __init__(self, dataset: Any, name: str, seed: int, num_workers: int) -> None:
         self.dataset, self.name, self.seed = dataset, name, seed
+        self.at_work = torch.full((num_workers, 2), -1.0, dtype=torch.float64).share_memory_()
+        self.collate = getattr(dataset, "collate", default_collate)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
-        samples = []
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
+        samples, info = [], get_worker_info()
+        at_work = self.at_work.numpy()[info.id] if info is not None else None
         with rng.set_aside(with_python=True):
             for epoch, index in keys:
+                if at_work is not None:
+                    at_work[:] = index, time.monotonic()
                 seed = rng.key(self.seed, self.name, epoch, index)
                 rng.seed_host(seed)
-                samples.append(self.dataset[index])
-        return samples
+                try:
+                    samples.append(self.dataset[index])
+                except Exception as error:
+                    worker = f" (worker {info.id})" if info is not None else ""
+                    return _failure(error, f"sample {index} of the {self.name} split{worker}")
+        if at_work is not None:
+            at_work[0] = -1
+        try:
+            return self.collate(samples)
+        except Exception as error:
+            return _failure(error, f"collating samples {[index for _, index in keys]} of the {self.name} split")
 
 
 class _Keys:
@@ -69,7 +109,7 @@ class Loader:
 
     def __init__(
         self, dataset: Any, name: str, batch_size: int, *, shuffle: bool, seed: int, device: torch.device,
-        num_workers: int = 0, start_method: str | None = None,
+        num_workers: int = 0, start_method: str | None = None, timeout: float | None = None,
     ) -> None:  # fmt: skip
         if len(dataset) == 0:
             raise UserError(f"the {name} split is empty")
@@ -78,24 +118,32 @@ class Loader:
         self.epoch = self.start = 0  # where the next iteration of `workers` begins
         self.workers: DataLoader[Any] | None = None
         if not hasattr(dataset, "get_batch"):
+            self.samples = _KeyedSamples(dataset, name, seed, num_workers)
             self.workers = DataLoader(
-                _KeyedSamples(dataset, name, seed),  # type: ignore[arg-type]
+                self.samples,  # type: ignore[arg-type]
                 batch_sampler=_Keys(weakref.proxy(self)),  # no cycle: workers end with the last reference
-                collate_fn=getattr(dataset, "collate", default_collate),
+                collate_fn=_as_it_is,
                 num_workers=num_workers,
                 multiprocessing_context=start_method if num_workers else None,
                 persistent_workers=num_workers > 0,
-                worker_init_fn=ignore_in_worker,
+                worker_init_fn=die_with_parent,
+                timeout=(timeout or 0) if num_workers else 0,
                 pin_memory=device.type == "cuda",
                 generator=rng.generator(seed, name),  # else DataLoader draws from the global one
             )
-            _with_workers.add(self)
+            with_workers.add(self)
 
     def close(self) -> None:
-        """End the worker processes."""
-        if self.workers is not None and self.workers._iterator is not None:
+        """End the worker processes; those that are still at work after a second are killed."""
+        if self.workers is None or self.workers._iterator is None:
+            return
+        processes = self.workers._iterator._workers  # type: ignore[attr-defined]
+        timer = threading.Timer(1.0, lambda: [process.kill() for process in processes])
+        timer.start()
+        with _deaths_ignored():
             self.workers._iterator._shutdown_workers()  # type: ignore[attr-defined]
-            self.workers._iterator = None
+        timer.cancel()
+        self.workers._iterator = None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -117,7 +165,13 @@ class Loader:
         """The batches of an epoch on the run's device, from batch `start`."""
         if self.workers is not None:
             self.epoch, self.start = epoch, start
-            yield from (to_device(batch, self.device) for batch in self.workers)
+            with blocked():
+                iterator = iter(self.workers)
+            for batch in iterator:
+                if isinstance(batch, _Failed):
+                    logger.debug(batch.details)
+                    raise RunError(batch.message)
+                yield to_device(batch, self.device)
             return
         for position, indices in enumerate(self.indices(epoch, start), start):
             # one key per batch; python's own generator, which costs more than the batch, is left as it is
@@ -135,6 +189,23 @@ class Loader:
             stream = self.batches(state.epoch, state.batch)
             while window := [(batch, num_items(batch)) for batch in itertools.islice(stream, accumulate)]:
                 yield window
+
+
+@contextlib.contextmanager
+def _deaths_ignored() -> Iterator[None]:
+    """DataLoader raises an error wherever the main thread is when a worker dies; not so while they are made to."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def num_items(batch: Any) -> int:

@@ -1,5 +1,6 @@
 """Where a number came from: commit, uncommitted work, packages, machine, command line."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -51,12 +52,35 @@ def uncommitted_changes(root: Path) -> str:
         return _git(root, "diff", "--cached", "--binary", "HEAD", index=index) or ""
 
 
-def describe(root: Path) -> dict[str, Any]:
-    """What provenance.json holds."""
+def code_hash(sources: Path) -> str:
+    """A hash of all python files below a folder."""
+    found = hashlib.sha256()
+    for file in sorted(sources.rglob("*.py")):
+        found.update(repr((file.relative_to(sources).as_posix(), file.read_bytes())).encode())
+    return found.hexdigest()[:16]
+
+
+def numerics(device: torch.device) -> dict[str, Any]:
+    """What may change the last bits of a result."""
+    return {
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+    }
+
+
+def describe(root: Path, sources: Path, device: torch.device) -> dict[str, Any]:
+    """What provenance.json holds; `sources` is the folder of the package."""
     status = _git(root, "status", "--porcelain")
     return {
         "commit": (_git(root, "rev-parse", "HEAD") or "").strip() or None,
         "dirty": bool(status) if status is not None else None,
+        "code": code_hash(sources),
         "argv": ARGV,
         "python": platform.python_version(),
         "machine": {
@@ -66,11 +90,6 @@ def describe(root: Path) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
             "cuda": torch.version.cuda,
         },
-        "numerics": {
-            "torch": torch.__version__,
-            "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-            "matmul_precision": torch.get_float32_matmul_precision(),
-            "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        },
+        "numerics": numerics(device),
         "packages": dict(sorted((d.metadata["Name"], d.version) for d in importlib.metadata.distributions())),
     }

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -9,14 +10,17 @@ import random
 import re
 import socket
 import time
+from collections import deque
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .errors import UserError, nearest
-from .files import write_text
+from . import lock
+from .errors import StorageError, UserError
+from .files import storage_error, write_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
 TIMINGS = ("time", "items_per_second", "peak_memory_mb")  # columns that measure the machine, not the model
@@ -61,67 +65,63 @@ def read_output_root(project_root: Path) -> Path:
     return project_root / "_output"
 
 
-def list_runs(output_root: Path) -> list[Path]:
-    """All run folders under the output root (dev runs and jobs of sweeps too), oldest first."""
-    found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/config.yaml")}
-    runs = [path for path in found if found.isdisjoint(path.parents)]
-    files = ("config.yaml", "overrides.yaml")  # a resume may write the config again: the older one tells
-    ages = {run: min((run / name).stat().st_mtime for name in files if (run / name).exists()) for run in runs}
-    return sorted(runs, key=lambda run: ages[run])
-
-
-def find_run(name: str, output_root: Path) -> Path:
-    """The run that `name` stands for: a name, a unique prefix, `latest`, `dev/NAME`, or a path under the output root.
-
-    Raises:
-        UserError: none, or several; the nearest or all of them are named.
-    """
-    root = output_root.resolve()
-    runs = {str(path.relative_to(root)): path for path in list_runs(root)}
-    if name == "latest":
-        real = [path for key, path in runs.items() if not key.startswith("dev/")]
-        if not real:
-            raise UserError(f"latest: there is no run in {root} (dev runs do not count)\nno run was created")
-        return real[-1]
-    paths = (Path(name).resolve(), (root.parent / name).resolve()) if name.isprintable() else ()
-    for path in paths:  # as a shell completes it
-        if "/" in name and path in runs.values() and path.is_relative_to(root):
-            return path
-    wanted = name.rstrip("/")
-    if not all(NAME.fullmatch(part) for part in wanted.split("/")):
-        raise UserError(
-            f"{name!r} is no run in {root}\ngive a run's name, its first letters, `latest`, or its path there"
-        )
-    exact = [key for key in runs if wanted in (key, key.rpartition("/")[2])]
-    matches = exact if len(exact) == 1 else [key for key in runs if key.startswith(wanted)]
-    if len(matches) == 1:
-        return runs[matches[0]]
-    if matches:
-        raise UserError(f"{name!r} is the beginning of {len(matches)} runs: {', '.join(matches[-5:])}\ngive more of it")
-    near = ", ".join(nearest(wanted, runs, 3)) or "there are no runs"
-    raise UserError(f"there is no run {name!r} in {root}\nnearest: {near}\nno run was created")
-
-
 class Facts:
-    """facts/events.jsonl and facts/scalars.csv of one run; append-only while it runs."""
+    """facts/events.jsonl and facts/scalars.csv of one run; append-only while it runs.
+
+    What the disk does not take waits in memory, in order; `error` says why, and `sync` raises.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.scalars_file, self.events_file = folder, folder / "scalars.csv", folder / "events.jsonl"
+        self.cut_file = folder / "cut.jsonl"
+        self.waiting: deque[tuple[Callable[[dict[str, Any]], None], dict[str, Any]]] = deque()
+        self.error: StorageError | None = None
 
     def event(self, name: str, **values: Any) -> None:
         """Append one line to events.jsonl."""
-        line = json.dumps({"event": name, "time": datetime.now().astimezone().isoformat(), **values})
-        with open(self.events_file, "a") as file:
-            file.write(line + "\n")
+        self.waiting.append(
+            (self._add_event, {"event": name, "time": datetime.now().astimezone().isoformat(), **values})
+        )
+        self._flush()
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Append one row to scalars.csv; a metric seen for the first time adds a column."""
+        self.waiting.append((self._add_row, row))
+        self._flush()
+
+    def sync(self) -> None:
+        """Bring everything to the disk; StorageError if it does not take it."""
+        self._flush()
+        if self.error is not None:
+            raise self.error
+        try:
+            for file in filter(Path.exists, (self.events_file, self.scalars_file)):
+                with open(file, "ab") as stream:
+                    os.fsync(stream.fileno())
+        except OSError as error:
+            raise storage_error(self.folder, error) from error
+
+    def _flush(self) -> None:
+        self.error = None
+        try:
+            while self.waiting:
+                write, values = self.waiting[0]
+                write(values)
+                self.waiting.popleft()
+        except OSError as error:
+            self.error = storage_error(self.folder, error)
+
+    def _add_event(self, values: dict[str, Any]) -> None:
+        _append(self.events_file, json.dumps(values) + "\n")
+
+    def _add_row(self, row: dict[str, Any]) -> None:
         columns = self._columns()
         if new := [name for name in row if name not in columns]:
             self._write([*self.rows(), row], columns + new)
             return
-        with open(self.scalars_file, "a", newline="") as file:
-            csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
+        line = io.StringIO(newline="")
+        csv.DictWriter(line, columns, lineterminator="\n").writerow(row)
+        _append(self.scalars_file, line.getvalue())
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole rows, oldest first; numbers as numbers, empty cells left out."""
@@ -129,20 +129,32 @@ class Facts:
         return [{name: _number(text) for name, text in row.items() if name and text} for row in csv.DictReader(lines)]
 
     def cut_after(self, step: int) -> int:
-        """Drop rows later than `step`, of the final test, and a torn last line: all come again. Returns how many."""
-        kept = [row for row in self.rows() if row["step"] <= step and row["split"] != "test"]
-        dropped = len(self._text().splitlines()[1:]) - len(kept)
-        if dropped > 0:
+        """Cut rows later than `step`, of the final test, and torn last lines: all come again. Returns how many rows.
+
+        What is cut is kept in cut.jsonl.
+        """
+        kept: list[dict[str, Any]] = []
+        cut: list[dict[str, Any]] = []
+        for row in self.rows():
+            (kept if row["step"] <= step and row["split"] != "test" else cut).append(row)
+        torn = {file: _torn(file) for file in (self.scalars_file, self.events_file)}
+        lines = [{"cut_at": step, **row} for row in cut]
+        lines += [{"cut_at": step, "file": file.name, "torn": text} for file, text in torn.items() if text]
+        if lines:
+            _append(self.cut_file, "".join(json.dumps(line) + "\n" for line in lines))
+        if torn[self.events_file]:
+            write_text(self.events_file, self.events_file.read_text().removesuffix(torn[self.events_file]))
+        if cut or torn[self.scalars_file]:
             self._write(kept, self._columns())
-        return dropped
+        return len(cut) + bool(torn[self.scalars_file])
 
     def _text(self) -> str:
         return self.scalars_file.read_text() if self.scalars_file.exists() else ""
 
     def _columns(self) -> list[str]:
-        with open(self.scalars_file, "a+") as file:  # "a+": it may not exist yet
-            file.seek(0)
+        with contextlib.suppress(FileNotFoundError), open(self.scalars_file) as file:
             return next(csv.reader(file), [])
+        return []
 
     def _write(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
         text = io.StringIO(newline="")
@@ -150,6 +162,23 @@ class Facts:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.scalars_file, text.getvalue())
+
+
+def _append(file: Path, text: str) -> None:
+    """Append whole or not at all, as far as errors go; a kill may leave a torn last line."""
+    with open(file, "ab", buffering=0) as stream:
+        size, data = stream.tell(), text.encode()
+        try:
+            if stream.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # it took a part
+        except OSError:
+            stream.truncate(size)
+            raise
+
+
+def _torn(file: Path) -> str:
+    """What follows the last newline of a file."""
+    return file.read_text(errors="replace").rpartition("\n")[2] if file.exists() else ""
 
 
 def _number(text: str) -> Any:
@@ -160,7 +189,7 @@ def _number(text: str) -> Any:
 
 
 def write_status(path: Path, status: str, **values: Any) -> None:
-    """Replace status.json: running, finished, interrupted or failed, with step, reason, pid and host."""
+    """Replace status.json: running, finished, interrupted, preempted or failed, with step, reason, pid and host."""
     content = {"status": status, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname(), **values}
     write_text(path / "status.json", json.dumps(content, indent=2) + "\n")
 
@@ -169,10 +198,6 @@ def read_status(path: Path) -> dict[str, Any]:
     """status.json; a run whose process is gone from this machine without a word reads `died`."""
     file = path / "status.json"
     content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"status": "unknown"}
-    if content["status"] == "running" and content["host"] == socket.gethostname():
-        try:
-            with contextlib.suppress(PermissionError):  # somebody else's process: it lives
-                os.kill(content["pid"], 0)
-        except ProcessLookupError:
-            content["status"] = "died"
+    if content["status"] == "running" and content["host"] == socket.gethostname() and not lock.is_held(path):
+        content["status"] = "died"
     return content

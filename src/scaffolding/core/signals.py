@@ -1,12 +1,20 @@
 """Signals: the first asks the run to stop at the end of the step, the second leaves at once."""
 
+import contextlib
+import ctypes
 import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])
+
+
+class Interrupted(Exception):
+    """A stop signal came while something was under way that a resumed run does again (an evaluation)."""
 
 
 class StopFlag:
@@ -31,7 +39,23 @@ class StopFlag:
             signal.signal(number, handler)
 
 
-def ignore_in_worker(worker: int) -> None:
-    """For loader workers: a Ctrl-C goes to the whole process group, but only the run itself decides when to stop."""
+def leave_at_once() -> None:
+    """Until a run is under way there is nothing to save: end with 128 + number, without a traceback."""
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """Worker processes started here never see stop signals: only the run itself decides when to stop."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def die_with_parent(worker: int) -> None:
+    """For loader workers: a run that is killed leaves none behind, not even one that hangs (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
