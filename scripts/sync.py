@@ -47,8 +47,9 @@ class Recorder:
 
 def sync(run: Path, group: str | None) -> bool:
     """Deliver one run and say what went where; False if the tracker failed. UserError: it runs, or has no tracker."""
-    from scaffolding.core.build import build, targets
+    from scaffolding.core.build import build
     from scaffolding.core.compose import compose_config, read_config
+    from scaffolding.core.trust import check_trusted
     from scaffolding.experiment import PROJECT
 
     status = read_status(run)
@@ -57,12 +58,7 @@ def sync(run: Path, group: str | None) -> bool:
     spec = compose_config(PROJECT, [f"tracker={group}"]).tracker if group else read_config(run, PROJECT).tracker
     if not spec:
         raise UserError(f"{run.name} has no tracker\nname one: --tracker wandb")
-    files = (PROJECT.configs / "tracker").glob("*.yaml")
-    allowed = {(yaml.safe_load(file.read_text()) or {}).get("_target_") for file in files}
-    for key, found in targets(OmegaConf.to_container(spec)):  # a run that is loaded is data, it decides nothing
-        if found["_target_"] not in allowed:
-            where = ".".join(filter(None, ("tracker", key, "_target_")))
-            raise UserError(f"{where}: {found['_target_']} is in no file of configs/tracker\nname one: --tracker wandb")
+    check_trusted({"tracker": OmegaConf.to_container(spec)}, PROJECT, ())
     if "mode" in spec:
         spec.mode = "auto"  # dev runs are offline by choice; here the choice is to deliver
     tracker, exit_code = build(spec, "tracker"), EXIT_CODES.get(status["status"], 143)

@@ -4,7 +4,6 @@ python scripts/verify_resume.py data=NAME model=NAME       # any overrides; dev 
 """
 
 import hashlib
-import importlib.util
 import itertools
 import json
 import os
@@ -30,7 +29,6 @@ from torch import Tensor, nn
 
 from scaffolding import train
 from scaffolding.core import checkpoint, rng
-from scaffolding.core.build import targets
 from scaffolding.core.checkpoint import leaves
 from scaffolding.core.loading import Loader
 from scaffolding.core.run_folder import Facts
@@ -154,10 +152,10 @@ def start(root: Path, name: str, share: float, *words: str) -> list[dict[str, An
 
 def trust(run: Path) -> list[str]:
     """The word that lets a resume build what the config names outside of the project."""
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    names = {str(spec["_target_"]).partition(".")[0] for _, spec in targets(config)} - {PROJECT.package, "torch"}
-    takes_it = importlib.util.find_spec(f"{PROJECT.package}.core.trust") is not None
-    return [f"trust={','.join(sorted(names))}"] if names and takes_it else []
+    names = PROJECT.untrusted(yaml.safe_load((run / "config.yaml").read_text()), ()).values()
+    whole = ("torch", f"{PROJECT.package}.")  # of these, single classes; of others all
+    words = {name if name.startswith(whole) else name.partition(".")[0] for name in names}
+    return [f"trust={','.join(sorted(words))}"] if words else []
 
 
 def why(pair: Pair, first: Pair, resumed: bool = True) -> str:

@@ -18,7 +18,7 @@ class Wandb:
     """A W&B run. Never prompts; without a key or a server it writes offline and says how to upload later.
 
     Its methods are called in a thread of their own, where an exception ends the tracking and nothing else
-    (core/tracking.py). Online W&B says what it has got already; each offline folder is complete by itself.
+    (core/following.py). Online W&B says what it has got already; each offline folder is complete by itself.
 
     Args:
         project: W&B project.
