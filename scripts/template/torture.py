@@ -1,0 +1,54 @@
+"""What the template survives: the real program killed, stopped, robbed of state, its files damaged; a row per promise.
+
+    python scripts/template/torture.py                  # everything, about 45 minutes on two cores
+    python scripts/template/torture.py kills signals    # only these sections
+    python scripts/template/torture.py --quick          # fewer of each, about seven minutes: what the tests run
+    python scripts/template/torture.py --folder WORK    # keep runs and logs in the empty folder WORK, to look at a miss
+
+Equal means equal bit for bit: everything in every checkpoint (weights, averages, optimizer, schedule, counters,
+generators) and every logged value, which at each step has a hash of the items that it read. Exit code 1: a miss.
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+os.environ["OMP_NUM_THREADS"] = "1"  # the runs go side by side
+import damaged
+import interrupted
+import torch
+from loguru import logger
+
+from scaffolding.experiment import PROJECT
+
+SECTIONS = interrupted.SECTIONS | damaged.SECTIONS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="which; none: all of them")
+    parser.add_argument("--quick", action="store_true", help="fewer of each")
+    parser.add_argument("--folder", type=Path, help="an empty folder that keeps what is made; none: a temporary one")
+    arguments = parser.parse_args()
+    commit = subprocess.getoutput(f"git -C '{PROJECT.root}' describe --always --dirty")
+    machine = f"{os.uname().machine}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), torch {torch.__version__}"
+    print(f"{time.strftime('%Y-%m-%d')}, commit {commit}, {machine}, Python {sys.version.split()[0]}\n")
+    print("| what | measured | figure to reach | |\n| --- | --- | --- | --- |", flush=True)
+    logger.remove()  # the lines of runs in this process are not part of the table
+    verdicts = []
+    with TemporaryDirectory() as temporary, contextlib.chdir(arguments.folder or temporary):
+        for section in arguments.sections or SECTIONS:
+            Path(section).mkdir()
+            for what, measured, figure, reached in SECTIONS[section](arguments.quick):
+                print(f"| {what} | {measured} | {figure} | {'ok' if reached else '**miss**'} |", flush=True)
+                verdicts.append(reached)
+    return int(not all(verdicts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
