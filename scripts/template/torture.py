@@ -20,13 +20,15 @@ from tempfile import TemporaryDirectory
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the runs go side by side
 import damaged
+import hostile
 import interrupted
 import torch
+import tracker_faults
 from loguru import logger
 
 from scaffolding.experiment import PROJECT
 
-SECTIONS = interrupted.SECTIONS | damaged.SECTIONS
+SECTIONS = interrupted.SECTIONS | damaged.SECTIONS | tracker_faults.SECTIONS | hostile.SECTIONS
 
 
 def main() -> int:
