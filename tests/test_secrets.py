@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TRAIN, options, trainable
+import yaml
+from conftest import TRAIN, Train, options, trainable
 from loguru import logger
+from test_resume import BASE, ENV
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core import provenance
@@ -83,3 +85,16 @@ def test_secrets_within_values_are_masked(word: str, shown: str) -> None:
 def test_secrets_in_lists_are_hidden() -> None:
     hidden = provenance.hide_secrets({"a": [{"token": "x", "b": [1]}], "secret": ["x", "y"]})
     assert hidden == {"a": [{"token": "***", "b": [1]}], "secret": ["***", "***"]}
+
+
+def test_a_resumed_run_asks_for_what_it_did_not_keep_and_finds_what_is_no_secret(
+    train: Train, output_root: Path
+) -> None:
+    words = (*BASE, "+data.token=abc", "+data.pad_token='<pad>'", "run.name=run")
+    train(*words, env=ENV | {"KILL_AT": "7", "KILL_WITH": "SIGTERM"}, code=143)
+    config = yaml.safe_load((output_root / "run" / "config.yaml").read_text())
+    assert (config["data"]["token"], config["data"]["pad_token"]) == ("***", "<pad>")
+    assert "data.token: run did not keep it" in train("resume=run", env=ENV, code=2).stderr
+    done = train("resume=run", "data.token=abc", env=ENV)
+    assert "abc" not in done.stderr
+    assert "abc" not in (output_root / "run" / "config.yaml").read_text()

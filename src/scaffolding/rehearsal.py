@@ -87,7 +87,7 @@ def continue_halfway(cfg: DictConfig, run: Run, train: Train) -> int:
             loader.close()
         expected, found = checkpoint.load(run.latest), checkpoint.load(again.latest)
         difference = first_difference(expected, found)
-        if difference is None and logged_values(run.facts) != logged_values(again.facts):
+        if difference is None and first_difference(logged_values(run.facts), logged_values(again.facts)) is not None:
             difference = "a logged value (facts/scalars.csv)"
         if difference is not None:
             raise RunError(

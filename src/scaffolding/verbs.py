@@ -70,7 +70,12 @@ def check(cfg: Any) -> dict[str, Any]:
     precision = choose_precision(cfg.run.precision, choose_device(cfg.run.device))  # a run keeps what `auto` meant
     after = portable(cfg, PROJECT)
     after["run"]["precision"] = precision
-    changes = changed_keys(portable(read_config(run, PROJECT), PROJECT), after)
+    if hidden := [key for key, value in checkpoint.leaves(after) if value == "***"]:
+        raise UserError(
+            f"{hidden[0]}: {run.name} keeps no secrets, as its name says it is one\ngive it: {hidden[0]}=VALUE"
+        )
+    saved = portable(read_config(run, PROJECT), PROJECT)
+    changes = {key: pair for key, pair in changed_keys(saved, after).items() if pair[0] != "***"}
     for key, (before, after) in changes.items():
         if (why := reason_against(verb, key, changes, cfg)) != APPLIES:
             raise UserError(
@@ -126,7 +131,9 @@ def announce(exp: Experiment, changes: dict[str, Any]) -> None:
     """Say of every changed setting what it does."""
     for key, value in changes.items():
         if (key, value) != ("run.name", None):  # a rerun has a name of its own
-            logger.info(f"{key}={value} {'has no effect here' if idle(exp, key) else 'takes effect'}")
+            logger.info(
+                f"{provenance.masked(f'{key}={value}')} {'has no effect here' if idle(exp, key) else 'takes effect'}"
+            )
 
 
 def _schedule_targets(cfg: Any) -> list[str]:

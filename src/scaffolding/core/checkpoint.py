@@ -82,9 +82,15 @@ def _hash_file(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
+def _hash_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _write_hash(path: Path, digest: str) -> None:
     file = _hash_file(path)
-    before = [_hashes[path]] if path in _hashes else file.read_text().split() if file.exists() else []
+    listed = file.read_text(errors="replace").split() if file.exists() else []
+    before = [_hashes[path]] if path in _hashes else listed
     write_text(file, "\n".join([digest, *before]) + "\n")
 
 
@@ -114,7 +120,7 @@ def link(path: Path, other: Path) -> None:
     """
     aside = other.with_name(f".{other.name}.tmp")
     try:
-        digest = _hash_file(path).read_text().split()[0]
+        digest = _hashes.get(path) or _hash_of(path)  # not the first one listed: a kill may have come before its file
         _write_hash(other, digest)
         aside.unlink(missing_ok=True)
         try:
@@ -122,6 +128,7 @@ def link(path: Path, other: Path) -> None:
         except OSError:
             shutil.copyfile(path, aside)
         os.replace(aside, other)
+        aside.unlink(missing_ok=True)  # renaming one name of a file to another of the same file does nothing
         _hashes[other] = digest
         sync_folder(other.parent)
     except OSError as error:
@@ -215,8 +222,7 @@ def load(path: Path) -> Parts:
         raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {_beside(path)}")
     size, hashes = path.stat().st_size, _hash_file(path)
     expected = hashes.read_text(errors="replace").split() if hashes.exists() else []
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
+    found = _hash_of(path) if expected else ""
     if expected and found not in expected:
         raise DamagedError(
             f"{path} ({size} bytes) is damaged: its sha256 is {found[:12]}..., not {expected[0][:12]}..."

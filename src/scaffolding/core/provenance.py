@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
-NAMES = "(token|secret|password|passwd|credentials?|api_?key|key)"
-SECRET = re.compile(rf"(^|[._-]){NAMES}$", re.IGNORECASE)
-INNER = re.compile(rf"""([{{\[,\s._-]{NAMES}\s*:\s*)('[^']*'|"[^"]*"|[^,}}\]]+)""", re.IGNORECASE)
+# not every token or key is a secret: pad_token and sort_key are settings, which a resumed run must find again
+KINDS = "api|access|auth|bearer|hf|hub|private|refresh|secret|session|wandb"
+NAMES = rf"(\w*(secret|password|passwd|credentials?)|(\w+_)?({KINDS})[_-]?(key|token)|token|key)"
+SECRET = re.compile(rf"(^|[./+~]){NAMES}$", re.IGNORECASE)
+INNER = re.compile(rf"""([{{\[,\s.]{NAMES}\s*:\s*)('[^']*'|"[^"]*"|[^,}}\]]+)""", re.IGNORECASE)
 
 
 def masked(override: str) -> str:

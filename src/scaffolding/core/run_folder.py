@@ -20,7 +20,7 @@ import yaml
 
 from . import lock
 from .errors import StorageError, UserError
-from .files import storage_error, write_text
+from .files import storage_error, sync_folder, write_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
 TIMINGS = ("time", "items_per_second", "peak_memory_mb")  # columns that measure the machine, not the model
@@ -44,6 +44,8 @@ def claim(output: Path, name: str | None, suffix: str = "") -> Path:
         try:
             output.mkdir(parents=True, exist_ok=True)
             path.mkdir()
+            sync_folder(output)
+            sync_folder(output.parent)
             return path
         except FileExistsError:
             if name is not None or not output.is_dir():
