@@ -1,5 +1,6 @@
 """The same run, whatever happens: killed anywhere, stopped, resumed, forked."""
 
+import itertools
 import json
 import os
 import re
@@ -243,3 +244,31 @@ def test_twenty_simultaneous_starts_get_twenty_folders(output_root: Path) -> Non
     processes = [subprocess.Popen(start, env={**os.environ, **ENV}) for _ in range(20)]
     assert [process.wait(600) for process in processes] == [0] * 20
     assert len(list(output_root.glob("*/status.json"))) == 20
+
+
+@pytest.mark.full
+def test_stopped_after_any_step_is_identical(train: Train, output_root: Path) -> None:
+    """The end of an epoch, an evaluation, a checkpoint, the first and the last step among them."""
+    words = (*BASE, "scheduler=plateau", "run.patience=4", "run.ema_decay=0.9", "run.budget=40")
+    train(*words, "run.name=whole", env=ENV)
+    for step in range(1, 41):
+        train(*words, f"run.name=at{step}", env=ENV | {"KILL_AT": str(step), "KILL_WITH": "SIGUSR1"}, code=138)
+        train(f"resume=at{step}", env=ENV)
+        assert_same_run(output_root / "whole", output_root / f"at{step}")
+
+
+@pytest.mark.full
+def test_who_watches_changes_nothing(train: Train, output_root: Path) -> None:
+    """Validation, figures, tracker, log and checkpoints, on or off: one set of weights."""
+    words = [word for word in BASE if not word.startswith(("run.log", "run.eval", "run.save", "plots", "tracker"))]
+    watchers = ("run.eval_every=3", "plots=standard", "tracker=wandb_offline", "run.log_every=1", "run.save_every=2")
+    blind = ("run.eval_every=null", "plots=none", "tracker=none", "run.log_every=null", "run.save_every=null")
+    found = []
+    for number, chosen in enumerate(itertools.product(*zip(watchers, blind, strict=True))):
+        if "tracker=wandb_offline" in chosen and number % 3:
+            continue  # it takes seconds to end
+        train(*words, *chosen, f"run.name=run{number}", "run.monitor=null", env=ENV)
+        content = checkpoint.load(output_root / f"run{number}" / "checkpoints" / "latest.pt")
+        found.append({part: content[part] for part in ("model", "optimizers", "generators")})
+    assert len(found) > 16
+    assert all(first_difference(found[0], content) is None for content in found)

@@ -109,7 +109,8 @@ def complete_step(exp: Experiment) -> None:
         state.completed = True
     except Interrupted:
         logger.info("evaluation cut short: it is made up for when the run is resumed")
-    if due("save_every", state.step) or best or state.stopped or run.stop.received:
+    is_last = state.step == exp.num_steps or state.stopped or run.stop.received is not None
+    if due("save_every", state.step) or best or is_last:
         run.save(state, exp.state_dict(), best or exp.monitor is None, exp.watch)
     run.stop_if_asked(state)
 

@@ -71,9 +71,7 @@ def check(cfg: Any) -> dict[str, Any]:
     after = portable(cfg, PROJECT)
     after["run"]["precision"] = precision
     if hidden := [key for key, value in checkpoint.leaves(after) if value == "***"]:
-        raise UserError(
-            f"{hidden[0]}: {run.name} keeps no secrets, as its name says it is one\ngive it: {hidden[0]}=VALUE"
-        )
+        raise UserError(f"{hidden[0]}: {run.name} did not keep it, its name says that it is a secret\ngive it again")
     saved = portable(read_config(run, PROJECT), PROJECT)
     changes = {key: pair for key, pair in changed_keys(saved, after).items() if pair[0] != "***"}
     for key, (before, after) in changes.items():
