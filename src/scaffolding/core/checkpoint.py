@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import shutil
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -206,7 +207,8 @@ def read(path: Path, mmap: bool = False) -> Any:
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # ours are not compressed
             raise zipfile.BadZipFile("it would unpack to more than its size")
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    with warnings.catch_warnings(action="ignore"):  # on formats that are not ours: refused in words of our own
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 class Parts(dict[str, Any]):
