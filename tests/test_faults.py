@@ -1,5 +1,6 @@
 """What goes wrong in a run: numbers, workers, disks, a second writer."""
 
+import contextlib
 import errno
 import json
 import os
@@ -177,6 +178,34 @@ def test_training_goes_on_while_the_disk_is_full(train: Train, output_root: Path
         assert "could not write" in done.stderr and "Traceback" not in done.stderr
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_full_at_the_start(train: Train, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    if not mounted(disk, "64k"):
+        pytest.skip("only root can mount a small disk")
+    try:
+        with contextlib.suppress(OSError), open(disk / "ballast", "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        done = train(*BASE, f"paths.output_root={disk}", "run.name=run", env=ENV, code=None)
+        assert done.returncode in (2, 74) and "No space left on device" in done.stderr
+        assert str(disk) in done.stderr and "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(("count", "kept"), [(1, []), (3, [16, 20])])
+def test_the_newest_checkpoints_are_kept_beside_the_best(
+    train: Train, output_root: Path, count: int, kept: list[int]
+) -> None:
+    train(*BASE, "run.eval_every=24", f"run.num_checkpoints={count}", "run.name=run", env=ENV)
+    folder = output_root / "run" / "checkpoints"
+    names = ["best.pt", "latest.pt", *(f"step_{step}.pt" for step in kept)]
+    assert sorted(file.name for file in folder.glob("*.pt")) == names
+    assert sorted(file.name for file in folder.glob("*.sha256")) == [f"{name}.sha256" for name in names]
+    assert (folder / "best.pt").samefile(folder / "latest.pt")
+    assert [checkpoint.load(folder / f"step_{step}.pt")["state"]["step"] for step in kept] == kept
 
 
 # --- one writer ---

@@ -21,7 +21,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(aside, path)
         sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # writing and flushing do not say which file it was
         with contextlib.suppress(OSError):  # the error that counts is the one being raised
             aside.unlink(missing_ok=True)
         raise

@@ -4,6 +4,7 @@ Exit codes: 0 finished, 1 a run that failed, 2 wrong input (nothing was created)
 more, 128 + n stopped by signal n.
 """
 
+import errno
 import gc
 import os
 import sys
@@ -20,7 +21,8 @@ from omegaconf import DictConfig
 
 from . import console, provenance
 from .compose import COMPOSE_ERRORS, Project, checked, explained, groups
-from .errors import RunError, UserError
+from .errors import RunError, StorageError, UserError
+from .files import storage_error
 from .signals import leave_at_once
 
 gc.enable()
@@ -46,6 +48,11 @@ def launch(main: Callable[[DictConfig], Any], project: Project, help_text: Calla
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else error.code)
+    except OSError as error:
+        if full or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        print(f"error: {storage_error(Path(error.filename or '.').resolve(), error)}", file=sys.stderr)
+        sys.exit(StorageError.code)
 
 
 def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:

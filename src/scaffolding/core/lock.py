@@ -1,5 +1,6 @@
 """One writer per run: a lock on the run's folder that the system frees when the process ends, however it ends."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -48,15 +49,17 @@ def acquire(run: Path) -> None:
 def announce(run: Path) -> None:
     """Write down who has the lock, for the message that another process gets."""
     file = _held[(run / ".lock").resolve()]
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
-    file.flush()
+    with contextlib.suppress(OSError):  # a full disk: the lock itself holds all the same
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        file.flush()
 
 
 def release(run: Path) -> None:
     """Give the lock back."""
     if (file := _held.pop((run / ".lock").resolve(), None)) is not None:
-        file.close()
+        with contextlib.suppress(OSError):  # of a note that was not written; it is closed all the same
+            file.close()
 
 
 def is_held(run: Path) -> bool:

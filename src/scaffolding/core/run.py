@@ -87,9 +87,12 @@ class Run:
         if not is_first:
             del now["packages"]
             now = {"resumed": [*before.get("resumed", ()), {"step": state.step, **now}]}
-        write_text(file, json.dumps(before | now, indent=2) + "\n")
-        patch = "changes.patch" if is_first else f"changes_{state.step}.patch"
-        write_text(self.path / patch, provenance.uncommitted_changes(root))
+        try:
+            write_text(file, json.dumps(before | now, indent=2) + "\n")
+            patch = "changes.patch" if is_first else f"changes_{state.step}.patch"
+            write_text(self.path / patch, provenance.uncommitted_changes(root))
+        except OSError as error:
+            logger.warning(f"{storage_error(file, error)}; training goes on")
 
     @contextlib.contextmanager
     def session(self, state: RunState, config: dict[str, Any]) -> Iterator[None]:
