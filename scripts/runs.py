@@ -17,7 +17,14 @@ from scaffolding.core.find import list_runs
 from scaffolding.core.run_folder import read_output_root, read_status
 
 COLUMNS = ("name", "age", "status", "data", "model", "best", "step")
-COLORS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "died": "red"}
+COLORS = {
+    "finished": "green",
+    "running": "cyan",
+    "interrupted": "yellow",
+    "preempted": "yellow",
+    "failed": "red",
+    "died": "red",
+}
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C: ten times faster
 
 

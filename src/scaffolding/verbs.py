@@ -36,6 +36,7 @@ RULES = (
     (r"optimizer\.[a-z]\w*", APPLIES, APPLIES, ROWS_DIFFER),
     (r".*", IS_THE_RUN, APPLIES, IS_THE_RUN),
 )
+IN_WORKERS = ("loader.num_workers", "loader.start_method", "loader.timeout")
 SCHEDULED = ("lr", "momentum", "betas")  # of an optimizer: what a schedule sets from its own state
 
 
@@ -98,11 +99,10 @@ def reason_against(verb: str, key: str, changes: dict[str, tuple[Any, Any]], cfg
     why = next(row[column] for row in RULES if re.fullmatch(row[0], key))
     if why != APPLIES or not keeps_state:
         return why
-    specs = [cfg.scheduler] if "interval" in cfg.scheduler else list(cfg.scheduler.values())
-    schedules = [spec.schedule for spec in specs if spec.schedule is not None]
+    schedules = schedule_targets(cfg)
     if key.startswith("optimizer.") and schedules and key.rpartition(".")[2] in SCHEDULED:
         return "a schedule sets it"
-    if key == "run.budget" and any(takes_total(spec._target_) for spec in schedules):
+    if key == "run.budget" and any(map(takes_total, schedules)):
         before, after = changes[key]
         if "run.schedule_budget" not in changes and cfg.run.schedule_budget is None:
             return (
@@ -114,14 +114,14 @@ def reason_against(verb: str, key: str, changes: dict[str, tuple[Any, Any]], cfg
 
 def idle(exp: Experiment, key: str) -> bool:
     """Whether a setting has no effect in this experiment, because of others."""
-    cfg, loaders = exp.cfg, exp.loaders.values()
+    cfg = exp.cfg
     return (
-        (key.startswith("loader.") and key != "loader.batch_size" and all(loader.workers is None for loader in loaders))
+        (key in IN_WORKERS and all(loader.workers is None for loader in exp.loaders.values()))
         or (key in ("loader.start_method", "loader.timeout") and cfg.loader.num_workers == 0)
         or (key in ("run.monitor_mode", "run.patience") and (exp.monitor is None or cfg.run.eval_every is None))
         or (key == "run.rollout_every" and exp.rollout is None)
         or (key == "run.plot_every" and not exp.plots)
-        or (key == "run.schedule_budget" and not any(takes_total(name) for name in _schedule_targets(cfg)))
+        or (key == "run.schedule_budget" and not any(map(takes_total, schedule_targets(cfg))))
     )
 
 
@@ -134,7 +134,8 @@ def announce(exp: Experiment, changes: dict[str, Any]) -> None:
             )
 
 
-def _schedule_targets(cfg: Any) -> list[str]:
+def schedule_targets(cfg: Any) -> list[str]:
+    """Dotted names of the schedules of a config."""
     specs = [cfg.scheduler] if "interval" in cfg.scheduler else list(cfg.scheduler.values())
     return [spec.schedule._target_ for spec in specs if spec.schedule is not None]
 
