@@ -224,6 +224,7 @@ def assert_complete(run: Path) -> None:
 
 
 @with_wandb
+@pytest.mark.full
 def test_killed_three_times_the_newest_folder_is_complete(train: Train, output_root: Path) -> None:
     again = ("resume=run", "trust=tiny")
     train(*BASE, "tracker=wandb", "run.name=run", env=ENV | {"KILL_AT": "7"}, code=-signal.SIGKILL)
@@ -292,8 +293,12 @@ ODD = [word for name in ("object", "undefined", "infinite", "tensor", "tensors",
 )]  # fmt: skip
 
 
+# W&B takes seconds over each of these
+FAULTS = ("no key", "closed port", "mute server", "no folder", "service killed")
+
+
 @with_wandb
-@pytest.mark.parametrize("fault", ["no key", "closed port", "mute server", "no folder", "service killed", "odd values"])
+@pytest.mark.parametrize("fault", ["odd values", *(pytest.param(fault, marks=pytest.mark.full) for fault in FAULTS)])
 def test_a_fault_of_the_tracker_changes_nothing(
     train: Train, output_root: Path, untracked: Path, mute: str, fault: str
 ) -> None:
@@ -370,6 +375,7 @@ def test_sync_of_a_run_that_had_no_tracker(untracked: Path) -> None:
 
 
 @with_wandb
+@pytest.mark.full
 def test_a_signal_ends_a_run_whose_tracker_is_stuck(train: Train, output_root: Path, mute: str) -> None:
     env = ENV | KEY | {"WANDB_BASE_URL": mute, "KILL_AT": "20", "KILL_WITH": "SIGTERM"}
     start = time.monotonic()
