@@ -329,6 +329,7 @@ def test_a_fault_of_the_tracker_changes_nothing(
 
 @with_wandb
 @with_sync
+@pytest.mark.full
 def test_sync_delivers_later_and_once(train: Train, output_root: Path) -> None:
     words = ("tracker=wandb", "plots=standard", "run.plot_every=6", "run.name=run")
     train(*BASE, *words, env=ENV | {"KILL_AT": "17"}, code=-signal.SIGKILL)

@@ -11,8 +11,10 @@ from scaffolding.config import PROJECT_ROOT
 
 TESTS, SCRIPT = Path(__file__).parent, PROJECT_ROOT / "scripts" / "verify_resume.py"
 BASE = ("--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny")
-pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="verify_resume.py has been deleted")
-full = pytest.mark.full
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(not SCRIPT.exists(), reason="verify_resume.py has been deleted"),
+]
 
 
 def verify(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -21,7 +23,6 @@ def verify(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
 
 
-@full
 @pytest.mark.parametrize("more", [[], ["run.ema_decay=0.9", "scheduler=cosine", "run.accumulate=2"]])
 def test_a_sound_setup_is_identical(more: list[str]) -> None:
     done = verify(*more)
@@ -33,14 +34,14 @@ def test_a_sound_setup_is_identical(more: list[str]) -> None:
     ("word", "names", "mend"),
     [
         pytest.param("data.dataset._target_=planted.OwnGenerator", "the batch|planted.NOISE (Generator)",
-                     "global generator", marks=full),
+                     "global generator"),
         pytest.param("data.dataset._target_=planted.SetOrder", "the batch|data.train.dataset.names (list)",
-                     "sort", marks=full),
-        pytest.param("data.dataset._target_=planted.Clock", "the batch|planted.Clock", "global generator", marks=full),
+                     "sort"),
+        pytest.param("data.dataset._target_=planted.Clock", "the batch|planted.Clock", "global generator"),
         pytest.param("loss._target_=planted.CountingLoss", "model.|loss.calls (int)", "register_buffer"),
-        pytest.param("loss._target_=planted.AverageLoss", "model.|loss.average (TinyNet)", "run.ema_decay", marks=full),
+        pytest.param("loss._target_=planted.AverageLoss", "model.|loss.average (TinyNet)", "run.ema_decay"),
         pytest.param("+metrics.mean._target_=planted.AverageAccuracy", "val/mean|metrics.mean.average (dict)",
-                     "run.ema_decay", marks=full),
+                     "run.ema_decay"),
     ],
     ids=lambda value: value.rpartition(".")[2] if "_target_" in value else "",
 )  # fmt: skip
