@@ -27,9 +27,10 @@ ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers are told 
 
 
 def replay(run: Path, code: int, **env: str) -> str:
+    path = os.pathsep.join([ENV["PYTHONPATH"], os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, REPLAY, run, "--trust", "tiny"],
-        env={**os.environ, **ENV, **env}, capture_output=True, text=True, check=False,
+        env={**os.environ, **env, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
