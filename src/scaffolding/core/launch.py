@@ -57,41 +57,18 @@ def launch(main: Callable[[DictConfig], Any], project: Project, help_text: Calla
 
 def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:
     root = _output_root(words, project)
-    named = {verb: name for verb in ("resume", "fork", "rerun") if (name := _value(words, verb)) is not None}
-    if len(named) > 1:
-        raise UserError(
-            f"{' and '.join(named)}: only one of them\nresume carries the same run on, fork starts a new one, "
-            "rerun does the same again"
-        )
-    verb, name = next(iter(named.items()), ("", ""))
-    parent = None
-    if verb:  # what only these need is imported only here
-        from .find import find_run
-        from .trust import open_to_resume, read_words
-
-        parent = find_run(name, root)
+    verb, parent = _named_run(words, root)
     is_sweep = bool({"--multirun", "-m"} & set(words))
     # Hydra makes no folders and no log of its own; the jobs of a sweep lie together
     more = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
     more += [f"hydra/{log}=disabled" for log in ("job_logging", "hydra_logging")]
     more += [f"hydra.sweep.dir={root}/exp_${{now:%Y-%m-%d_%H-%M-%S}}"] if is_sweep else []
     rest = [word for word in words if word.partition("=")[0] not in ("resume", "fork", "rerun", "trust")]
-    trust = (_value(words, "trust") or "").split(",") if _value(words, "trust") else []
+    trust = [name for name in (_value(words, "trust") or "").split(",") if name]
     if trust and not parent:
         raise UserError("trust: goes with resume, fork or rerun\nthe checkout and the command line are trusted anyway")
-    options: list[str] = []
-    if parent and verb != "fork":  # overrides apply to its own config; there are no groups to choose from any more
-        for word in rest:
-            if (group := word.partition("=")[0].lstrip("+~")) in groups(project.configs):
-                raise UserError(
-                    f"{word}: refused, {verb} keeps the run's {group}\nset single keys ({group}.KEY=VALUE), "
-                    f"or start a new run from its weights with fork={parent.name}"
-                )
-        options = ["--config-name", open_to_resume(parent, project, trust)]
-    elif parent:  # the parent's command line, then this one's
-        own = {word.partition("=")[0].lstrip("+~") for word in rest} | {"run.name", "paths.output", "paths.output_root"}
-        before = read_words(parent / "overrides.yaml", project, trust)
-        more += [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
+    options, inherited = _read_run(verb, parent, rest, project, trust) if parent else ([], [])
+    more += inherited
     raised: list[Exception] = []
 
     def task(composed: DictConfig) -> Any:
@@ -120,6 +97,45 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
         raise
     if raised:
         raise raised[0]
+
+
+def _named_run(words: list[str], root: Path) -> tuple[str, Path | None]:
+    """The verb of a command line, and the run that it names; ("", None) without one."""
+    named = {verb: name for verb in ("resume", "fork", "rerun") if (name := _value(words, verb)) is not None}
+    if not named:
+        return "", None
+    if len(named) > 1:
+        raise UserError(
+            f"{' and '.join(named)}: only one of them\nresume carries the same run on, fork starts a new one, "
+            "rerun does the same again"
+        )
+    from .find import find_run  # imported only here
+
+    verb, name = next(iter(named.items()))
+    return verb, find_run(name, root)
+
+
+def _read_run(
+    verb: str, run: Path, words: list[str], project: Project, trust: list[str]
+) -> tuple[list[str], list[str]]:
+    """What Hydra gets of a run: options that make its config the one to override, or the words that it was made of."""
+    from .trust import open_to_resume, read_words  # imported only here
+
+    if verb == "fork":  # the parent's command line, then this one's
+        own = {word.partition("=")[0].lstrip("+~") for word in words} | {
+            "run.name",
+            "paths.output",
+            "paths.output_root",
+        }
+        before = read_words(run / "overrides.yaml", project, trust)
+        return [], [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
+    for word in words:  # there are no groups to choose from any more
+        if (group := word.partition("=")[0].lstrip("+~")) in groups(project.configs):
+            raise UserError(
+                f"{word}: refused, {verb} keeps the run's {group}\nset single keys ({group}.KEY=VALUE), "
+                f"or start a new run from its weights with fork={run.name}"
+            )
+    return ["--config-name", open_to_resume(run, project, trust)], []
 
 
 def _import_rest() -> None:
