@@ -105,12 +105,15 @@ class Text:
         self.tokenizer = make_tokenizer(tokenizer, text, training, vocab_size, Path(root, "vocabularies"))
         self.digest = digest(text[start:end] for start, end in self.spans)
         encoded = [self.tokenizer.encode(text[start:end]) for start, end in self.spans]
-        self.tokens = torch.cat(encoded)
         lengths = [len(ids) for ids in encoded]
-        offsets = itertools.accumulate(lengths, initial=0)
-        step = stride if split == "train" else seq_len
-        self.starts = torch.cat([at + torch.arange(0, max(0, n - seq_len), step) for at, n in zip(offsets, lengths)])
         self._check_lengths(lengths)
+        self.tokens = torch.cat(encoded)
+        ends = itertools.accumulate(lengths)
+        step = stride if split == "train" else seq_len
+        starts = [
+            torch.arange(end - n, max(end - n, end - seq_len), step) for end, n in zip(ends, lengths, strict=True)
+        ]
+        self.starts = torch.cat(starts)
         self.windows = self.tokens.unfold(0, seq_len + 1, 1)  # a view: every window of the row, used or not
 
     def __len__(self) -> int:
@@ -162,14 +165,14 @@ class Text:
         short = [n for n in lengths if n <= self.seq_len]
         if len(short) == len(lengths):
             raise ValueError(
-                f"the {self.split} split is too short: {len(lengths)} segments, {max(lengths, default=0)} tokens in the "
-                f"longest; a window takes data.seq_len + 1 = {self.seq_len + 1}\nlower data.seq_len or give more text; "
-                "data.dataset.val_fraction and test_fraction say how much is held out"
+                f"the {self.split} split is too short: {len(lengths)} segments, the longest of "
+                f"{max(lengths, default=0)} tokens; a window takes data.seq_len + 1 = {self.seq_len + 1}\n"
+                f"lower data.seq_len, give more text, or another data.dataset.val_fraction or test_fraction"
             )
         if short:
             _say(
-                f"{self.split}: {len(short)} of {len(lengths)} segments ({sum(short) / sum(lengths):.1%} of its tokens) "
-                f"are shorter than a window of {self.seq_len + 1} tokens and left out; lower data.seq_len to use more"
+                f"{self.split}: {len(short)} of {len(lengths)} segments, {sum(short) / sum(lengths):.1%} of the tokens,"
+                f" are shorter than a window of {self.seq_len + 1} and left out; lower data.seq_len to use more"
             )
 
 
@@ -194,7 +197,7 @@ def divide(segments: list[Span], val_fraction: float, test_fraction: float, seed
     if len(segments) == 1:
         cuts = borders if seed is None else [length * block // NUM_BLOCKS for block in range(1, NUM_BLOCKS)]
         segments = [span for span in itertools.pairwise([0, *cuts, length]) if span[0] < span[1]]
-    order = range(len(segments))
+    order = list(range(len(segments)))
     if seed is not None:
         order = torch.randperm(len(segments), generator=torch.Generator().manual_seed(seed)).tolist()
     spans: dict[str, list[Span]] = {name: [] for name in SPLITS}
@@ -282,7 +285,7 @@ Tokenizer = Characters | BytePairs
 
 def load_tokenizer(state: dict[str, str]) -> Tokenizer:
     """The tokenizer whose `state_dict` this is; a run keeps it in its checkpoints under objects, datasets.train."""
-    return {"characters": Characters, "bpe": BytePairs}[state["kind"]](state["vocabulary"])
+    return (BytePairs if state["kind"] == "bpe" else Characters)(state["vocabulary"])
 
 
 def make_tokenizer(kind: str, text: str, training: list[str], vocab_size: int, folder: Path) -> Tokenizer:

@@ -42,6 +42,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList([Block(num_heads, d_model, d_ff, dropout) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(d_model, bias=False)
         cos, sin = rotations(seq_len, d_model // num_heads)
+        self.cos: Tensor
+        self.sin: Tensor
         self.register_buffer("cos", cos, persistent=False)  # a function of the sizes: not in checkpoints
         self.register_buffer("sin", sin, persistent=False)
         for name, weight in self.named_parameters():
@@ -52,7 +54,7 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T), T <= seq_len, to logits (B, T, vocab_size) of the token after each."""
         T = tokens.shape[1]
-        if T > self.seq_len:
+        if self.seq_len < T:
             raise ValueError(f"{T} tokens, and the model takes at most {self.seq_len} (model.seq_len)")
         x = self.dropout(self.embedding(tokens))
         for block in self.blocks:
@@ -74,7 +76,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """The stream x (B, T, d_model) after this block."""
         x = x + self.dropout(self.attention(self.attention_norm(x), cos, sin))
-        return x + self.dropout(self.ff(self.ff_norm(x)))
+        x = x + self.dropout(self.ff(self.ff_norm(x)))
+        return x
 
 
 class Attention(nn.Module):
@@ -94,7 +97,8 @@ class Attention(nn.Module):
         v = qkv[:, :, 2].transpose(1, 2)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        return self.out(y.transpose(1, 2).reshape(B, T, d_model))
+        output: Tensor = self.out(y.transpose(1, 2).reshape(B, T, d_model))
+        return output
 
 
 class FeedForward(nn.Module):
@@ -112,21 +116,22 @@ class FeedForward(nn.Module):
 
 
 def rotations(seq_len: int, d_head: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the angle of each position and each pair of values, both (seq_len, d_head / 2)."""
+    """Cosine and sine of each position's angle for each pair of values, both (seq_len, d_head), for `rotate`."""
     theta = base ** (-torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)
     angles = torch.arange(seq_len, dtype=torch.float64)[:, None] * theta
-    return angles.cos().float(), angles.sin().float()
+    cos, sin = angles.cos().float(), angles.sin().float()
+    return torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs of values of x (B, T, ..., d_head) by their position's angles: q.k then depends on the distance only.
+    """Turn pairs of values of x (B, T, ..., d_head) by their position's angles; q.k then depends on the distance.
 
-    A pair is (i, i + d_head / 2), where the paper takes neighbours: the same up to a permutation of the weights.
+    A pair is (i, i + d_head / 2) where the paper takes neighbours: the same but for the order of the weights.
     """
     shape = (len(cos), *[1] * (x.ndim - 3), -1)
-    cos, sin = cos.view(shape).to(x.dtype), sin.view(shape).to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    values = x.float()  # angles need more digits than bfloat16 has
+    partners = values.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(values * cos.view(shape), partners, sin.view(shape)).type_as(x)
 
 
 class NextTokenLoss:
@@ -146,7 +151,7 @@ def generate(
     """Continue texts with tokens drawn from what the model predicts.
 
     Args:
-        model: takes token ids (B, T), T <= model.seq_len, and returns logits (B, T, vocab_size); its mode is left as it is.
+        model: token ids (B, T), T <= model.seq_len, to logits (B, T, vocab_size); stays in train or eval mode.
         tokens: the beginnings, int64, (B, T), T >= 1; the model sees the last `seq_len`.
         num_tokens: how many to add.
         temperature: logits are divided by it; 0 takes the likeliest token.
