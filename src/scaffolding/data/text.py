@@ -51,7 +51,7 @@ class TextFiles:
         texts = []
         for path in self.paths:
             try:
-                texts.append(path.read_bytes().decode("utf-8"))
+                texts.append(path.read_text("utf-8-sig"))  # line ends become \n, a byte order mark goes
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path} is not UTF-8: byte {error.start}\nsave it as UTF-8") from error
         parts = [part for text in texts for part in (text.split(self.delimiter) if self.delimiter else [text])]
