@@ -158,8 +158,8 @@ def test_byte_pairs_are_trained_once_on_the_training_split(tmp_path: Path) -> No
 def test_byte_pairs_are_deterministic() -> None:
     code = f"from scaffolding.data.text import *; print(digest([BytePairs.trained([{PROSE!r}], 400).vocabulary]))"
     command = [sys.executable, "-c", code]
-    (one, two) = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
-    assert one == two == text.digest([text.BytePairs.trained([PROSE], 400).vocabulary]) + "\n"
+    elsewhere = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert elsewhere == text.digest([text.BytePairs.trained([PROSE], 400).vocabulary]) + "\n"
 
 
 def test_words_of_the_training_text(tmp_path: Path) -> None:
@@ -183,26 +183,39 @@ def test_short_segments_are_said(tmp_path: Path) -> None:
     ]
 
 
-WRONG = {
-    "missing": (None, [], "there is no such file"),
-    "empty": ("", [], "there is no text in"),
-    "short": ("some words", [], "a window takes data.seq_len + 1 = 129"),
-    "characters": (POSITIONS, ["data.tokenizer=characters", "data.vocab_size=65"], "give data.vocab_size=3000"),
-    "tokenizer": (PROSE, ["data.tokenizer=words"], "allowed: characters, bpe"),
-    "few": (PROSE, ["data.vocab_size=200"], "give 257 or more"),
-    "fraction": (PROSE, ["data.dataset.val_fraction=0.96"], "together below 1"),
-    "none": (PROSE, ["data.dataset.val_fraction=0"], "both above 0"),
-    "stride": (PROSE, ["data.dataset.stride=0"], "stride=0: 1 or more"),
-    "part": (PROSE, ["data.dataset.data_fraction=2"], "data_fraction=2"),
-}
-
-
-@pytest.mark.skipif(
-    not (Path(text.__file__).parents[1] / "model" / "transformer.py").exists(), reason="no model of text"
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokenizer": "words"}, "allowed: characters, bpe"),
+        ({"tokenizer": "bpe", "vocab_size": 256}, "give 257 or more"),
+        ({"vocab_size": 2999}, "3000 different characters, and data.vocab_size is 2999\ngive data.vocab_size=3000"),
+        ({"val_fraction": 0.96}, "together below 1"),
+        ({"test_fraction": 0}, "both above 0"),
+        ({"stride": 0}, "stride=0: 1 or more"),
+        ({"seq_len": 0}, "seq_len=0: 1 or more"),
+        ({"data_fraction": 2}, "data_fraction=2: above 0"),
+        ({"data_fraction": 0.05}, "the val split is too short: 1 segments, the longest of 15 tokens; a window takes"),
+    ],
 )
-@pytest.mark.parametrize("which", WRONG)
-def test_wrong_input_is_named(train: Train, tmp_path: Path, which: str) -> None:
-    content, words, message = WRONG[which]
+def test_wrong_settings_are_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        build(tmp_path, "val", [POSITIONS], **({"seq_len": 16} | settings))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        (None, [], "there is no such file"),
+        ("", [], "there is no text in"),
+        ("some words", [], "a window takes data.seq_len + 1 = 129"),
+        (POSITIONS, ["data.tokenizer=characters", "data.vocab_size=65"], "give data.vocab_size=3000"),
+    ],
+)
+def test_wrong_texts_are_named(
+    train: Train, tmp_path: Path, content: str | None, words: list[str], message: str
+) -> None:
+    pytest.importorskip("scaffolding.model.transformer")
     file = tmp_path / "my.txt"
     if content is not None:
         file.write_text(content)
