@@ -11,13 +11,14 @@ from test_rename import copy_repository
 # each group of deletions leaves something to train; between them every example and script is deleted once
 DELETIONS = {
     "defaults": ["data/mnist*", "model/convnet*"],
+    "text": ["data/*text*", "data/shakespeare*", "model/transformer*", "experiment/shakespeare*", "scripts/sample*"],
     "others": ["data/cifar10*", "data/digits*", "model/mlp*", "model/module*"],
     "scripts": ["scripts/find_hardest*", "scripts/runs*", "scripts/explore*", "experiment/*"],
 }
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("which", ["defaults", "others", "scripts"])
+@pytest.mark.parametrize("which", DELETIONS)
 def test_deleted_by_hand(tmp_path: Path, which: str) -> None:
     fork = copy_repository(tmp_path / "fork")
     removed = []
