@@ -38,7 +38,7 @@ ALLOWED = {
     "splits.py": {"core"},
     "states.py": {"core"},
     "experiment.py": {"config", "core", "intervals", "precision", "schedules", "splits", "states"},
-    "verbs.py": {"core", "experiment", "precision", "schedules"},
+    "verbs.py": {"core", "experiment", "precision", "schedules", "states"},
     "rehearsal.py": {"core", "experiment", "intervals", "verbs"},
     "report.py": {"core", "experiment", "plot", "rehearsal", "verbs"},
 }
