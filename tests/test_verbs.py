@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import Train
+from conftest import Train, trainable
 from test_resume import BASE, ENV, TESTS, assert_same_run, tree
 
 from scaffolding.config import PROJECT_ROOT
@@ -213,7 +213,8 @@ def test_every_rule_names_settings_that_there_are() -> None:
     from scaffolding.core.compose import compose_config, dotted_keys, portable
     from scaffolding.verbs import RULES
 
-    keys = list(dotted_keys(portable(compose_config(PROJECT, []), PROJECT)))
+    data, model = trainable()[0]
+    keys = list(dotted_keys(portable(compose_config(PROJECT, [f"data={data}", f"model={model}"]), PROJECT)))
     assert PROJECT.root == PROJECT_ROOT
     for pattern, *reasons in RULES:
         assert len(reasons) == 3 and any(re.fullmatch(pattern, key) for key in keys), pattern

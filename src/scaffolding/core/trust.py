@@ -95,13 +95,18 @@ def read_words(file: Path, project: "Project", trust: Iterable[str]) -> list[str
     found = read_plain(file)
     words = [str(word) for word in (found if isinstance(found, list) else [found])]
     words = [word for word in words if word.partition("=")[0].lstrip("+~") not in VERBS]
-    for word in words:
+    for word in sorted(words, key=lambda word: not word.lstrip("+").startswith("imports")):  # others may need them
         try:
             setting = OverridesParser.create().parse_override(word)
             key, value = setting.key_or_group.split("."), setting.value()
             if SETTING.fullmatch(word) is None or setting.package is not None or len(word) > MAX_SIZE // 30:
                 raise ValueError("it reaches for what is not the experiment's")
-            if len(key) == 1 and not isinstance(value, dict) and re.search(r"[^\w\[\], '-]", str(value)):
+            if (
+                len(key) == 1
+                and key != ["imports"]
+                and not isinstance(value, dict)
+                and re.search(r"[^\w\[\], '-]", str(value))
+            ):
                 raise ValueError("it may name a file outside of a group")
         except (HydraException, ValueError, RecursionError) as error:
             text = f"{file}: {word!r:.100} is refused"
@@ -115,8 +120,15 @@ def read_words(file: Path, project: "Project", trust: Iterable[str]) -> list[str
 
 def check_trusted(config: Any, project: "Project", trust: Iterable[str]) -> None:
     """Refuse targets outside of the list: all by name before anything is imported, then by what the names stand for."""
+    names = config.get("imports") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"imports: {names!r:.100} is no list of names")
     for key, name in project.untrusted(config, trust).items():
         raise _untrusted(key, name, "", project)
+    if names:
+        from .plugins import import_plugins  # imported only here
+
+        import_plugins(names, project.root)
     for key, spec in targets(config):
         key, name = f"{key}._target_".lstrip("."), project.present_name(str(spec["_target_"]))
         if DOTTED.fullmatch(name) is None:
@@ -128,7 +140,9 @@ def check_trusted(config: Any, project: "Project", trust: Iterable[str]) -> None
         if is_fit and name.startswith(LIBRARIES):
             made = found if isinstance(found, type) else inspect.signature(found).return_annotation
             is_fit = isinstance(made, type) and (issubclass(made, PARTS) or name.startswith("torchvision.transforms."))
-        if not is_fit or project.untrusted([{"_target_": _real_name(thing)} for thing in (found, made)], trust):
+        if not is_fit or project.untrusted(
+            {"made of": [{"_target_": _real_name(thing)} for thing in (found, made)]}, trust
+        ):
             raise _untrusted(key, name, f" (the {type(found).__name__} {_real_name(found)})", project)
 
 
@@ -139,7 +153,7 @@ def _real_name(found: Any) -> str:
 def _untrusted(key: str, name: str, real: str, project: "Project") -> UserError:
     first = name.partition(".")[0]
     word = name if real or f"{first}.".startswith((*LIBRARIES, f"{project.package}.")) else first
-    word = word if DOTTED.fullmatch(f"{word}.x") else "NAME"
+    word = name if key.startswith("imports") else word if DOTTED.fullmatch(f"{word}.x") else "NAME"
     return UserError(
         f"{key}: {name!r:.100}{real} is not in the list of trusted targets"
         f"\nallowed: classes of {', '.join(project.trusted)}"
