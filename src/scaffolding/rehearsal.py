@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import shlex
 import statistics
 import tempfile
 import time
@@ -48,7 +49,7 @@ def rehearse(exp: Experiment, train: Train, train_step: TrainStep) -> list[str]:
     lines = [f"resume rehearsal: {proof}"]
     if not exp.cfg.resume:  # its command line says little
         lines.append(f"in prod mode: {estimate(train_step, exp)}")
-        lines.append(f"next:     {command()} {' '.join(prod_command())}")
+        lines.append(f"next:     {command()} {shlex.join(prod_command())}")
     return lines
 
 
