@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Samples:
-    """A sheet of generated images, from the same noise every time, on the scale of as many validation images.
+    """A sheet of generated images, from the same noise every time, on the scale of the validation images.
 
     Args:
-        num_images: images on the sheet.
+        num_images: images on the sheet; no more than there are validation images.
         columns: images side by side.
         seed: of the noise.
     """
@@ -33,5 +33,5 @@ class Samples:
         if reason := not_images(images):
             return reason
         with exp.autocast:
-            samples = exp.eval_model.sample(self.num_images, torch.Generator().manual_seed(self.seed))
+            samples = exp.eval_model.sample(len(images), torch.Generator().manual_seed(self.seed))
         return sheet(samples, images, self.columns, f"Samples at step {exp.state.step}")[0]
