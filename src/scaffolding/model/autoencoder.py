@@ -108,9 +108,8 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, D, h, w) to codebook vectors z_q of the same shape and their codes (B, h, w), int64."""
-        vectors = z.movedim(1, -1)
-        codes = torch.cdist(vectors.detach().flatten(0, 2).float(), self.codebook.weight.detach()).argmin(dim=1)
-        codes = codes.view(vectors.shape[:-1])
+        vectors, book = z.detach().movedim(1, -1), self.codebook.weight.detach()
+        codes = torch.cdist(vectors.flatten(0, 2).to(book), book).argmin(dim=1).view(vectors.shape[:-1])
         return self.codebook(codes).movedim(-1, 1), codes
 
 
