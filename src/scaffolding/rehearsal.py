@@ -1,8 +1,8 @@
 """What follows a dev run: the proof that it resumes bit by bit, and what the same run would take in prod mode."""
 
 import math
-import shutil
 import shlex
+import shutil
 import statistics
 import tempfile
 import time
