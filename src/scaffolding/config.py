@@ -26,9 +26,9 @@ TRUSTED: tuple[str, ...] = (
     *(f"torchvision.datasets.{name}" for name in ("SVHN", "STL10", "GTSRB", "Food101", "Flowers102", "PCAM", "CelebA")),
 )  # of torchvision's datasets only some: others unpickle, or unpack unchecked, what lies in their folder
 
-# What `monitor: ${val_loss:}` in base.yaml means: with a loss for each of several networks, no single one can decide.
+# `${if_one_loss:VALUE}` in YAML: the value; null where several networks have a loss each, as no single one decides.
 OmegaConf.register_new_resolver(
-    "val_loss", lambda *, _root_: "val/loss" if "_target_" in (_root_.get("loss") or "_target_") else None, replace=True
+    "if_one_loss", lambda value, _root_: value if "_target_" in _root_.loss else None, replace=True
 )
 
 
