@@ -126,7 +126,7 @@ def test_two_networks_with_a_loss_and_an_optimizer_each() -> None:
 
 
 def test_two_networks_train_and_resume_in_dev_mode(train: Train) -> None:
-    overrides = ("model=pair", "mode=dev", "loader.num_workers=0")  # run.monitor is null by itself
+    overrides = ("model=pair", "run.monitor=null", "mode=dev", "loader.num_workers=0")
     assert "tensors identical" in train(*BASE[:3], *overrides, env=ENV).stdout
 
 
