@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from scaffolding.core import console
 from scaffolding.core.errors import UserError
@@ -48,14 +48,15 @@ class Recorder:
 def sync(run: Path, group: str | None) -> bool:
     """Deliver one run and say what went where; False if the tracker failed. UserError: it runs, or has no tracker."""
     from scaffolding.core.build import build
-    from scaffolding.core.compose import compose_config, read_config
+    from scaffolding.core.compose import read_config
     from scaffolding.core.trust import check_trusted
     from scaffolding.experiment import PROJECT
 
     status = read_status(run)
     if status["status"] == "running":
         raise UserError(f"{run.name} is running (process {status['pid']} on {status['host']}): it delivers by itself")
-    spec = compose_config(PROJECT, [f"tracker={group}"]).tracker if group else read_config(run, PROJECT).tracker
+    cfg = read_config(run, PROJECT)
+    spec = read_tracker(cfg, group) if group else cfg.tracker
     if not spec:
         raise UserError(f"{run.name} has no tracker\nname one: --tracker wandb")
     check_trusted({"tracker": OmegaConf.to_container(spec)}, PROJECT, ())
@@ -73,6 +74,21 @@ def sync(run: Path, group: str | None) -> bool:
         rows, figures = (len(ordinals) for ordinals in delivered.ordinals.values())
         print(f"{run.name}: {rows} rows and {figures} figures delivered to {tracker.where}")
     return True
+
+
+def read_tracker(cfg: DictConfig, name: str) -> Any:
+    """The tracker that `configs/tracker/NAME.yaml` describes, in the config of a run; UserError: there is none."""
+    from hydra import compose, initialize_config_dir
+
+    from scaffolding.core.compose import COMPOSE_ERRORS, explained
+    from scaffolding.experiment import PROJECT
+
+    try:
+        with initialize_config_dir(str(PROJECT.configs), version_base="1.3"):
+            cfg.tracker = compose(f"tracker/{name}").tracker
+    except COMPOSE_ERRORS as error:
+        raise explained(error, PROJECT, []) from error
+    return cfg.tracker
 
 
 def main() -> None:

@@ -35,10 +35,11 @@ ALLOWED = {
     "evaluate.py": {"core"},
     "precision.py": {"core"},
     "schedules.py": {"core"},
+    "specs.py": {"core", "schedules"},
     "splits.py": {"core"},
     "states.py": {"core"},
-    "experiment.py": {"config", "core", "intervals", "precision", "schedules", "splits", "states"},
-    "verbs.py": {"core", "experiment", "precision", "schedules"},
+    "experiment.py": {"config", "core", "intervals", "precision", "schedules", "specs", "splits", "states"},
+    "verbs.py": {"core", "experiment", "precision", "schedules", "specs"},
     "rehearsal.py": {"core", "experiment", "intervals", "verbs"},
     "report.py": {"core", "experiment", "plot", "rehearsal", "verbs"},
 }

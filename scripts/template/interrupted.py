@@ -168,12 +168,17 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in TIMINGS} for row in Facts(run / "facts").rows()]
 
 
-def difference(run: Path, whole: Path) -> str | None:
-    """What first differs between a run and the one that went through; None: nothing."""
+def difference(run: Path, whole: Path, saved_more: bool = False) -> str | None:
+    """What first differs between a run and the one that went through; None: nothing.
+
+    A run that was asked to stop has `saved_more`: of the older checkpoints it kept, others may be the newest.
+    """
     if (status := read_status(run)["status"]) != "finished":
         return f"{run.name} is {status}"
     folders = [path / "checkpoints" for path in (run, whole)]
     found, names = ([file.name for file in sorted(folder.glob("*.pt"))] for folder in folders)
+    if saved_more and len(found) == len(names):
+        found = names = [name for name in names if name in found or not name.startswith("step_")]
     if found != names:
         return f"{run.name}: it has {found}, not {names}"
     for name in names:
@@ -378,7 +383,7 @@ def problem_of_stop(run: Path, number: signal.Signals, code: int | None, phase: 
     if code == 0 and status["status"] != "finished":
         return f"{said}: {status['status']}"
     code = finish(run, carry_on(run))
-    return difference(run, whole) if code == 0 else f"{said}, resumed: exit code {code}"
+    return difference(run, whole, saved_more=True) if code == 0 else f"{said}, resumed: exit code {code}"
 
 
 def signals(quick: bool) -> Iterator[Row]:

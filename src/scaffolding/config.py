@@ -112,6 +112,7 @@ class Config:
     rollout: Any = None
     plots: Any = field(default_factory=dict)
     tracker: Any = field(default_factory=dict)
+    imports: list[str] = field(default_factory=list)
     resume: str | None = None
     fork: str | None = None
     fork_state: bool = False

@@ -12,7 +12,7 @@ from . import states
 from .config import FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config
 from .core import checkpoint as checkpoints
 from .core import rng
-from .core.build import build, check_targets
+from .core.build import build
 from .core.checkpoint import RunState
 from .core.compose import Project, compose_config, read_config
 from .core.finite import FiniteWatch
@@ -22,6 +22,7 @@ from .core.run_folder import Facts
 from .intervals import Intervals, in_steps
 from .precision import autocast, choose_device, choose_precision, make_ema, make_scaler
 from .schedules import Schedule, takes_total
+from .specs import by_network, check_losses, check_specs, subnetworks
 from .splits import Split, make_splits
 
 PROJECT = Project(PROJECT_ROOT, __package__, Config, FORMER_NAMES, TRUSTED)
@@ -37,7 +38,12 @@ class Experiment:
     """
 
     def __init__(self, cfg: DictConfig, device: str | None = None) -> None:
-        check_targets(OmegaConf.to_container(cfg, resolve=True))
+        if cfg.imports:
+            from .core.plugins import import_plugins
+
+            import_plugins(cfg.imports, PROJECT_ROOT)
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+        check_specs(plain)
         settings = cfg.run
         self.cfg, self.state = cfg, RunState()
         self.path: Path | None = None
@@ -53,8 +59,9 @@ class Experiment:
             self.model: nn.Module = build(cfg.model, "model").to(self.device)
         self.train_model = self.model
         self.watch = FiniteWatch(self.model, self.device)
-        self.losses = {name: build(spec, f"loss.{name}".rstrip(".")) for name, spec in _by_network(cfg.loss).items()}
-        self.networks = {name: self.model.get_submodule(name) for name in self.losses}
+        losses = by_network(cfg.loss, "loss")
+        self.losses = {name: build(spec, f"loss.{name}".rstrip(".")) for name, spec in losses.items()}
+        self.networks = subnetworks(self.model, self.losses)
         self.ema = make_ema(self.model, settings.ema_decay)
 
     @classmethod
@@ -85,7 +92,7 @@ class Experiment:
 
     def prepare(self) -> None:
         """Build what training needs, in the order that correctness needs; compiles in place, so keys stay plain."""
-        _ = self.loaders
+        check_losses(self.losses, self.model, self.datasets["train"], self.cfg.run.seed)
         if self.cfg.run.compile:
             for network in self.networks.values():
                 network.compile()
@@ -138,7 +145,7 @@ class Experiment:
     @cached_property
     def optimizers(self) -> dict[str, Any]:
         """An optimizer for each key of `loss:`, over the parameters of the network of that name."""
-        specs = _by_network(self.cfg.optimizer, self.losses)
+        specs = by_network(self.cfg.optimizer, "optimizer", self.losses)
         optimizers = {}
         for name, network in self.networks.items():
             optimizers[name] = build(specs[name], f"optimizer.{name}".rstrip("."), list(network.parameters()))
@@ -150,7 +157,7 @@ class Experiment:
     def schedulers(self) -> dict[str, Schedule]:
         """A learning rate schedule for each optimizer that has one."""
         schedules = {}
-        for name, spec in _by_network(self.cfg.scheduler, self.losses, "interval").items():
+        for name, spec in by_network(self.cfg.scheduler, "scheduler", self.losses, "interval").items():
             if spec.schedule is not None:
                 total = {"num_steps": self.schedule_steps} if takes_total(spec.schedule._target_) else {}
                 scheduler = build(spec.schedule, "scheduler.schedule", self.optimizers[name], **total)
@@ -160,12 +167,12 @@ class Experiment:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """Metrics that are not means over items: objects with update(model, batch), compute(), reset()."""
-        return {name: build(spec, f"metrics.{name}") for name, spec in (self.cfg.metrics or {}).items()}
+        return {name: build(spec, f"metrics.{name}") for name, spec in (self.cfg.metrics or {}).items() if spec}
 
     @cached_property
     def plots(self) -> dict[str, Any]:
         """Kinds of figures by name (plot/__init__.py)."""
-        return {name: build(spec, f"plots.{name}") for name, spec in (self.cfg.plots or {}).items()}
+        return {name: build(spec, f"plots.{name}") for name, spec in (self.cfg.plots or {}).items() if spec}
 
     @cached_property
     def rollout(self) -> Any:
@@ -200,8 +207,3 @@ class Experiment:
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         what = f"{type(self.model).__name__}, {num_parameters:,} parameters on {self.device}, {self.precision}"
         return f"Experiment({self.path.name if self.path else 'not run'}: {what}, step {self.state.step})"
-
-
-def _by_network(spec: Any, names: Iterable[str] = ("",), marker: str = "_target_") -> dict[str, Any]:
-    """A config block by network: one spec (it has `marker`) serves all of `names`, else it is a mapping already."""
-    return dict.fromkeys(names, spec) if marker in spec else dict(spec)

@@ -18,6 +18,7 @@ from .core.run_folder import TIMINGS, Facts, read_status
 from .experiment import PROJECT, Experiment
 from .precision import choose_device, choose_precision
 from .schedules import takes_total
+from .specs import by_network, check_specs
 
 SOURCES = Path(__file__).parent  # of this package
 APPLIES = ""  # instead of the reason why a change is refused
@@ -30,7 +31,7 @@ NAMED = "a run keeps its name"
 RULES = (
     (r"run\.name", NAMED, APPLIES, APPLIES),
     (r"run\.(description|tags|plot_every|save_every|num_checkpoints|rehearse_resume)", APPLIES, APPLIES, APPLIES),
-    (r"(paths|plots|tracker)(\..*)?|loader\.(num_workers|start_method|timeout)", APPLIES, APPLIES, APPLIES),
+    (r"(paths|plots|tracker|imports)(\..*)?|loader\.(num_workers|start_method|timeout)", APPLIES, APPLIES, APPLIES),
     (r"run\.(log_every|eval_every|rollout_every|patience|target_loss|clip_grad_norm)", APPLIES, APPLIES, ROWS_DIFFER),
     (r"run\.(monitor|monitor_mode|device|compile|budget|schedule_budget)", APPLIES, APPLIES, ROWS_DIFFER),
     (r"optimizer\.[a-z]\w*", APPLIES, APPLIES, ROWS_DIFFER),
@@ -67,6 +68,7 @@ def check(cfg: Any) -> dict[str, Any]:
     verb = verb_of(cfg)
     if verb is None:
         return {}
+    check_specs(portable(cfg, PROJECT))
     run = Path(cfg[verb])
     precision = choose_precision(cfg.run.precision, choose_device(cfg.run.device))  # a run keeps what `auto` meant
     after = portable(cfg, PROJECT)
@@ -136,7 +138,7 @@ def announce(exp: Experiment, changes: dict[str, Any]) -> None:
 
 def schedule_targets(cfg: Any) -> list[str]:
     """Dotted names of the schedules of a config."""
-    specs = [cfg.scheduler] if "interval" in cfg.scheduler else list(cfg.scheduler.values())
+    specs = by_network(cfg.scheduler, "scheduler", marker="interval").values()
     return [spec.schedule._target_ for spec in specs if spec.schedule is not None]
 
 

@@ -20,7 +20,7 @@ from .errors import UserError
 from .run_folder import read_output_root
 
 VERBS = ("resume", "fork", "fork_state", "rerun")  # said of a run, not part of its config
-COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)  # what the user may get wrong
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)  # of user's words
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class Project:
         return f"{self.package}{dot}{rest}" if first in self.former_names else target
 
     def untrusted(self, config: Any, trust: Iterable[str] = ()) -> dict[str, str]:
-        """The targets of a plain config that neither `trusted` nor `trust` lists, by key."""
+        """The targets and imports of a plain config that neither `trusted` nor `trust` lists, by key."""
         names = {f"{key}._target_": self.present_name(str(spec["_target_"])) for key, spec in targets(config)}
+        names |= {f"imports.{index}": name for index, name in enumerate(config.get("imports") or ())}
         listed = tuple(f"{entry}." for entry in (*self.trusted, *trust))
         return {key.lstrip("."): name for key, name in names.items() if not f"{name}.".startswith(listed)}
 

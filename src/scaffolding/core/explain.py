@@ -47,7 +47,8 @@ def explain(error: BaseException, project: Project, overrides: list[str]) -> Use
             f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {getattr(cause, 'problem', 'not valid YAML')}"
         )
     for word in overrides:
-        if (group := word.partition("=")[0]) in groups(project.configs) and word.partition("=")[2] in ("", "null"):
+        group, _, option = word.partition("=")
+        if group in groups(project.configs) and (option in ("", "null") or option[0] in "[{"):
             return UserError(f"{word}: no such option\noptions: {', '.join(groups(project.configs)[group])}")
     key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
     return UserError((f"{key}: " if key else "") + "; ".join(line for line in text.splitlines()[:2] if line))

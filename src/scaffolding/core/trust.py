@@ -95,13 +95,18 @@ def read_words(file: Path, project: "Project", trust: Iterable[str]) -> list[str
     found = read_plain(file)
     words = [str(word) for word in (found if isinstance(found, list) else [found])]
     words = [word for word in words if word.partition("=")[0].lstrip("+~") not in VERBS]
-    for word in words:
+    for word in sorted(words, key=lambda word: not word.lstrip("+").startswith("imports")):  # others may need them
         try:
             setting = OverridesParser.create().parse_override(word)
             key, value = setting.key_or_group.split("."), setting.value()
             if SETTING.fullmatch(word) is None or setting.package is not None or len(word) > MAX_SIZE // 30:
                 raise ValueError("it reaches for what is not the experiment's")
-            if len(key) == 1 and not isinstance(value, dict) and re.search(r"[^\w\[\], '-]", str(value)):
+            if (
+                len(key) == 1
+                and key != ["imports"]
+                and not isinstance(value, dict)
+                and re.search(r"[^\w\[\], '-]", str(value))
+            ):
                 raise ValueError("it may name a file outside of a group")
         except (HydraException, ValueError, RecursionError) as error:
             text = f"{file}: {word!r:.100} is refused"
@@ -115,12 +120,19 @@ def read_words(file: Path, project: "Project", trust: Iterable[str]) -> list[str
 
 def check_trusted(config: Any, project: "Project", trust: Iterable[str]) -> None:
     """Refuse targets outside of the list: all by name before anything is imported, then by what the names stand for."""
-    for key, name in project.untrusted(config, trust).items():
-        raise _untrusted(key, name, "", project)
+    names = config.get("imports") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"imports: {names!r:.100} is no list of names")
+    if untrusted := project.untrusted(config, trust):
+        raise _untrusted(untrusted, "", project)
+    if names:
+        from .plugins import import_plugins  # imported only here
+
+        import_plugins(names, project.root)
     for key, spec in targets(config):
         key, name = f"{key}._target_".lstrip("."), project.present_name(str(spec["_target_"]))
         if DOTTED.fullmatch(name) is None:
-            raise _untrusted(key, name, "", project)
+            raise _untrusted({key: name}, "", project)
         if name in (*project.trusted, *trust):  # written out in full, it is meant, whatever it is
             continue
         found = made = locate(name, key)
@@ -128,21 +140,30 @@ def check_trusted(config: Any, project: "Project", trust: Iterable[str]) -> None
         if is_fit and name.startswith(LIBRARIES):
             made = found if isinstance(found, type) else inspect.signature(found).return_annotation
             is_fit = isinstance(made, type) and (issubclass(made, PARTS) or name.startswith("torchvision.transforms."))
-        if not is_fit or project.untrusted([{"_target_": _real_name(thing)} for thing in (found, made)], trust):
-            raise _untrusted(key, name, f" (the {type(found).__name__} {_real_name(found)})", project)
+        if not is_fit or project.untrusted(
+            {"made of": [{"_target_": _real_name(thing)} for thing in (found, made)]}, trust
+        ):
+            raise _untrusted({key: name}, f" (the {type(found).__name__} {_real_name(found)})", project)
 
 
 def _real_name(found: Any) -> str:
     return f"{getattr(found, '__module__', '?')}.{getattr(found, '__qualname__', '?')}"
 
 
-def _untrusted(key: str, name: str, real: str, project: "Project") -> UserError:
-    first = name.partition(".")[0]
-    word = name if real or f"{first}.".startswith((*LIBRARIES, f"{project.package}.")) else first
-    word = word if DOTTED.fullmatch(f"{word}.x") else "NAME"
+def _untrusted(names: dict[str, str], real: str, project: "Project") -> UserError:
+    """The error for what is not in the list, by key: the first one is named, the advice is for all of them."""
+    words: dict[str, None] = {}
+    for key, name in names.items():
+        first = name.partition(".")[0]
+        word = name if real or f"{first}.".startswith((*LIBRARIES, f"{project.package}.")) else first
+        if not key.startswith("imports") and not DOTTED.fullmatch(f"{word}.x"):
+            word = "NAME"
+        words[f"{word:.100}"] = None  # each once, in order
+    key, name = next(iter(names.items()))
+    listed = ",".join(words)
     return UserError(
         f"{key}: {name!r:.100}{real} is not in the list of trusted targets"
         f"\nallowed: classes of {', '.join(project.trusted)}"
-        f"\nif you trust this run, add trust={word:.100} beside resume= or fork= (from_path: trust=({word!r:.100},)), "
+        f"\nif you trust this run, add trust={listed} beside resume= or fork= (from_path: trust={tuple(words)}), "
         f"or add it to TRUSTED in src/{project.package}/config.py"
     )

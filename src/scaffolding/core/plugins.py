@@ -1,0 +1,30 @@
+"""Code from outside of the checkout that a config names under `imports`. Imported only where it does."""
+
+import importlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from .errors import UserError
+
+
+def import_plugins(entries: Iterable[str], root: Path) -> None:
+    """Import modules by their dotted names; a folder (relative to `root`) makes the modules in it known by name.
+
+    Raises:
+        UserError: there is no such folder or module, or it cannot be imported.
+    """
+    for entry in entries:
+        folder = root / Path(entry).expanduser()
+        if "/" in entry:
+            if not folder.is_dir():
+                raise UserError(f"imports: {folder} is not a folder\ngive a folder of modules, or the name of a module")
+            if str(folder) not in sys.path:
+                sys.path.append(str(folder))  # last: nothing that is installed is hidden
+            continue
+        try:
+            importlib.import_module(entry)
+        except ImportError as error:
+            raise UserError(
+                f"imports: {entry}: {error}\na folder is written with a slash: imports=[./{entry}]"
+            ) from error
