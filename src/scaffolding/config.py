@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from .intervals import is_interval
 
@@ -25,6 +25,11 @@ TRUSTED: tuple[str, ...] = (
     *("torch.nn", "torch.optim", "torchmetrics", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
     *(f"torchvision.datasets.{name}" for name in ("SVHN", "STL10", "GTSRB", "Food101", "Flowers102", "PCAM", "CelebA")),
 )  # of torchvision's datasets only some: others unpickle, or unpack unchecked, what lies in their folder
+
+# What `monitor: ${val_loss:}` in base.yaml means: with a loss for each of several networks, no single one can decide.
+OmegaConf.register_new_resolver(
+    "val_loss", lambda *, _root_: "val/loss" if "_target_" in (_root_.get("loss") or "_target_") else None, replace=True
+)
 
 
 def setting(allowed: str = "", check: Callable[[Any], Any] = lambda value: True) -> Any:

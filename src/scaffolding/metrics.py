@@ -1,7 +1,12 @@
-"""Metrics that are not means over items: objects with `update(model, batch)`, `compute()` and `reset()`."""
+"""Metrics that are not means over items: objects with `update(model, batch)`, `compute()` and `reset()`.
 
+And an expensive evaluation for `rollout:`, a callable of (model, loader) that gives a dict of numbers.
+"""
+
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -27,3 +32,54 @@ class TorchMetric:
     def reset(self) -> None:
         """Forget what was seen."""
         self.metric.reset()
+
+
+class SampleQuality:
+    """How far images that a model draws are from real ones, in pixel space; a rollout.
+
+    Args:
+        num_samples: images drawn, and real images they are compared with, or all where there are fewer.
+        num_neighbours: k, of density and coverage.
+        seed: of the samples.
+    """
+
+    def __init__(self, num_samples: int, num_neighbours: int, seed: int) -> None:
+        self.num_samples, self.num_neighbours, self.seed = num_samples, num_neighbours, seed
+
+    @torch.no_grad()
+    def __call__(self, model: Any, loader: Iterable[Any]) -> dict[str, float]:
+        """Squared MMD, density and coverage of `model.sample(num, generator)`, on batches that begin with images."""
+        batches = [batch[0] if isinstance(batch, list | tuple) else batch for batch in loader]
+        real = torch.cat(batches)[: self.num_samples]
+        was_training = model.training
+        model.eval()
+        samples = model.sample(len(real), torch.Generator().manual_seed(self.seed))
+        model.train(was_training)
+        real, samples = real.flatten(1).double(), samples.flatten(1).double()
+        density, coverage = density_and_coverage(real, samples, self.num_neighbours)
+        return {"mmd2": squared_mmd(real, samples), "density": density, "coverage": coverage}
+
+
+def squared_mmd(x: Tensor, y: Tensor) -> float:
+    """Unbiased estimate of the squared maximum mean discrepancy of samples (n, D) and (m, D): about 0 where they agree.
+
+    The kernel is a Gaussian as wide as the median distance within `x`. Source: Gretton et al., "A Kernel Two-Sample
+    Test", 2012, equation 3.
+    """
+    width = torch.pdist(x).median()
+    k_xx, k_yy, k_xy = (torch.exp(-(torch.cdist(a, b) / width).square() / 2) for a, b in ((x, x), (y, y), (x, y)))
+    n, m = len(x), len(y)  # the diagonals, ones, are left out
+    return float((k_xx.sum() - n) / (n * (n - 1)) + (k_yy.sum() - m) / (m * (m - 1)) - 2 * k_xy.mean())
+
+
+def density_and_coverage(real: Tensor, samples: Tensor, num_neighbours: int) -> tuple[float, float]:
+    """How densely samples (m, D) lie among real items (n, D), and the share of real items that have one close by.
+
+    Close is nearer than the real item's k-th nearest real neighbour. Samples of the real distribution have density 1
+    and, with m = n, coverage 1 - 2^-k. Source: Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative
+    Models", 2020.
+    """
+    k = min(num_neighbours, len(real) - 1)
+    radii = torch.cdist(real, real).kthvalue(k + 1, dim=1).values  # the nearest is the item itself
+    is_close = torch.cdist(real, samples) < radii[:, None]
+    return float(is_close.double().sum() / (k * len(samples))), float(is_close.any(dim=1).double().mean())

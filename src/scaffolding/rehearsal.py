@@ -1,6 +1,7 @@
 """What follows a dev run: the proof that it resumes bit by bit, and what the same run would take in prod mode."""
 
 import math
+import shlex
 import shutil
 import statistics
 import tempfile
@@ -48,7 +49,7 @@ def rehearse(exp: Experiment, train: Train, train_step: TrainStep) -> list[str]:
     lines = [f"resume rehearsal: {proof}"]
     if not exp.cfg.resume:  # its command line says little
         lines.append(f"in prod mode: {estimate(train_step, exp)}")
-        lines.append(f"next:     {command()} {' '.join(prod_command())}")
+        lines.append(f"next:     {command()} {shlex.join(prod_command())}")
     return lines
 
 

@@ -19,7 +19,7 @@ def describe_start(exp: Experiment, window: Window, metrics: dict[str, Tensor]) 
     exp.run.describe(PROJECT.root, SOURCES, exp.device, exp.state)
     if exp.state.step > 1:
         return
-    num_classes = exp.cfg.data.get("num_classes")
+    num_classes = exp.cfg.data.get("num_classes") or exp.cfg.data.get("vocab_size")
     known = f" (ln {num_classes} = {math.log(num_classes):.4f})" if num_classes else ""
     losses = ", ".join(f"{name} {float(value):.4f}{known}" for name, value in metrics.items() if name.endswith("loss"))
     logger.info(f"{exp!r}; batch: {plot.describe_batch(window[0][0])}; initial {losses}")

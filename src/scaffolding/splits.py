@@ -17,6 +17,9 @@ from .core.errors import UserError
 class Split:
     """Some items of a dataset, in a given order. Forwards `get_batch` and `collate` where the dataset has them.
 
+    A dataset with `state_dict` and `load_state_dict` (a vocabulary, statistics) is kept in checkpoints; the latter may
+    raise a ValueError where the state is of other data.
+
     Args:
         dataset: any map-style dataset.
         indices: int64 tensor of shape (n,), positions in `dataset`; None: all of it as it is.
@@ -29,6 +32,8 @@ class Split:
             self.get_batch = dataset.get_batch if indices is None else self._get_batch
         if hasattr(dataset, "collate"):
             self.collate = dataset.collate
+        if hasattr(dataset, "load_state_dict"):
+            self.state_dict, self.load_state_dict = dataset.state_dict, self._load_state_dict
 
     def __len__(self) -> int:
         return len(self.dataset) if self.indices is None else len(self.indices)
@@ -39,6 +44,12 @@ class Split:
     def _get_batch(self, indices: Tensor) -> Any:
         assert self.indices is not None
         return self.dataset.get_batch(self.indices.index_select(0, indices))
+
+    def _load_state_dict(self, state: Any) -> None:
+        try:
+            self.dataset.load_state_dict(state)
+        except ValueError as error:
+            raise UserError(f"data: the {self.name} split is not the one of the checkpoint: {error}") from error
 
     def fingerprint(self) -> list[Any]:
         """[number of items, hash of their positions], kept in checkpoints and compared at resume."""

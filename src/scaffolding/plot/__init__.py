@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from loguru import logger
+from torch import Tensor
+from torch.utils.data import default_collate
 
 from ..core import rng
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..experiment import Experiment
+
+IMAGE, GAP, HEADING = 1.0, 0.2, 0.4  # inches: longer side of an image on a sheet, around it, on top
 
 
 @torch.no_grad()
@@ -39,6 +45,62 @@ def draw(exp: "Experiment", moment: str) -> None:
                 exp.failed_figures[kind] = f"{type(error).__name__}: {error}"
                 logger.opt(exception=error).error(f"figure {kind} failed; training goes on")
     exp.eval_model.train(was_training)
+
+
+def some_items(exp: "Experiment", num_items: int) -> Any:
+    """A batch of validation items drawn at random, but the same ones every time, so that sheets can be compared."""
+    dataset = exp.datasets["val"]
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    items = [dataset[index] for index in order[:num_items].tolist()]
+    return getattr(dataset, "collate", default_collate)(items)
+
+
+def not_images(images: Any) -> str | None:
+    """Why a sheet cannot show them; None where they are grey or colour images (B, C, H, W)."""
+    if isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] in (1, 3):
+        return None if images.numel() and not images.is_complex() else "the images are empty or complex"
+    found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+    return f"there are no grey or colour images (B, C, H, W), but {found}"
+
+
+def sheet(
+    images: Tensor, like: Tensor, columns: int, heading: str, caption: float = 0.0
+) -> "tuple[Figure, Any, list[tuple[float, float, float, float]]]":
+    """Images (B, C, H, W) side by side; colours are stretched, each channel to the range it has in `like`.
+
+    Args:
+        images: grey or colour.
+        like: images (B, C, H, W) whose range is shown; what is beyond it is cut off.
+        columns: images side by side.
+        heading: text on top.
+        caption: inches that are kept free under each image.
+
+    Returns:
+        The figure; its only axes, in inches from the upper left; (left, top, width, height) of each image.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pixels, like = (part.detach().float().nan_to_num(posinf=0, neginf=0).cpu() for part in (images, like))
+    low, high = like.amin(dim=(0, 2, 3), keepdim=True), like.amax(dim=(0, 2, 3), keepdim=True)
+    shown = ((pixels - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).permute(0, 2, 3, 1).numpy()  # B, H, W, C
+    height, width = (IMAGE * length / max(images.shape[2:]) for length in images.shape[2:])
+    columns = min(columns, len(shown))
+    cell = height + caption + GAP
+    size = (max(columns * (IMAGE + GAP) + GAP, 4.5), -(-len(shown) // columns) * cell + HEADING)
+    figure = Figure(figsize=size)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    boxes = []
+    for index, image in enumerate(shown):
+        left = GAP + index % columns * (IMAGE + GAP) + (IMAGE - width) / 2
+        top = HEADING + index // columns * cell
+        axes.imshow(image, "gray", extent=(left, left + width, top + height, top), vmin=0, vmax=1)
+        boxes.append((left, top, width, height))
+    axes.text(GAP, HEADING / 2, heading, fontsize=9, va="center")
+    axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")
+    axes.set_axis_off()
+    return figure, axes, boxes
 
 
 def describe_batch(batch: Any) -> str:

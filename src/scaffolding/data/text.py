@@ -1,0 +1,359 @@
+"""Text as windows of token ids, in characters or byte-pair encoding; no window crosses a border between splits."""
+
+import functools
+import hashlib
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from loguru import logger
+from torch import Tensor
+
+SPLITS = ("train", "test", "val")  # in the order of the text: its end validates
+NUM_BLOCKS = 100  # of a text without segments that is to be shuffled
+CHUNK = 2**16  # characters that are encoded at a time
+
+Span = tuple[int, int]  # characters of the text: first, and one beyond the last
+
+
+class Source(Protocol):
+    """Where a text comes from."""
+
+    def segments(self) -> list[str]:
+        """What belongs together, such as documents: no window reaches from one into the next."""
+
+
+class TextFiles:
+    """Text files in UTF-8. Each is a segment of its own, or several if it is divided.
+
+    Args:
+        path: a file or a list of files; relative to the working folder, or else to the project's folder.
+        segment_delimiter: what stands between segments, and is left out; "\\n" and "\\t" may be written as two
+            characters. None: a file is one segment.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: there is no text in them, or one is not UTF-8.
+    """
+
+    def __init__(self, path: str | Sequence[str], segment_delimiter: str | None = None) -> None:
+        self.paths = [_find(Path(name).expanduser()) for name in ([path] if isinstance(path, str) else path)]
+        self.delimiter = segment_delimiter and segment_delimiter.replace("\\n", "\n").replace("\\t", "\t")
+
+    def segments(self) -> list[str]:
+        """The segments of all files, without empty ones."""
+        texts = []
+        for path in self.paths:
+            try:
+                texts.append(path.read_text("utf-8-sig"))  # line ends become \n, a byte order mark goes
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path} is not UTF-8: byte {error.start}\nsave it as UTF-8") from error
+        parts = [part for text in texts for part in (text.split(self.delimiter) if self.delimiter else [text])]
+        if not any(part.strip() for part in parts):
+            raise ValueError(f"there is no text in {', '.join(map(str, self.paths))}")
+        return [part for part in parts if part]
+
+
+class Text:
+    """Windows of a text, which is held in memory as one row of token ids: `seq_len` tokens, and the one after each.
+
+    The text is divided into training, test and validation, in this order; then each part is encoded by itself, so a
+    window of one split shares no character with any of another. Without segments the text is cut at two characters;
+    with segments, each belongs to one split as a whole, and no window reaches from one into the next.
+
+    Args:
+        split: "train", "val" or "test".
+        source: gives the segments of the text.
+        seq_len: tokens in a window.
+        stride: tokens from a training window to the next: `seq_len` uses each token once an epoch, 1 every window
+            there is. Validation and test windows always lie side by side.
+        tokenizer: "characters", those of the whole text; or "bpe", byte-pair encoding, trained on the training split.
+        vocab_size: number of token ids, at least the number of characters; 257 or more for "bpe".
+        root: folder of downloaded data; vocabularies that were trained are kept and found again in its `vocabularies`.
+        data_fraction: how much of the text to use, from its beginning, 0..1.
+        val_fraction, test_fraction: how much of it is held out, 0..1.
+        shuffle: hold out segments (hundredths of a text without them) drawn with `seed`, not the end of the text.
+        seed: of the shuffle.
+
+    Raises:
+        ValueError: a number is out of its range, there are more characters than `vocab_size`, or too little text.
+
+    Attributes:
+        spans: the parts of the text that the split consists of, in characters.
+        tokens: their ids, one after the other, int32, shape (num_tokens,).
+        starts: position of each window in `tokens`, int64, shape (num_windows,).
+    """
+
+    def __init__(
+        self, split: str, source: Source, seq_len: int, stride: int, tokenizer: str, vocab_size: int, root: str,
+        data_fraction: float, val_fraction: float, test_fraction: float, shuffle: bool, seed: int,
+    ) -> None:  # fmt: skip
+        for name, number in (("seq_len", seq_len), ("stride", stride)):
+            if number < 1:
+                raise ValueError(f"{name}={number}: 1 or more is needed")
+        self.split, self.source, self.data_fraction, self.seq_len = split, source, data_fraction, seq_len
+        text, segments = self._read()
+        spans = divide(segments, val_fraction, test_fraction, seed if shuffle else None)
+        self.spans, self.training_spans = spans[split], spans["train"]
+        training = [text[start:end] for start, end in self.training_spans]
+        self.tokenizer = make_tokenizer(tokenizer, text, training, vocab_size, Path(root, "vocabularies"))
+        self.digest = digest(text[start:end] for start, end in self.spans)
+        encoded = [self.tokenizer.encode(text[start:end]) for start, end in self.spans]
+        lengths = [len(ids) for ids in encoded]
+        self._check_lengths(lengths)
+        self.tokens = torch.cat(encoded)
+        ends = itertools.accumulate(lengths)
+        step = stride if split == "train" else seq_len
+        starts = [
+            torch.arange(end - n, max(end - n, end - seq_len), step) for end, n in zip(ends, lengths, strict=True)
+        ]
+        self.starts = torch.cat(starts)
+        self.windows = self.tokens.unfold(0, seq_len + 1, 1)  # a view: every window of the row, used or not
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """One window: tokens of shape (seq_len,), int64, and the token after each, of the same shape."""
+        inputs, targets = self.get_batch(torch.tensor([range(len(self))[index]]))
+        return inputs[0], targets[0]
+
+    def get_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of shape (B, seq_len), int64, and the token after each, of the same shape."""
+        windows = self.windows.index_select(0, self.starts.index_select(0, indices)).long()
+        return windows[:, :-1], windows[:, 1:]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What tells this text from another; that of the training split holds the vocabulary."""
+        return {"text": self.digest} | ({"tokenizer": self.tokenizer.state_dict()} if self.split == "train" else {})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """ValueError unless the text and the vocabulary are those of the state: weights mean nothing with others."""
+        for name, here in self.state_dict().items():
+            if here != state[name]:
+                raise ValueError(f"the {name} has changed")
+
+    @functools.cached_property
+    def words(self) -> set[str]:
+        """The words of the training split, in lower case."""
+        text, _ = self._read()
+        return set(find_words("\n".join(text[start:end] for start, end in self.training_spans)))
+
+    def share_of_known_words(self, text: str) -> float:
+        """How many of the words of another text are in the training split, 0..1; 0 if it has none."""
+        words = find_words(text)
+        return sum(word in self.words for word in words) / max(1, len(words))
+
+    def _read(self) -> tuple[str, list[Span]]:
+        """The text that is used, and its segments."""
+        if not 0 < self.data_fraction <= 1:
+            raise ValueError(f"data_fraction={self.data_fraction}: above 0, and 1 at most, is needed")
+        segments = self.source.segments()
+        text = "".join(segments)
+        length = max(1, int(len(text) * self.data_fraction))
+        ends = itertools.accumulate(map(len, segments), initial=0)
+        return text[:length], [(start, min(end, length)) for start, end in itertools.pairwise(ends) if start < length]
+
+    def _check_lengths(self, lengths: list[int]) -> None:
+        """ValueError if there is no window; a line if some of the text is in none, because its segments are short."""
+        short = [n for n in lengths if n <= self.seq_len]
+        if len(short) == len(lengths):
+            raise ValueError(
+                f"the {self.split} split is too short: {len(lengths)} segments, the longest of "
+                f"{max(lengths, default=0)} tokens; a window takes data.seq_len + 1 = {self.seq_len + 1}\n"
+                f"lower data.seq_len, give more text, or another data.dataset.val_fraction or test_fraction"
+            )
+        if short:
+            _say(
+                f"{self.split}: {len(short)} of {len(lengths)} segments, {sum(short) / sum(lengths):.1%} of the tokens,"
+                f" are shorter than a window of {self.seq_len + 1} and left out; lower data.seq_len to use more"
+            )
+
+
+def divide(segments: list[Span], val_fraction: float, test_fraction: float, seed: int | None) -> dict[str, list[Span]]:
+    """Which spans of a text belong to which split: all of it, and nothing twice.
+
+    Args:
+        segments: side by side, the first from character 0.
+        val_fraction, test_fraction: share of the characters, as nearly as whole segments allow.
+        seed: draws which segments are held out; None: the last ones validate, those before them test.
+
+    Raises:
+        ValueError: the fractions leave nothing to train on.
+    """
+    train_fraction = 1 - val_fraction - test_fraction
+    if min(val_fraction, test_fraction) <= 0 or train_fraction <= 0:
+        raise ValueError(
+            f"val_fraction={val_fraction}, test_fraction={test_fraction}: both above 0 and together below 1 are needed"
+        )
+    length = segments[-1][1]
+    borders = [int(length * train_fraction), int(length * (1 - val_fraction))]
+    if len(segments) == 1:
+        cuts = borders if seed is None else [length * block // NUM_BLOCKS for block in range(1, NUM_BLOCKS)]
+        segments = [span for span in itertools.pairwise([0, *cuts, length]) if span[0] < span[1]]
+    order = list(range(len(segments)))
+    if seed is not None:
+        order = torch.randperm(len(segments), generator=torch.Generator().manual_seed(seed)).tolist()
+    spans: dict[str, list[Span]] = {name: [] for name in SPLITS}
+    position = 0
+    for index in order:
+        start, end = segments[index]
+        middle = position + (end - start) / 2
+        spans[SPLITS[sum(middle >= border for border in borders)]].append((start, end))
+        position += end - start
+    return {name: sorted(found) for name, found in spans.items()}
+
+
+class Characters:
+    """A token is a character: its id is its place in the vocabulary, a string of different characters, sorted."""
+
+    def __init__(self, vocabulary: str) -> None:
+        self.vocabulary = vocabulary
+        self.codes = _codes(vocabulary)
+
+    def encode(self, text: str) -> Tensor:
+        """Ids, int32, shape (len(text),); ValueError: characters that the vocabulary does not have."""
+        codes = _codes(text)
+        ids = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
+        if len(unknown := np.unique(codes[self.codes[ids] != codes])):
+            names = ", ".join(repr(chr(code)) for code in unknown[:10])
+            raise ValueError(f"characters that the text of the training did not have: {names}")
+        return torch.from_numpy(ids.astype(np.int32))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text; an id that stands for no character becomes U+FFFD."""
+        return "".join(self.vocabulary[i] if i < len(self.vocabulary) else "\N{REPLACEMENT CHARACTER}" for i in ids)
+
+    def state_dict(self) -> dict[str, str]:
+        return {"kind": "characters", "vocabulary": self.vocabulary}
+
+
+class BytePairs:
+    """Byte-pair encoding of UTF-8 bytes, by Hugging Face's `tokenizers`: there is no text that it cannot encode.
+
+    Source: R. Sennrich, B. Haddow and A. Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016;
+    over bytes: A. Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
+
+    Args:
+        vocabulary: what `tokenizers` reads and writes, JSON.
+    """
+
+    def __init__(self, vocabulary: str) -> None:
+        from tokenizers import Tokenizer
+
+        self.vocabulary, self.tokenizer = vocabulary, Tokenizer.from_str(vocabulary)
+
+    @classmethod
+    def trained(cls, texts: list[str], vocab_size: int) -> "BytePairs":
+        """A vocabulary of at most `vocab_size` tokens; a function of the texts, and of the library's version."""
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokenizer.train_from_iterator(
+            texts, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+        )
+        return cls(tokenizer.to_str())
+
+    def encode(self, text: str) -> Tensor:
+        """Ids, int32, shape (num_tokens,); a long text in chunks, whose ends no token crosses."""
+        chunks = [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
+        parts = [torch.zeros(0, dtype=torch.int32)]
+        for at in range(0, len(chunks), 64):  # some at a time: the library's results are larger than the ids
+            some = self.tokenizer.encode_batch_fast(chunks[at : at + 64])
+            parts += [torch.tensor(encoding.ids, dtype=torch.int32) for encoding in some]
+        return torch.cat(parts)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text; bytes that are no UTF-8, such as half a character, become U+FFFD."""
+        return str(self.tokenizer.decode(list(ids)))
+
+    def state_dict(self) -> dict[str, str]:
+        return {"kind": "bpe", "vocabulary": self.vocabulary}
+
+
+Tokenizer = Characters | BytePairs
+
+
+def load_tokenizer(state: dict[str, str]) -> Tokenizer:
+    """The tokenizer whose `state_dict` this is; a run keeps it in its checkpoints under objects, datasets.train."""
+    return (BytePairs if state["kind"] == "bpe" else Characters)(state["vocabulary"])
+
+
+def make_tokenizer(kind: str, text: str, training: list[str], vocab_size: int, folder: Path) -> Tokenizer:
+    """Characters of the whole text, or byte pairs trained on what is for training, once (see `Text`)."""
+    if kind == "characters":
+        codes = np.unique(_codes(text))
+        if len(codes) > vocab_size:
+            raise ValueError(
+                f"the text has {len(codes)} different characters, and data.vocab_size is {vocab_size}\n"
+                f"give data.vocab_size={len(codes)}, or data.tokenizer=bpe"
+            )
+        return Characters("".join(map(chr, codes)))
+    if kind != "bpe":
+        raise ValueError(f"tokenizer={kind!r}\nallowed: characters, bpe")
+    if vocab_size < 257:
+        raise ValueError(f"data.vocab_size={vocab_size}: byte-pair encoding begins with 256 bytes\ngive 257 or more")
+    return stored_byte_pairs(training, vocab_size, folder)
+
+
+def stored_byte_pairs(texts: list[str], vocab_size: int, folder: Path) -> BytePairs:
+    """The vocabulary in `folder` that was trained on the same texts with the same settings; else trained and stored.
+
+    The file's name holds a fingerprint of texts, settings and library version: with others it is another file.
+    """
+    from tokenizers import __version__
+
+    key = digest([f"byte-level bpe, {vocab_size}, tokenizers {__version__}", *texts])[:16]
+    file = folder / f"bpe-{vocab_size}-{key}.json"
+    if file.exists():
+        try:
+            found = BytePairs(file.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises plain ones
+            raise ValueError(f"{file} is damaged: {error}\ndelete it, and the next start trains it again") from error
+        _say(f"vocabulary: {found.tokenizer.get_vocab_size()} tokens from {file}")
+        return found
+    trained = BytePairs.trained(texts, vocab_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".part", delete=False) as aside:
+        aside.write(trained.vocabulary)
+    os.replace(aside.name, file)
+    _say(f"vocabulary: {trained.tokenizer.get_vocab_size()} tokens, trained on the training split, stored in {file}")
+    return trained
+
+
+def digest(texts: Iterable[str]) -> str:
+    """SHA-256 of texts, their borders included."""
+    total = hashlib.sha256()
+    for text in texts:
+        total.update(hashlib.sha256(text.encode()).digest())
+    return total.hexdigest()
+
+
+def find_words(text: str) -> list[str]:
+    """The words of a text, in lower case: letters in a row."""
+    return re.findall(r"[^\W\d_]+", text.lower())
+
+
+def _codes(text: str) -> Any:
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+
+
+def _find(path: Path) -> Path:
+    places = [path.absolute(), Path(__file__).resolve().parents[3] / path]  # a run may be loaded from any folder
+    if found := next((place for place in places if place.is_file()), None):
+        return found
+    raise FileNotFoundError(f"{path}: there is no such file (data.path), looked for {' and '.join(map(str, places))}")
+
+
+@functools.cache  # once per process, for all splits
+def _say(message: str) -> None:
+    logger.info(message)

@@ -1,0 +1,153 @@
+"""Convolutional autoencoder, with a discrete latent space if wanted (VQ-VAE).
+
+Source: van den Oord, Vinyals and Kavukcuoglu, "Neural Discrete Representation Learning", 2017.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LATENTS = ("none", "linear", "vq")
+
+
+class Autoencoder(nn.Module):
+    """Strided convolutions and residual blocks down to a map of latent vectors, and the mirror image of them back up.
+
+    Args:
+        image_shape: channels, height, width.
+        channels: units of each 4x4 convolution of the encoder; each halves height and width.
+        num_residual_blocks: on the smallest map, in the encoder and again in the decoder.
+        latent: "none": the decoder gets the encoder's last map; "linear": a linear projection of each of its vectors
+            to `latent_size` values; "vq": that projection, replaced by the nearest vector of a codebook.
+        latent_size: values in each projected vector.
+        num_codes: vectors in the codebook.
+
+    Raises:
+        ValueError: `latent` is something else, or height or width cannot be halved that often.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        channels: Sequence[int],
+        num_residual_blocks: int,
+        latent: str,
+        latent_size: int,
+        num_codes: int,
+    ) -> None:
+        super().__init__()
+        if latent not in LATENTS:
+            raise ValueError(f"latent={latent!r} is none of {', '.join(LATENTS)} (model.latent)")
+        num_channels, height, width = image_shape
+        if height % 2 ** len(channels) or width % 2 ** len(channels):
+            raise ValueError(f"images of {height}x{width} cannot be halved {len(channels)} times (model.channels)")
+        sizes = [num_channels, *channels]
+        down: list[nn.Module] = []
+        up: list[nn.Module] = []
+        for outer, inner in zip(sizes, channels, strict=False):
+            down += [nn.Conv2d(outer, inner, kernel_size=4, stride=2, padding=1), nn.ReLU()]
+            up = [nn.ReLU(), nn.ConvTranspose2d(inner, outer, kernel_size=4, stride=2, padding=1), *up]
+        down += [ResidualBlock(sizes[-1]) for _ in range(num_residual_blocks)]
+        up = [*(ResidualBlock(sizes[-1]) for _ in range(num_residual_blocks)), *up]
+        if latent != "none":
+            down.append(nn.Conv2d(sizes[-1], latent_size, kernel_size=1))
+            up.insert(0, nn.Conv2d(latent_size, sizes[-1], kernel_size=3, padding=1))
+        self.encoder = nn.Sequential(*down)
+        self.latent = VectorQuantizer(num_codes, latent_size) if latent == "vq" else Continuous()
+        self.decoder = nn.Sequential(*up)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Reconstructions of images of shape (B, C, H, W)."""
+        latents, _ = self.latent(self.encoder(images))
+        reconstructions: Tensor = self.decoder(latents)
+        return reconstructions
+
+
+class ResidualBlock(nn.Module):
+    """x + conv1x1(relu(conv3x3(relu(x))))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A map of shape (B, C, h, w) to one of the same shape."""
+        residual: Tensor = self.layers(x)
+        return x + residual
+
+
+class Continuous(nn.Module):
+    """Latent vectors as they are."""
+
+    def forward(self, z: Tensor) -> tuple[Tensor, None]:
+        """The map, and no codes."""
+        return z, None
+
+
+class VectorQuantizer(nn.Module):
+    """The nearest vector e_k of a codebook in place of each latent vector z_e (equations 1 and 2 of the paper).
+
+    The choice has no gradient: the vectors returned are a function of the codebook alone.
+
+    Args:
+        num_codes: K, vectors in the codebook.
+        latent_size: D, values in each.
+    """
+
+    def __init__(self, num_codes: int, latent_size: int) -> None:
+        super().__init__()
+        self.codebook = nn.Embedding(num_codes, latent_size)
+        nn.init.normal_(self.codebook.weight, std=0.5)  # not far below the encoder's outputs: they would run away
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B, D, h, w) to codebook vectors z_q of the same shape and their codes (B, h, w), int64."""
+        vectors, book = z.detach().movedim(1, -1), self.codebook.weight.detach()
+        codes = torch.cdist(vectors.flatten(0, 2).to(book), book).argmin(dim=1).view(vectors.shape[:-1])
+        return self.codebook(codes).movedim(-1, 1), codes
+
+
+class AutoencoderLoss:
+    """Squared reconstruction error; with a codebook, also what moves codebook and encoder to each other (equation 3).
+
+    The codebook term moves the codes to the encoder's outputs, the commitment term the outputs to their codes; both are
+    zero without a codebook.
+
+    Args:
+        commitment: beta, the weight of the commitment term.
+        num_codes: vectors in the codebook, if there is one.
+    """
+
+    def __init__(self, commitment: float, num_codes: int) -> None:
+        self.commitment, self.num_codes = commitment, num_codes
+
+    def __call__(self, model: Autoencoder, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and its parts from images (B, C, H, W), the first of the batch; errors are means over pixels.
+
+        With a codebook also `perplexity`, the effective number of codes in the batch, 1..num_codes, and `codes_used`,
+        the share of codes that occur in it, 0..1.
+        """
+        images = batch[0]
+        z_e = model.encoder(images)
+        z_q, codes = model.latent(z_e)
+        reconstructions = model.decoder(z_e + (z_q - z_e).detach())  # straight-through: dL/dz_e is dL/dz_q
+        reconstruction = F.mse_loss(reconstructions, images)
+        metrics = {"reconstruction": reconstruction}
+        if codes is None:
+            return reconstruction, metrics
+        codebook, commitment = F.mse_loss(z_q, z_e.detach()), F.mse_loss(z_e, z_q.detach())
+        metrics |= {"codebook": codebook} | codebook_usage(codes, self.num_codes)
+        return reconstruction + codebook + self.commitment * commitment, metrics
+
+
+def codebook_usage(codes: Tensor, num_codes: int) -> dict[str, Tensor]:
+    """Perplexity, exp of the entropy (nats) of the codes' frequencies, 1..num_codes; and the share of codes used."""
+    frequencies = torch.bincount(codes.flatten(), minlength=num_codes) / codes.numel()
+    entropy = -torch.xlogy(frequencies, frequencies).sum()
+    return {"perplexity": entropy.exp(), "codes_used": (frequencies > 0).float().mean()}

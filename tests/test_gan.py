@@ -1,0 +1,162 @@
+"""Adversarial training through the loop as it stands: who learns from which loss, metric names, resume, n-critic."""
+
+import itertools
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TRAIN, Train, options
+from torch import Tensor
+
+from scaffolding.config import PROJECT_ROOT
+from scaffolding.core import checkpoint
+from scaffolding.core.run_folder import Facts
+from scaffolding.evaluate import evaluate
+from scaffolding.experiment import Experiment
+from scaffolding.rehearsal import first_difference
+from scaffolding.train import train_step
+
+MODELS = {"gan": "generator", "gan_autoencoder": "autoencoder"}  # and the network beside the discriminator
+HERE = [name for name in MODELS if name in options("model")]
+pytestmark = pytest.mark.skipif("digits" not in options("data") or not HERE, reason="the examples have been deleted")
+needs_gan = pytest.mark.skipif("gan" not in HERE, reason="the example has been deleted")
+QUICK = ("data=digits", "mode=dev", "tracker=none", "plots=none", "rollout.num_samples=8", "run.rehearse_resume=false")
+GAN = ("discriminator", "generator")
+README = (PROJECT_ROOT / "README.md").read_text()
+
+
+def experiment(model: str, *words: str) -> Experiment:
+    return Experiment.from_config("data=digits", f"model={model}", "mode=dev", "tracker=none", *words)
+
+
+@pytest.mark.parametrize("model", HERE)
+def test_each_loss_moves_its_own_network_alone(model: str) -> None:
+    exp = experiment(model)
+    window = next(exp.train_loader.windows(exp.state, 1))
+    kept = dict(exp.optimizers)
+    assert list(kept) == ["discriminator", MODELS[model]]
+    for name, optimizer in kept.items():
+        before = {key: value.clone() for key, value in exp.model.state_dict().items()}
+        exp.__dict__["optimizers"] = {name: optimizer}
+        losses, exp.losses = exp.losses, {name: exp.losses[name]}
+        train_step(exp, window)
+        exp.losses = losses
+        for key, value in exp.model.state_dict().items():
+            assert torch.equal(value, before[key]) != key.startswith(f"{name}."), key
+
+
+@pytest.mark.parametrize("model", HERE)
+def test_evaluation_is_the_same_each_time_and_named_by_network(model: str) -> None:
+    exp = experiment(model)
+    values, generators = evaluate(exp, "val"), torch.get_rng_state()
+    assert evaluate(exp, "val") == values
+    assert torch.equal(torch.get_rng_state(), generators)
+    assert {f"{name}/loss" for name in ("discriminator", MODELS[model])} < set(values)
+    assert exp.monitor is None
+    exp = experiment(model, "run.monitor=val/discriminator/loss")
+    assert exp.monitor == "val/discriminator/loss"
+
+
+@pytest.mark.parametrize("model", HERE)
+def test_losses_in_closed_form(model: str) -> None:
+    """With logits a for real images and b for others: -log s(a) - log(1 - s(b)), and -log s(b) for the other side."""
+
+    class Judge(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.full((len(images),), 1.5) if images is batch[0] else torch.full((len(images),), -0.5)
+
+    exp = experiment(model)
+    batch = next(iter(exp.val_loader))
+    exp.model.discriminator = Judge()
+    sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    loss, metrics = exp.losses["discriminator"](exp.model, batch)
+    assert float(loss) == pytest.approx(-math.log(sigmoid(1.5)) - math.log(1 - sigmoid(-0.5)))
+    assert [float(metrics[key]) for key in ("real", "fake")] == pytest.approx([sigmoid(1.5), sigmoid(-0.5)])
+    loss, metrics = exp.losses[MODELS[model]](exp.model, batch)
+    adversarial = metrics.get("adversarial", loss)
+    assert float(adversarial) == pytest.approx(-math.log(sigmoid(-0.5)))
+    if model == "gan_autoencoder":
+        error = (exp.model(batch[0]) - batch[0]).square().mean()
+        assert float(loss.detach()) == pytest.approx(float(error.detach() + 0.01 * adversarial.detach()))
+
+
+@pytest.mark.parametrize("model", HERE)
+def test_an_image_that_does_not_fit_is_refused(model: str) -> None:
+    with pytest.raises(Exception, match="10x8 cannot be halved 2 times"):
+        experiment(model, "data.image_shape=[1,10,8]")
+
+
+@needs_gan
+def test_samples_depend_on_their_generator_alone() -> None:
+    model = experiment("gan").model
+    sheets = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(sheets))
+        before = torch.get_rng_state()
+        sheets.append(model.sample(3, torch.Generator().manual_seed(seed)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert sheets[0].shape == (3, 1, 8, 8)
+    assert torch.equal(sheets[0], sheets[1]) and not torch.equal(sheets[0], sheets[2])
+
+
+@needs_gan
+@pytest.mark.parametrize(("choice", "expected"), [("sgd", [0.05, 0.05]), ("two", [3, 5])])
+def test_one_optimizer_spec_or_two(
+    train: Train, output_root: Path, tmp_path: Path, choice: str, expected: list
+) -> None:
+    rates = {"discriminator": 3, "generator": 5}
+    (tmp_path / "optimizer").mkdir()
+    text = "".join(f"{name}: {{_target_: torch.optim.SGD, lr: {rate}}}\n" for name, rate in rates.items())
+    (tmp_path / "optimizer" / "two.yaml").write_text(text)
+    words = ("model=gan", *QUICK, "run.budget=1", "run.name=run", f"optimizer={choice}")
+    train("--config-dir", str(tmp_path), *words)
+    optimizers = checkpoint.load(output_root / "dev" / "run" / "checkpoints" / "latest.pt")["optimizers"]
+    assert [optimizers[name]["param_groups"][0]["lr"] for name in rates] == expected
+
+
+@needs_gan
+def test_watching_changes_no_weight(train: Train, output_root: Path) -> None:
+    watching = ("run.rollout_every=1", "run.eval_every=2", "plots=samples", "run.plot_every=2")
+    for name, words in {"watched": watching, "blind": ("run.eval_every=null", "run.rollout_every=null")}.items():
+        train("model=gan", *QUICK, *words, "run.budget=4", f"run.name={name}")
+    watched, blind = (
+        checkpoint.load(output_root / "dev" / name / "checkpoints" / "latest.pt") for name in ("watched", "blind")
+    )
+    for part in ("model", "optimizers", "generators"):
+        assert first_difference(watched[part], blind[part]) is None
+    rows = [row for row in Facts(output_root / "dev" / "watched" / "facts").rows() if row["split"] == "rollout"]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(0 <= row["coverage"] <= 1 for row in rows)
+
+
+@needs_gan
+@pytest.mark.skipif(not (PROJECT_ROOT / "scripts" / "template").exists(), reason="this README.md is yours")
+def test_several_discriminator_updates_to_one_of_the_generator(output_root: Path, tmp_path: Path) -> None:
+    """With the very line of README.md, in the very place that it names, in a copy of train.py."""
+    line, place = re.findall(r'`(if name == "generator" .*: continue)`', README), "exp.scaler.step(optimizer)"
+    assert len(line) == 1 and f"above\n`{place}`" in README
+    package = shutil.copytree(TRAIN.parent, tmp_path / "src" / TRAIN.parent.name)
+    shutil.copytree(PROJECT_ROOT / "configs", tmp_path / "configs")
+    text = (package / "train.py").read_text()
+    assert text.count(f"        {place}\n") == 1
+    (package / "train.py").write_text(text.replace(f"        {place}\n", f"        {line[0]}\n        {place}\n"))
+    words = ("model=gan", *QUICK, "run.budget=11", "run.num_checkpoints=20", f"paths.output_root={output_root}")
+    command = [sys.executable, str(package / "train.py"), *words, "run.name=run"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    folder = output_root / "dev" / "run" / "checkpoints"
+    states = [checkpoint.load(folder / f"step_{step}.pt") for step in range(1, 11)] + [
+        checkpoint.load(folder / "latest.pt")
+    ]
+    assert [content["state"]["step"] for content in states] == list(range(1, 12))
+    updates = {name: [int(c["optimizers"][name]["state"][0]["step"]) for c in states] for name in GAN}
+    assert updates == {"discriminator": list(range(1, 12)), "generator": [1] * 5 + [2] * 5 + [3]}
+    weights = [content["model"]["generator.layers.0.weight"] for content in states]
+    moved = [not torch.equal(before, after) for before, after in itertools.pairwise(weights)]
+    assert [step for step, did in enumerate(moved, 2) if did] == [6, 11]

@@ -1,0 +1,268 @@
+"""Text: windows that share no character across splits, vocabularies that are trained once, and what is refused."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import Train
+
+text = pytest.importorskip("scaffolding.data.text")
+
+# every character is there once and in order, so the ids in a window are the positions of its characters in the text
+POSITIONS = "".join(chr(0x4E00 + position) for position in range(3000))
+PROSE = " ".join(f"the {word} of {word}s goes {word}ing" for word in ("cat", "dog", "bird", "tree") * 60)
+
+
+def source(*segments: str) -> Any:
+    return SimpleNamespace(segments=lambda: list(segments))
+
+
+def build(folder: Path, split: str, segments: list[str], **settings: Any) -> Any:
+    defaults = {
+        "seq_len": 8, "stride": 8, "tokenizer": "characters", "vocab_size": 3000, "root": str(folder), "seed": 0,
+        "data_fraction": 1.0, "val_fraction": 0.1, "test_fraction": 0.05, "shuffle": False,
+    }  # fmt: skip
+    return text.Text(split, source(*segments), **(defaults | settings))
+
+
+def windows(dataset: Any) -> torch.Tensor:
+    """All windows, shape (N, seq_len + 1)."""
+    inputs, targets = dataset.get_batch(torch.arange(len(dataset)))
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    return torch.cat([inputs, targets[:, -1:]], dim=1)
+
+
+def random_segments(seed: int) -> list[str]:
+    lengths = torch.randint(1, 120, (60,), generator=torch.Generator().manual_seed(seed)).tolist()
+    ends = [*itertools.accumulate(lengths, initial=0)]
+    return [POSITIONS[start:end] for start, end in itertools.pairwise(ends) if start < len(POSITIONS)]
+
+
+@pytest.mark.parametrize("divided", [False, True], ids=["whole", "segments"])
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in_order", "shuffled"])
+@pytest.mark.parametrize(("val", "test"), [(0.1, 0.05), (0.3, 0.3), (0.05, 0.5)])
+def test_no_window_crosses_a_border(tmp_path: Path, divided: bool, shuffle: bool, val: float, test: float) -> None:
+    for seed, (stride, seq_len) in enumerate([(1, 7), (7, 7), (3, 16), (50, 20)]):
+        segments = random_segments(seed) if divided else [POSITIONS]
+        settings = {"stride": stride, "seq_len": seq_len, "val_fraction": val, "test_fraction": test}
+        parts = {s: build(tmp_path, s, segments, shuffle=shuffle, seed=seed, **settings) for s in text.SPLITS}
+        bounds = [*itertools.accumulate(map(len, segments), initial=0)]
+        spans = sorted(span for part in parts.values() for span in part.spans)
+        assert [spans[0][0], *(end for _, end in spans)] == [0, *(start for start, _ in spans[1:]), bounds[-1]]
+        seen: dict[str, set[int]] = {}
+        for name, part in parts.items():
+            found = windows(part)
+            assert torch.equal(found - found[:, :1], torch.arange(seq_len + 1).expand_as(found))  # consecutive
+            for first, last in found[:, [0, -1]].tolist():
+                assert any(start <= first and last < end for start, end in part.spans)
+                if divided:
+                    assert not any(first < bound <= last for bound in bounds)
+            seen[name] = set(found.flatten().tolist())
+            share = sum(end - start for start, end in part.spans) / bounds[-1]
+            assert share == pytest.approx({"val": val, "test": test}.get(name, 1 - val - test), abs=0.06)
+        assert not seen["train"] & seen["val"] and not seen["train"] & seen["test"] and not seen["val"] & seen["test"]
+
+
+def test_windows_cover_the_text(tmp_path: Path) -> None:
+    """At a stride of `seq_len` every token is predicted once, but for the end of the text that fills no window."""
+    train, val = (build(tmp_path, split, [POSITIONS]) for split in ("train", "val"))
+    assert [train.spans, val.spans] == [[(0, 2550)], [(2700, 3000)]]
+    assert windows(train)[:, 1:].flatten().tolist() == list(range(1, 2550 - 5))
+    assert windows(val)[:, 1:].flatten().tolist() == list(range(2701, 2700 + 297))
+    every = build(tmp_path, "train", [POSITIONS], stride=1)
+    assert windows(every)[:, 0].tolist() == list(range(2550 - 8))
+    assert torch.equal(
+        windows(build(tmp_path, "val", [POSITIONS], stride=1)), windows(val)
+    )  # evaluation does not change
+
+
+def test_contract(tmp_path: Path) -> None:
+    dataset = build(tmp_path, "train", [POSITIONS])
+    indices = torch.tensor([3, 0, len(dataset) - 1, 3])
+    inputs, targets = dataset.get_batch(indices)
+    assert inputs.shape == targets.shape == (4, 8) and inputs.dtype == targets.dtype == torch.int64
+    for index, row, target in zip(indices.tolist(), inputs, targets, strict=True):
+        assert all(map(torch.equal, dataset[index], (row, target)))
+    before = inputs.clone()
+    inputs.zero_()  # a batch is a copy
+    assert torch.equal(dataset.get_batch(indices)[0], before)
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+    assert dataset.tokens.ndim == 1 and dataset.tokens.dtype == torch.int32
+
+
+def test_shuffle_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    one, same, other = (build(tmp_path, "val", [POSITIONS], shuffle=True, seed=seed).spans for seed in (1, 1, 2))
+    assert one == same != other
+    assert len(one) > 5 and one[0][0] < 1500  # from all over the text
+
+
+def test_data_fraction_takes_the_beginning(tmp_path: Path) -> None:
+    parts = [build(tmp_path, split, random_segments(0), data_fraction=0.5) for split in text.SPLITS]
+    length = len("".join(random_segments(0))) // 2
+    assert sum(end - start for part in parts for start, end in part.spans) == length
+    assert max(int(windows(part).max()) for part in parts) < length
+
+
+def test_files_and_delimiters(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_bytes(b"\xef\xbb\xbfa b\r\n\r\nc\n\n\n\nd")
+    (tmp_path / "two.txt").write_text("é")
+    paths = [str(tmp_path / "one.txt"), str(tmp_path / "two.txt")]
+    assert text.TextFiles(paths).segments() == ["a b\n\nc\n\n\n\nd", "é"]
+    assert text.TextFiles(paths[0], r"\n\n").segments() == ["a b", "c", "d"]
+    (tmp_path / "bad.txt").write_bytes(b"abc\xff")
+    with pytest.raises(ValueError, match=r"bad\.txt is not UTF-8: byte 3"):
+        text.TextFiles(str(tmp_path / "bad.txt")).segments()
+
+
+def test_characters_round_trip_and_name_what_they_do_not_know() -> None:
+    tokenizer = text.Characters("".join(sorted("abc é🙂\n")))
+    assert tokenizer.decode(tokenizer.encode("é🙂 cab\n").tolist()) == "é🙂 cab\n"
+    assert tokenizer.decode([99]) == "\N{REPLACEMENT CHARACTER}"
+    with pytest.raises(ValueError, match="did not have: 'd', 'ß'"):
+        tokenizer.encode("ad ßd")
+
+
+@pytest.mark.parametrize("sample", ["", "plain", "naïve — 日本語 \r\n\t\x00 🙂  a", " lead", "x" * 200_001])
+def test_byte_pairs_encode_any_text(sample: str) -> None:
+    tokenizer = text.BytePairs.trained([PROSE], 300)
+    assert tokenizer.decode(tokenizer.encode(sample).tolist()) == sample
+
+
+def test_byte_pairs_are_trained_once_on_the_training_split(tmp_path: Path) -> None:
+    settings = {"tokenizer": "bpe", "vocab_size": 300}
+    train = build(tmp_path, "train", [PROSE], **settings)
+    (file,) = (tmp_path / "vocabularies").iterdir()
+    stamp = file.stat().st_mtime_ns
+    val = build(tmp_path, "val", [PROSE], **settings)
+    assert [*(tmp_path / "vocabularies").iterdir()] == [file] and file.stat().st_mtime_ns == stamp
+    assert val.tokenizer.vocabulary == train.tokenizer.vocabulary == file.read_text()
+    assert int(train.tokens.max()) < 300 and len(train.tokens) < len(PROSE) / 2
+    end = train.spans[-1][1]
+    other = PROSE[:end] + "#" * (len(PROSE) - end)  # what is held out has no say
+    assert build(tmp_path, "val", [other], **settings).tokenizer.vocabulary == train.tokenizer.vocabulary
+    assert [*(tmp_path / "vocabularies").iterdir()] == [file]
+    build(tmp_path, "train", [PROSE], **(settings | {"vocab_size": 301}))
+    build(tmp_path, "train", [PROSE.replace("cat", "cow")], **settings)
+    assert len([*(tmp_path / "vocabularies").iterdir()]) == 3  # other settings, another text: other files
+    file.write_text(file.read_text()[:1000])
+    with pytest.raises(ValueError, match=r"is damaged: .*\ndelete it"):
+        build(tmp_path, "train", [PROSE], **settings)
+
+
+def test_byte_pairs_are_deterministic() -> None:
+    code = f"from scaffolding.data.text import *; print(digest([BytePairs.trained([{PROSE!r}], 400).vocabulary]))"
+    command = [sys.executable, "-c", code]
+    elsewhere = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert elsewhere == text.digest([text.BytePairs.trained([PROSE], 400).vocabulary]) + "\n"
+
+
+def test_words_of_the_training_text(tmp_path: Path) -> None:
+    dataset = build(tmp_path, "val", [PROSE + " unseen" * 100])
+    assert {"cat", "cats", "cating", "the", "of", "goes"} < dataset.words and "unseen" not in dataset.words
+    assert dataset.share_of_known_words("The Cat, unseen!") == pytest.approx(2 / 3)
+    assert dataset.share_of_known_words("...") == 0
+
+
+def test_short_segments_are_said(tmp_path: Path) -> None:
+    from loguru import logger
+
+    messages: list[str] = []
+    sink = logger.add(lambda message: messages.append(message.record["message"]))
+    text._say.cache_clear()
+    build(tmp_path, "train", [POSITIONS[:400], *[POSITIONS[400:405]] * 20, POSITIONS[500:600]], val_fraction=0.1)
+    logger.remove(sink)
+    assert messages == [
+        "train: 20 of 21 segments, 20.0% of the tokens, are shorter than a window of 9 and left out; "
+        "lower data.seq_len to use more"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokenizer": "words"}, "allowed: characters, bpe"),
+        ({"tokenizer": "bpe", "vocab_size": 256}, "give 257 or more"),
+        ({"vocab_size": 2999}, "3000 different characters, and data.vocab_size is 2999\ngive data.vocab_size=3000"),
+        ({"val_fraction": 0.96}, "together below 1"),
+        ({"test_fraction": 0}, "both above 0"),
+        ({"stride": 0}, "stride=0: 1 or more"),
+        ({"seq_len": 0}, "seq_len=0: 1 or more"),
+        ({"data_fraction": 2}, "data_fraction=2: above 0"),
+        ({"data_fraction": 0.05}, "the val split is too short: 1 segments, the longest of 15 tokens; a window takes"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        build(tmp_path, "val", [POSITIONS], **({"seq_len": 16} | settings))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        (None, [], "there is no such file"),
+        ("", [], "there is no text in"),
+        ("some words", [], "a window takes data.seq_len + 1 = 129"),
+        (POSITIONS, ["data.tokenizer=characters", "data.vocab_size=65"], "give data.vocab_size=3000"),
+    ],
+)
+def test_wrong_texts_are_named(
+    train: Train, tmp_path: Path, content: str | None, words: list[str], message: str
+) -> None:
+    pytest.importorskip("scaffolding.model.transformer")
+    file = tmp_path / "my.txt"
+    if content is not None:
+        file.write_text(content)
+    own = ["data=text", "model=transformer", "mode=dev", f"paths.data={tmp_path / 'data'}"]
+    done = train(*own, f"data.path={file}", *words, code=2)
+    assert message in done.stderr and "data.dataset: " in done.stderr
+    assert len(done.stderr.splitlines()) <= 4 and "Traceback" not in done.stderr
+
+
+def test_a_changed_text_is_another_split(tmp_path: Path) -> None:
+    """A checkpoint holds the vocabulary, and the state of the data is refused where text or vocabulary differ."""
+    from scaffolding.core.errors import UserError
+    from scaffolding.splits import Split
+
+    one = Split(build(tmp_path, "train", [POSITIONS]), None, "train")
+    state = one.state_dict()
+    assert text.load_tokenizer(state["tokenizer"]).encode(POSITIONS[7:9]).tolist() == [7, 8]
+    Split(build(tmp_path, "train", [POSITIONS]), None, "train").load_state_dict(state)
+    swapped = POSITIONS[:5] + POSITIONS[6] + POSITIONS[5] + POSITIONS[7:]
+    other = Split(build(tmp_path, "train", [swapped]), None, "train")
+    with pytest.raises(UserError, match="data: the train split is not the one of the checkpoint: the text has changed"):
+        other.load_state_dict(state)
+    more = Split(build(tmp_path, "train", [POSITIONS[:2999] + "!"]), None, "train")  # the same training text
+    with pytest.raises(UserError, match="the tokenizer has changed"):
+        more.load_state_dict(state)
+
+
+@pytest.mark.filterwarnings("default")  # of the libraries that datasets imports
+def test_corpus_of_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hf_text = pytest.importorskip("scaffolding.data.hf_text")
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    settings = {"name": None, "data_files": None, "part": "train", "column": "text", "revision": None}
+    settings["root"] = str(tmp_path / "data")
+    rows = ["the first row", "", "the second"]
+    corpus = datasets.Dataset.from_dict({"text": rows, "number": [1, 2, 3]})
+    corpus.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": corpus, "validation": corpus.select([2])}).save_to_disk(tmp_path / "parts")
+    (tmp_path / "lines.txt").write_text("the first row\n\nthe second\n")
+    lines = settings | {"data_files": str(tmp_path / "lines.txt")}
+    for path, more in ((tmp_path / "saved", settings), (tmp_path / "parts", settings), ("text", lines)):
+        assert hf_text.HuggingFaceText(str(path), **more).segments() == ["the first row", "the second"]
+    part = settings | {"part": "validation"}
+    assert hf_text.HuggingFaceText(str(tmp_path / "parts"), **part).segments() == ["the second"]
+    for key, value, message in (
+        ("column", "body", "has the columns text, number"),
+        ("part", "dev", "the parts train, "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            hf_text.HuggingFaceText(str(tmp_path / "parts"), **(settings | {key: value})).segments()

@@ -1,0 +1,260 @@
+"""The transformer decoder: causal, relative, exact on resume; sampling from it, and from a run's folder."""
+
+import json
+import math
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Train, run_train
+
+from scaffolding.config import PROJECT_ROOT
+from scaffolding.core import checkpoint
+from scaffolding.experiment import Experiment
+
+transformer = pytest.importorskip("scaffolding.model.transformer")
+pytest.importorskip("scaffolding.data.text")
+SAMPLE = PROJECT_ROOT / "scripts" / "sample.py"
+
+PROSE = "\n".join(f"{number}: the quick brown fox jumps over {number} lazy dogs" for number in range(400))
+WORDS = ("data=text", "data.tokenizer=characters", "data.seq_len=16", "data.vocab_size=40", "model=transformer")
+SMALL = (*WORDS, "model.num_layers=2", "model.d_model=32", "model.d_ff=64", "mode=dev", "tracker=none")
+
+
+def small(**settings: Any) -> Any:
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 50,
+        "seq_len": 24,
+        "num_layers": 2,
+        "num_heads": 2,
+        "d_model": 32,
+        "d_ff": 64,
+        "dropout": 0.0,
+    }
+    return transformer.Transformer(**(sizes | settings)).eval()
+
+
+@pytest.fixture(scope="module")
+def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a dev run on a text."""
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "my.txt").write_text(PROSE)
+    run_train(*SMALL, f"data.path={folder / 'my.txt'}", f"paths.output_root={folder}", "run.name=run")
+    return folder / "dev" / "run"
+
+
+@torch.no_grad()
+def test_a_later_token_changes_no_earlier_prediction() -> None:
+    model = small()
+    tokens = torch.randint(50, (3, 24))
+    before = model(tokens)
+    assert before.shape == (3, 24, 50)
+    for position in (1, 7, 23):
+        changed = tokens.clone()
+        changed[:, position] = (tokens[:, position] + 1) % 50
+        after = model(changed)
+        assert torch.equal(after[:, :position], before[:, :position])
+        assert (after[:, position:] != before[:, position:]).any(dim=-1).all()  # and it changes all from there on
+
+
+@torch.no_grad()
+def test_shorter_texts_are_predicted_the_same() -> None:
+    model = small()
+    tokens = torch.randint(50, (2, 24))
+    assert torch.allclose(model(tokens[:, :9]), model(tokens)[:, :9], atol=1e-6)
+    with pytest.raises(ValueError, match="25 tokens, and the model takes at most 24"):
+        model(torch.zeros(1, 25, dtype=torch.int64))
+
+
+def test_rotation_depends_on_the_distance() -> None:
+    """q at position m times k at n is a function of m - n alone; and at position 0 nothing is turned."""
+    cos, sin = transformer.rotations(40, 16)
+    q, k = torch.randn(2, 1, 1, 16).expand(2, 1, 40, 16)
+    products = transformer.rotate(q, cos, sin)[0] @ transformer.rotate(k, cos, sin)[0].T  # (40, 40)
+    for distance in range(-39, 40):
+        diagonal = products.diagonal(distance)
+        assert torch.allclose(diagonal, diagonal[0].expand_as(diagonal), atol=1e-4)
+    assert products[0].std() > 0.1 * products[0, 0].abs()  # but it does depend on it
+    assert torch.equal(transformer.rotate(q, cos, sin)[:, 0], q[:, 0])
+    turned = transformer.rotate(q, cos, sin)
+    assert torch.allclose(turned.norm(dim=-1), q.norm(dim=-1), atol=1e-4)
+    assert transformer.rotate(q.bfloat16(), cos, sin).dtype == torch.bfloat16
+
+
+def test_rotation_by_complex_numbers_is_the_same() -> None:
+    """The paper's form: value i of a pair times e^(i m theta)."""
+    cos, sin = transformer.rotations(10, 8)
+    x = torch.randn(2, 10, 3, 8)
+    theta = 10_000.0 ** (-torch.arange(4) / 4)
+    angles = torch.arange(10)[:, None] * theta
+    pairs = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angles), angles)[:, None]
+    assert torch.allclose(transformer.rotate(x, cos, sin), torch.cat([pairs.real, pairs.imag], dim=-1), atol=1e-5)
+
+
+def test_initial_loss_and_values() -> None:
+    model = small(vocab_size=500, d_model=64, num_layers=8)
+    batch = (torch.randint(500, (8, 24)), torch.randint(500, (8, 24)))
+    with torch.no_grad():
+        loss, values = transformer.NextTokenLoss()(model, batch)
+        predicted = model(batch[0]).softmax(dim=-1)
+    of_targets = torch.stack([predicted[i, j, batch[1][i, j]] for i in range(8) for j in range(24)])
+    assert float(loss) == pytest.approx(-float(of_targets.log().mean()), rel=1e-5)
+    assert float(loss) == pytest.approx(math.log(500), abs=0.1)
+    assert float(values["bits_per_token"]) == pytest.approx(float(loss) / math.log(2))
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2:
+            expected_std = 0.02 / math.sqrt(16) if name.endswith("out.weight") else 0.02
+            assert float(weight.detach().std()) == pytest.approx(expected_std, rel=0.1), name
+
+
+def test_embeddings_are_one_tensor() -> None:
+    """In the checkpoint, too: there is one name for it, and what is loaded serves both ends."""
+    model = small()
+    state = model.state_dict()
+    assert [name for name, value in state.items() if 50 in value.shape] == ["embedding.weight"]
+    assert not {"cos", "sin"} & state.keys()
+    other = small()
+    other.load_state_dict({name: value + 1 if name == "embedding.weight" else value for name, value in state.items()})
+    taken: list[torch.Tensor] = []
+    other.norm.register_forward_hook(lambda module, args, output: taken.append(output))
+    logits = other(torch.zeros(1, 3, dtype=torch.int64))
+    assert torch.allclose(logits, taken[0] @ (state["embedding.weight"] + 1).T, atol=1e-5)
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match=r"model\.d_model=30 is not a multiple of 2 \* model\.num_heads = 4"):
+        small(d_model=30)
+
+
+def test_generation_follows_its_generator() -> None:
+    model = small(dropout=0.5).train()
+    prompt = torch.randint(50, (2, 5))
+
+    def sample(seed: int, temperature: float = 1.0, top_k: int | None = None) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return transformer.generate(model, prompt, 40, temperature, top_k, generator)  # beyond seq_len
+
+    before = torch.get_rng_state()
+    first, again, other = sample(1), sample(1), sample(2)
+    assert torch.equal(torch.get_rng_state(), before), "drew from the global generator"
+    assert model.training, "left another mode"
+    assert first.shape == (2, 45) and torch.equal(first[:, :5], prompt)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    likeliest = sample(3, temperature=0)
+    assert torch.equal(likeliest, sample(4, temperature=0)) and torch.equal(likeliest, sample(5, top_k=1))
+    model.eval()
+    tokens = prompt
+    for _ in range(3):
+        tokens = torch.cat([tokens, model(tokens[:, -24:])[:, -1].argmax(dim=-1, keepdim=True)], dim=1)
+    assert torch.equal(likeliest[:, :8], tokens)
+
+
+def test_top_k_draws_from_no_others() -> None:
+    model = small()
+    prompt = torch.randint(50, (200, 5))
+    allowed = model(prompt)[:, -1].topk(3).indices
+    drawn = transformer.generate(model, prompt, 1, 5.0, 3, torch.Generator().manual_seed(0))[:, -1:]
+    assert (drawn == allowed).any(dim=1).all()
+    assert len({tuple(row) for row in (drawn == allowed).int().tolist()}) == 3  # each of them occurs
+
+
+def test_dev_run_of_a_text(text_run: Path) -> None:
+    """The initial loss stands beside ln(vocab_size), text is sampled, and the run resumes bit by bit."""
+    log = (text_run / "log.txt").read_text()
+    assert "(ln 40 = 3.6889)" in log and "sampled text:\n" in log
+    assert json.loads((text_run / "status.json").read_text())["status"] == "finished"
+    rows = (text_run / "facts" / "scalars.csv").read_text().splitlines()
+    assert {line.split(",")[3] for line in rows[1:]} == {"train", "val", "test", "rollout"}
+    assert "known_words" in rows[0] and "bits_per_token" in rows[0]
+
+
+def test_sampling_leaves_no_trace(text_run: Path, train: Train, output_root: Path) -> None:
+    words = (f"data.path={text_run.parents[1] / 'my.txt'}", "run.rehearse_resume=false", "rollout=null")
+    train(*SMALL, *words, "run.name=other")
+    folders = (text_run, output_root / "dev" / "other")
+    one, other = (torch.load(run / "checkpoints" / "latest.pt", weights_only=True) for run in folders)
+    assert one["model"].keys() == other["model"].keys()
+    assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])
+
+
+def test_resume_on_a_changed_text_is_refused(text_run: Path, train: Train, output_root: Path) -> None:
+    shutil.copytree(text_run, output_root / "dev" / "run")
+    text = text_run.parents[1] / "my.txt"
+    try:
+        for changed, message in (
+            (PROSE.replace("fox", "ox!"), "the text has changed"),
+            (PROSE[:9000], "the train split"),
+        ):
+            text.write_text(changed)
+            error = train("resume=dev/run", "run.budget=12steps", code=2).stderr
+            assert message in error and "train split is not the one" in error and len(error.splitlines()) <= 3
+    finally:
+        text.write_text(PROSE)
+    assert "resuming " in train("resume=dev/run", "run.budget=12steps").stderr
+
+
+def test_images_are_refused(train: Train) -> None:
+    data = next(
+        (name for name in ("digits", "mnist") if (PROJECT_ROOT / "configs/data" / f"{name}.yaml").exists()), None
+    )
+    if data is None:
+        pytest.skip("no images")
+    error = train(f"data={data}", "model=transformer", "mode=dev", code=2).stderr
+    assert "data.vocab_size" in error or "data.seq_len" in error
+    assert len(error.splitlines()) <= 3
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason="sample.py has been deleted")
+def test_sample_needs_the_run_s_folder_alone(text_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(text_run, copy, ignore=shutil.ignore_patterns("wandb", "figures"))
+    text = text_run.parents[1] / "my.txt"
+    text.rename(tmp_path / "away.txt")
+    try:
+        words = [SAMPLE, copy, "--prompt", "the quick", "--num-tokens", 30, "--seed", 5]
+        command = [sys.executable, "-W", "error", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    finally:
+        (tmp_path / "away.txt").rename(text)
+    assert done.returncode == 0, done.stderr
+    exp = Experiment.from_path(copy)
+    tokenizer = exp.datasets["train"].dataset.tokenizer
+    generator = torch.Generator().manual_seed(5)
+    tokens = transformer.generate(exp.model, tokenizer.encode("the quick").long()[None], 30, 0.8, None, generator)[0]
+    assert tokens.shape == (9 + 30,)
+    assert done.stdout == tokenizer.decode(tokens.tolist()) + "\n"
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason="sample.py has been deleted")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("no_such_run",), "there is no run 'no_such_run'"),
+        (("RUN", "--prompt", "ÄÖ"), "--prompt: characters that the text of the training did not have: 'Ä', 'Ö'"),
+        (("RUN", "--prompt", ""), "--prompt: one character or more"),
+        (("RUN", "--checkpoint", "third"), "no checkpoint 'third'"),
+        (("RUN", "--device", "quantum"), "no such device"),
+        (("RUN", "--temperature", "-1"), "0 or more is needed"),
+        (("OTHER",), "was not trained on text: its model is a Transformer"),
+    ],
+)
+def test_sample_says_what_is_wrong(
+    text_run: Path, tmp_path: Path, words: tuple[str, ...], message: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if words == ("OTHER",):  # as a run whose data have no vocabulary
+        shutil.copytree(text_run, tmp_path / "other", ignore=shutil.ignore_patterns("wandb", "*.pt", "*.sha256"))
+        content = torch.load(text_run / "checkpoints" / "best.pt", weights_only=True)
+        checkpoint.save(tmp_path / "other" / "checkpoints" / "best.pt", content | {"objects": {}})
+    places = {"RUN": str(text_run), "OTHER": str(tmp_path / "other")}
+    monkeypatch.setattr(sys, "argv", [str(SAMPLE), *(places.get(word, word) for word in words)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SAMPLE), run_name="__main__")
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
