@@ -41,6 +41,7 @@ README = """# {package}
     pdm run train mode=prod run.budget=20epochs  # the real run
     pdm run train resume=latest                  # continue it; also resume=NAME or a path
     pdm run test                                 # quick tests
+    pdm run new model NAME                       # a model to begin with; also data, loss, plot
 
 In `src/{package}/`: data in `data/`, models in `model/`, losses in `losses.py`, the training loop in `train.py`;
 `core/` is machinery, replaced by a newer copy. Numbers stand in `configs/`, analyses of finished runs in `scripts/`.

@@ -163,8 +163,8 @@ def rewritten(tree: Tree, removed: set[Path], defaults: dict[str, str]) -> dict[
         for group, default in defaults.items():
             gone = "|".join(path.stem for path in removed if path.parent == tree.configs / group)
             text = re.sub(rf"\b{group}=({gone})(?!\w)", f"{group}={default}", text) if gone else text
-            if path == tree.configs / "base.yaml" and gone:
-                text = re.sub(rf"(?m)^(  - {group}: )({gone})\b", rf"\g<1>{default}", text)
+            if gone and (path.suffix == ".md" or path == tree.configs / "base.yaml"):
+                text = re.sub(rf"(?m)^(  - (?:override /)?{group}: )({gone})\b", rf"\g<1>{default}", text)
         for other in removed if path.suffix == ".md" else ():
             text = re.sub(rf"(?m)^.*\b{other.parent.name}/{re.escape(other.name)}\b.*\n(?: {{20,}}#.*\n)*", "", text)
         if text != before:
