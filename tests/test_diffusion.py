@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from conftest import Train, options
+from conftest import Train
+from pairs import options
 from torch import Tensor
 
 from scaffolding.core import checkpoint

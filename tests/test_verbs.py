@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import Train, trainable
+from conftest import Train
+from pairs import trainable
 from test_resume import BASE, ENV, TESTS, assert_same_run, tree
 
 from scaffolding.config import PROJECT_ROOT
