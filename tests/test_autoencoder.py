@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Train, options
+from conftest import Train
+from pairs import options
 from torch import Tensor
 
 from scaffolding.core.run_folder import Facts

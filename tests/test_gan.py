@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TRAIN, Train, options
+from conftest import TRAIN, Train
+from pairs import options
 from torch import Tensor
 
 from scaffolding.config import PROJECT_ROOT
