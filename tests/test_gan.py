@@ -161,3 +161,17 @@ def test_several_discriminator_updates_to_one_of_the_generator(output_root: Path
     weights = [content["model"]["generator.layers.0.weight"] for content in states]
     moved = [not torch.equal(before, after) for before, after in itertools.pairwise(weights)]
     assert [step for step, did in enumerate(moved, 2) if did] == [6, 11]
+
+
+@pytest.mark.full
+@pytest.mark.skipif("digits_gan" not in options("experiment"), reason="the recipe has been deleted")
+def test_result_of_the_recipe(train: Train, output_root: Path) -> None:
+    """What its header promises; and all ten classes are drawn, going by the nearest training image."""
+    train("experiment=digits_gan", "mode=prod", "tracker=none", "plots=none", "run.name=run")
+    row = [row for row in Facts(output_root / "run" / "facts").rows() if row["split"] == "rollout"][-1]
+    assert row["mmd2"] < 0.03 and row["coverage"] > 0.8
+    exp = Experiment.from_path(output_root / "run")
+    known, labels = exp.datasets["train"].get_batch(torch.arange(len(exp.datasets["train"])))
+    samples = exp.model.sample(500, torch.Generator().manual_seed(1))
+    drawn = labels[torch.cdist(samples.flatten(1), known.flatten(1)).argmin(dim=1)]
+    assert int(torch.bincount(drawn, minlength=10).min()) >= 15

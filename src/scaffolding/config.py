@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from .intervals import is_interval
 
@@ -26,15 +26,10 @@ TRUSTED: tuple[str, ...] = (
     *(f"torchvision.datasets.{name}" for name in ("SVHN", "STL10", "GTSRB", "Food101", "Flowers102", "PCAM", "CelebA")),
 )  # of torchvision's datasets only some: others unpickle, or unpack unchecked, what lies in their folder
 
-# What `monitor: ${val_loss:}` in base.yaml means: with a loss for each of several networks, no single one can decide.
-OmegaConf.register_new_resolver(
-    "val_loss", lambda *, _root_: "val/loss" if "_target_" in (_root_.get("loss") or "_target_") else None, replace=True
-)
 
-
-def setting(allowed: str = "", check: Callable[[Any], Any] = lambda value: True) -> Any:
+def setting(allowed: str = "", check: Callable[[Any], Any] = lambda value: True, default: Any = MISSING) -> Any:
     """A field whose value stands in YAML; unless it is null, `check` must hold, and `allowed` says so in words."""
-    return field(default=MISSING, metadata={"allowed": allowed, "check": check})
+    return field(default=default, metadata={"allowed": allowed, "check": check})
 
 
 def at_least(low: int) -> Any:
@@ -65,7 +60,7 @@ class RunConfig:
     compile: bool = setting()
     device: str = setting()
     ema_decay: float | None = setting("a number between 0 and 1", lambda value: 0 < value < 1)
-    monitor: str | None = setting()
+    monitor: str | None = setting(default="val/loss")  # not in base.yaml: a model with several losses has none
     monitor_mode: str = one_of("min", "max")
     log_every: str | None = setting(*BUDGET)
     eval_every: str | None = setting(*INTERVAL)

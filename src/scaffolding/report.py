@@ -19,8 +19,8 @@ def describe_start(exp: Experiment, window: Window, metrics: dict[str, Tensor]) 
     exp.run.describe(PROJECT.root, SOURCES, exp.device, exp.state)
     if exp.state.step > 1:
         return
-    num_classes = exp.cfg.data.get("num_classes") or exp.cfg.data.get("vocab_size")
-    known = f" (ln {num_classes} = {math.log(num_classes):.4f})" if num_classes else ""
+    fact = "num_classes" if "accuracy" in metrics else "vocab_size" if "bits_per_token" in metrics else ""
+    known = f" (ln {count} = {math.log(count):.4f})" if (count := exp.cfg.data.get(fact)) else ""  # of a cross-entropy
     losses = ", ".join(f"{name} {float(value):.4f}{known}" for name, value in metrics.items() if name.endswith("loss"))
     logger.info(f"{exp!r}; batch: {plot.describe_batch(window[0][0])}; initial {losses}")
     if foreign := ",".join(sorted(set(PROJECT.untrusted(portable(exp.cfg, PROJECT)).values()))):

@@ -1,0 +1,125 @@
+"""Train every recipe of configs/experiment through train.py, and write what came out into the README's table.
+
+    python scripts/template/examples.py                           # all of them, one after the other; minutes each
+    python scripts/template/examples.py digits_mlp --write        # one, and its row in README.md
+    python scripts/template/examples.py --data /scratch/data      # where downloads lie (paths.data)
+
+The result is what the test split gave at the end, and the last rollout. Steps per second are the median over the logged
+rows, and the time is that of the whole process. Lines are those of code and YAML that would go with the example: the
+model's and the data's files and the recipe, without empty lines.
+"""
+
+import argparse
+import ast
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from scaffolding.core.build import targets
+from scaffolding.core.compose import compose_config, portable
+from scaffolding.core.run_folder import TIMINGS
+from scaffolding.experiment import PROJECT, Experiment
+
+BEGIN, END = "<!-- written by scripts/template/examples.py -->\n", "<!-- end -->\n"
+HEADER = "| `experiment=` | result on the test split | parameters | steps | steps/s | time | lines |"
+PACKAGE = PROJECT.root / "src" / PROJECT.package
+COUNTERS = {"step", "epoch", "samples", "split", *TIMINGS}
+
+
+def own_files(config: dict[str, Any]) -> set[Path]:
+    """The modules in data/ and model/ that a config names, and those beside them that they import."""
+    names = [str(spec["_target_"]).split(".") for _, spec in targets(config)]
+    wanted = [
+        PACKAGE.joinpath(*parts[1:3]).with_suffix(".py") for parts in names if parts[1:2] in (["data"], ["model"])
+    ]
+    found: set[Path] = set()
+    while wanted:
+        file = wanted.pop()
+        if not file.is_file() or file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+                wanted.append(file.with_name(f"{node.module}.py"))
+    return found
+
+
+def num_lines(recipe: Path, config: dict[str, Any]) -> int:
+    """Lines of code and YAML, without empty ones, that go with an example."""
+    chosen = re.findall(r"override /(data|model): (\w+)", recipe.read_text())
+    files = {recipe, *(PROJECT.configs / group / f"{name}.yaml" for group, name in chosen), *own_files(config)}
+    return sum(bool(line.strip()) for file in files for line in file.read_text().splitlines())
+
+
+def result(rows: list[dict[str, Any]], monitor: str | None) -> str:
+    """The values of the test, those of single networks left out, and of the last rollout."""
+    test = next(row for row in rows if row["split"] == "test")
+    values = {name: value for name, value in test.items() if name not in COUNTERS and "/" not in name}
+    if monitor is None:
+        values.pop("loss", None)
+    rollouts = [row for row in rows if row["split"] == "rollout"]
+    values |= {name: value for name, value in rollouts[-1].items() if name not in COUNTERS} if rollouts else {}
+    return ", ".join(f"{name.replace('_', ' ')} {float(value):.4g}" for name, value in values.items())
+
+
+def train(recipe: Path, folder: Path, words: list[str]) -> str:
+    """Train a recipe; its row."""
+    command = [sys.executable, str(PACKAGE / "train.py"), f"experiment={recipe.stem}", "mode=prod", "tracker=none"]
+    start = time.monotonic()
+    subprocess.run([*command, f"paths.output_root={folder}", f"run.name={recipe.stem}", *words], check=True)
+    seconds = time.monotonic() - start
+    exp = Experiment.from_path(folder / recipe.stem)
+    rows = exp.history()
+    training = [row for row in rows if row["split"] == "train"]
+    items = training[-1]["samples"] / training[-1]["step"]
+    speed = statistics.median(float(row["items_per_second"]) for row in training) / items
+    config = portable(compose_config(PROJECT, [f"experiment={recipe.stem}"]), PROJECT)
+    cells = [
+        f"`{recipe.stem}`",
+        result(rows, exp.monitor),
+        f"{sum(parameter.numel() for parameter in exp.model.parameters()):,}",
+        f"{training[-1]['step']:,}",
+        f"{speed:.3g}",
+        f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s",
+        str(num_lines(recipe, config)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def write(rows: dict[str, str]) -> None:
+    """Put rows into the table of README.md, in the place of those of the same recipes."""
+    file = PROJECT.root / "README.md"
+    before, _, rest = file.read_text().partition(BEGIN)
+    table, _, after = rest.partition(END)
+    old = {found[1]: line for line in table.splitlines() if (found := re.match(r"\| `(\w+)`", line))}
+    known = {recipe.stem for recipe in (PROJECT.configs / "experiment").glob("*.yaml")}
+    lines = [line for name, line in sorted((old | rows).items()) if name in known]
+    file.write_text(before + BEGIN + "\n".join(["", HEADER, "| --- " * 7 + "|", *lines, ""]) + "\n" + END + after)
+
+
+def main() -> None:
+    recipes = {file.stem: file for file in sorted((PROJECT.configs / "experiment").glob("*.yaml"))}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*recipes, []], help="which; none: all of them")
+    parser.add_argument("--data", type=Path, help="paths.data, if it is not the default")
+    parser.add_argument("--write", action="store_true", help="put the rows into README.md")
+    arguments = parser.parse_args()
+    words = [f"paths.data={arguments.data.resolve()}"] if arguments.data else []
+    rows = {}
+    with TemporaryDirectory() as folder:
+        for name in arguments.names or recipes:
+            rows[name] = train(recipes[name], Path(folder), words)
+            print(rows[name], flush=True)
+            if arguments.write:
+                write({name: rows[name]})
+    print("\n".join(["", f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", HEADER, *rows.values()]))
+
+
+if __name__ == "__main__":
+    main()
