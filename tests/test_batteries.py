@@ -165,9 +165,12 @@ def test_one_batch_can_be_learnt(model: str) -> None:
     (window,) = batches_of(exp, 1)
     losses: list[float] = []
     with rng.keyed(0, "battery"):
-        while len(losses) < OVERFIT_STEPS and sum(losses[-8:]) >= 4 * sum(losses[:1]):  # means, since losses may draw
+        for _ in range(OVERFIT_STEPS):
             losses.append(float(train_step(exp, window)["loss"]))
-    assert sum(losses[-8:]) / 8 < losses[0] / 2, f"from {losses[0]:.3g} to {losses[-1]:.3g} in {len(losses)} steps"
+            recent = losses[-8:]  # a mean, since a loss may draw noise
+            if len(recent) == 8 and sum(recent) / 8 < losses[0] / 2:
+                return
+    pytest.fail(f"from {losses[0]:.3g} to {losses[-1]:.3g} in {OVERFIT_STEPS} steps")
 
 
 @pytest.mark.parametrize("model", MODELS)
