@@ -2,6 +2,7 @@
 
     python scripts/rename.py bird-calls --dry-run    # print every change, touch nothing
     python scripts/rename.py bird-calls              # package bird_calls, distribution bird-calls
+    python scripts/rename.py bird-calls --keep mnist,convnet    # and of the examples only these data, models, recipes
 
 Only true references change: imports, dotted paths, `src/` paths, the console command. Words of prose, your variables
 and YAML keys stay. The first rename also removes what serves the template alone and writes a short README.md; a later
@@ -10,6 +11,7 @@ one keeps yours. Runs made before still load: the former name is added to FORMER
 
 import argparse
 import ast
+import importlib
 import json
 import keyword
 import re
@@ -39,6 +41,7 @@ README = """# {package}
     pdm run train mode=prod run.budget=20epochs  # the real run
     pdm run train resume=latest                  # continue it; also resume=NAME or a path
     pdm run test                                 # quick tests
+    pdm run new model NAME                       # a model to begin with; also data, loss, plot
 
 In `src/{package}/`: data in `data/`, models in `model/`, losses in `losses.py`, the training loop in `train.py`;
 `core/` is machinery, replaced by a newer copy. Numbers stand in `configs/`, analyses of finished runs in `scripts/`.
@@ -204,10 +207,28 @@ def check_name(wanted: str, new: str, old: str) -> None:
         refuse(f"{wanted!r} {problem}.", "Choose another: letters, digits, single - or _, like bird-calls or data_lab.")
 
 
+def prune(package: str, keep: list[str]) -> tuple[list[Path], dict[Path, str]]:
+    """What goes where only some examples stay, and the new texts of what names it; by the template's own prune.py."""
+    sys.path.insert(0, str(ROOT / "scripts" / "template"))
+    sys.dont_write_bytecode = True
+    try:
+        module = importlib.import_module("prune")
+    except ModuleNotFoundError:
+        refuse(
+            "--keep goes with the first rename, and this is a later one.",
+            "Delete by hand: an example is a file, its YAML, recipes.",
+        )
+    try:
+        return tuple(module.plan(ROOT, package, keep))
+    except module.Refused as refused:
+        refuse(*refused.args)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NEW_NAME")
     parser.add_argument("--dry-run", action="store_true", help="print every change, touch nothing")
+    parser.add_argument("--keep", metavar="NAMES", help="the examples that stay: data, models, recipes; all others go")
     parser.add_argument("--force", action="store_true", help="even where uncommitted changes make it hard to undo")
     args = parser.parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -223,11 +244,13 @@ def main() -> None:
     references = reference_pattern(old, project["name"], list(project.get("scripts", {})))
     names = Names(old, new, project["name"], new.replace("_", "-"), ast.literal_eval(former[2]), references)
     removed = [ROOT / place for place in TEMPLATE_ONLY if not names.former and (ROOT / place).exists()]
-    removed += [*(ROOT / "src").glob(f"{old}.egg-info"), *(ROOT / "src" / old).rglob("__pycache__")]
+    pruned, texts = prune(old, args.keep.split(",")) if args.keep is not None else ([], {})
+    removed += [*pruned, *(ROOT / "src").glob(f"{old}.egg-info"), *(ROOT / "src" / old).rglob("__pycache__")]
     found = [*ROOT.iterdir(), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))]
-    found = [p for p in found if (p.suffix or p.name) in SUFFIXES and p.is_file() and not {*p.parents} & {*removed}]
+    found = [p for p in found if (p.suffix or p.name) in SUFFIXES and p.is_file() and not {p, *p.parents} & {*removed}]
     before = {path: path.read_bytes().decode() for path in sorted(found)}
-    after = {path: text for path in before if (text := renamed(path, before[path], names)) != before[path]}
+    edited = {path: renamed(path, texts.get(path, text), names) for path, text in before.items()}
+    after = {path: text for path, text in edited.items() if text != before[path]}
     if args.dry_run:
         for path in after:
             pairs = zip_longest(before[path].split("\n"), after[path].split("\n"), fillvalue="")
@@ -241,7 +264,7 @@ def main() -> None:
         shutil.copymode(path, path.with_name(path.name + ".renaming"))
         path.with_name(path.name + ".renaming").replace(path)
     for path in removed:
-        shutil.rmtree(path, ignore_errors=True)
+        path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
     (ROOT / "src" / old).rename(ROOT / "src" / new)
     print(f"{old} is now {new}: {len(after)} files changed. Next:\n\n    pdm install && pdm run test")
 

@@ -1,13 +1,16 @@
 """Diffusion: the way to noise and the way back, against closed forms; the sampler draws from its generator alone."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import Train, options
+from conftest import Train
+from pairs import options
 from torch import Tensor
 
 from scaffolding.core import checkpoint
+from scaffolding.core.run_folder import Facts
 from scaffolding.experiment import Experiment
 from scaffolding.rehearsal import first_difference
 
@@ -138,8 +141,9 @@ def test_wrong_settings_are_refused() -> None:
         make(num_timesteps=20, num_sampling_steps=20)
 
 
+@pytest.mark.full
 @needs_digits
-def test_watching_changes_no_weight(train: Train, output_root) -> None:
+def test_watching_changes_no_weight(train: Train, output_root: Path) -> None:
     words = ("data=digits", "model=diffusion", "mode=dev", "tracker=none", "run.rehearse_resume=false", "run.budget=4")
     words = (*words, "run.ema_decay=0.5", "model.num_sampling_steps=4", "rollout.num_samples=8")
     watching = ("run.rollout_every=1", "run.eval_every=2", "plots=samples", "run.plot_every=2")
@@ -155,3 +159,17 @@ def test_watching_changes_no_weight(train: Train, output_root) -> None:
     assert first_difference(watched["model"], watched["ema"]["model"]) is not None
     rows = [row for row in exp.history() if row["split"] == "rollout"]
     assert len(rows) == 4 and rows[-1]["mmd2"] == pytest.approx(exp.rollout(exp.eval_model, exp.val_loader)["mmd2"])
+
+
+@pytest.mark.full
+@pytest.mark.skipif("digits_diffusion" not in options("experiment"), reason="the recipe has been deleted")
+def test_result_of_the_recipe(train: Train, output_root: Path) -> None:
+    """What its header promises; and all ten classes are drawn, going by the nearest training image."""
+    train("experiment=digits_diffusion", "mode=prod", "tracker=none", "plots=none", "run.name=run")
+    row = [row for row in Facts(output_root / "run" / "facts").rows() if row["split"] == "rollout"][-1]
+    assert row["mmd2"] < 0.005 and row["coverage"] > 0.9
+    exp = Experiment.from_path(output_root / "run")
+    known, labels = exp.datasets["train"].get_batch(torch.arange(len(exp.datasets["train"])))
+    samples = exp.model.sample(500, torch.Generator().manual_seed(1))
+    drawn = labels[torch.cdist(samples.flatten(1), known.flatten(1)).argmin(dim=1)]
+    assert int(torch.bincount(drawn, minlength=10).min()) >= 15

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import trainable
+from pairs import trainable
 
 from scaffolding.core.errors import UserError
 from scaffolding.evaluate import evaluate

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Train, options
+from conftest import Train
+from pairs import options
 
 from scaffolding.experiment import Experiment
 from scaffolding.losses import MappedLoss

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TRAIN, Train, options, trainable
+from conftest import TRAIN, Train
 from loguru import logger
+from pairs import options, trainable
 from test_resume import BASE, ENV
 
 from scaffolding.config import PROJECT_ROOT
@@ -28,7 +29,7 @@ def test_secrets_are_in_no_file(tmp_path: Path, ending: str) -> None:
         )
     (tmp_path / ".env").write_text(f"OTHER_API_KEY={SECRETS['dotenv']}\n")
     (tmp_path / "configs" / "local.yaml").write_text(f"data:\n  password: {SECRETS['local']}\n")
-    data, model = trainable()[-1]
+    data, model = trainable()[0]
     inner = f"+data.more={{api_key: {SECRETS['inner']}, list: [{{password: '{SECRETS['inner']}'}}]}}"
     words = [
         f"data={data}",

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Train, options
+from conftest import Train
 from loguru import logger
+from pairs import options
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core import checkpoint, lock, tracking

@@ -4,6 +4,9 @@ Reads one JSON object a line ({"argv", "cwd", "env", "stdout", "stderr"}) and an
 signal. What is run is the real file, as `python src/.../train.py` runs it; only the imports are there already.
 """
 
+import contextlib
+import gc
+import importlib
 import json
 import os
 import runpy
@@ -11,6 +14,7 @@ import signal
 import sys
 
 TIMEOUT = 1200  # seconds a run may take
+LATE = ("matplotlib.backends.backend_agg", "matplotlib.figure", "wandb")  # what a run imports where it is used
 
 
 def run(job: dict) -> None:
@@ -27,9 +31,16 @@ def run(job: dict) -> None:
 
 def main(train_file: str) -> None:
     import torch
+    from hydra.core.plugins import Plugins
 
     runpy.run_path(train_file, run_name="imported")
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports half of torch
+    Plugins.instance()  # imports hydra's own
+    for name in LATE:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection would touch, and so copy, all of this process's memory in every child
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

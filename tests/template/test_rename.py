@@ -486,3 +486,89 @@ def test_this_repository_renamed_passes_its_quick_tests(tmp_path: Path, new: str
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not full", "-n", "2", "-p", "no:cacheprovider"]
     done = subprocess.run(command, check=False, cwd=fork, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+def has_option(fork: Path, word: str) -> bool:
+    """Whether `GROUP=NAME` names an option that is there."""
+    group, _, name = word.partition("=")
+    return (fork / "configs" / group / f"{name}.yaml").exists()
+
+
+def kept(fork: Path, folder: str) -> set[str]:
+    return {path.name for path in next(fork.glob("src/*/train.py")).parent.joinpath(folder).iterdir() if path.is_file()}
+
+
+@needs_checkout
+def test_only_the_examples_that_are_named_stay(tmp_path: Path) -> None:
+    fork = copy_repository(tmp_path / "fork")
+    before = contents(fork)
+    planned = rename(fork, "bcrl", "--keep", "mnist,convnet", "--dry-run").splitlines()
+    assert contents(fork) == before
+    rename(fork, "bcrl", "--keep", "mnist,convnet")
+    after = contents(fork)
+    assert {line.removeprefix("remove ") for line in planned if line.startswith("remove ")} == {
+        *("scripts/template", "tests/template", ".ci"),
+        *(name for name in before if name.replace("src/scaffolding/", "src/bcrl/") not in after
+          and not name.startswith(("scripts/template/", "tests/template/", ".ci/"))),
+    }  # fmt: skip
+    assert kept(fork, "data") == {"__init__.py", "mnist.py", "mnist_sample.npz"}
+    assert kept(fork, "model") == {"__init__.py", "convnet.py"}
+    assert [path.stem for path in (fork / "configs/data").iterdir()] == ["mnist"]
+    assert [path.stem for path in (fork / "configs/model").iterdir()] == ["convnet"]
+    assert [path.stem for path in (fork / "configs/experiment").iterdir()] == ["mnist_convnet"]
+    for group in ("optimizer", "scheduler", "tracker", "mode"):
+        assert {p.name for p in (fork / "configs" / group).iterdir()} == {
+            p.name for p in (ROOT / "configs" / group).iterdir()
+        }
+    named = [word for path in fork.rglob("*") if path.suffix in (".md", ".py", ".yaml") and "tests" not in path.parts
+             for word in re.findall(r"\b(?:data|model|experiment)=[a-z]\w*", path.read_text())]  # fmt: skip
+    names = {path.stem for path in ROOT.glob("configs/*/*.yaml")}
+    assert [word for word in named if word.partition("=")[2] in names and not has_option(fork, word)] == []
+    assert not [line for line in read(fork, "scripts/README.md").splitlines() if "template/" in line]
+
+
+@needs_checkout
+def test_defaults_are_the_first_that_fit_and_recipes_keep_what_they_choose(tmp_path: Path) -> None:
+    fork = copy_repository(tmp_path / "fork")
+    rename(fork, "bcrl", "--keep", "digits_mlp")
+    base = read(fork, "configs/base.yaml")
+    assert "\n  - data: digits\n  - model: mlp\n" in base
+    assert kept(fork, "data") == {"__init__.py", "digits.py", "digits.csv.gz"}
+    assert "data=digits mode=dev" in read(fork, "src/bcrl/train.py")
+    assert "--keep goes with the first rename" in rename(fork, "bcrl2", "--keep", "digits,mlp", code=2)
+
+
+@needs_checkout
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        ("mnits,convnet", "there is no 'mnits'; nearest: mnist"),
+        ("mnist", "names no model"),
+        ("convnet", "names no data"),
+        ("", "there is no ''"),
+        ("shakespeare,convnet,mnist", "nothing that is kept fits data=shakespeare"),
+    ],
+)
+def test_what_cannot_be_kept_changes_nothing(tmp_path: Path, keep: str, said: str) -> None:
+    fork = copy_repository(tmp_path / "fork")
+    before = contents(fork)
+    assert said in rename(fork, "bcrl", "--keep", keep, code=2)
+    assert contents(fork) == before
+
+
+@needs_checkout
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "keep", ["mnist,convnet", "digits,mnist,mlp,diffusion", "shakespeare_gpt", "cifar10,gan_autoencoder"]
+)
+def test_what_is_left_passes_its_quick_tests_and_lint(tmp_path: Path, keep: str) -> None:
+    fork = copy_repository(tmp_path / "fork")
+    rename(fork, "bcrl", "--keep", keep)
+    git(fork, "init", "-q")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    environment["PYTHONPATH"] = str(fork / "src")
+    quick = ("pytest", "-q", "-m", "not full", "-n", "2", "-p", "no:cacheprovider")
+    for words in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), quick):
+        command = [sys.executable, "-m", *words]
+        done = subprocess.run(command, check=False, cwd=fork, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

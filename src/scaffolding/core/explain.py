@@ -42,6 +42,8 @@ def explain(error: BaseException, project: Project, overrides: list[str]) -> Use
         return unknown_key(found[1], _known(overrides, project), project)
     if found := re.search(r"Error merging override (.+)", text):
         return UserError(f"{found[1]}: {str(cause).splitlines()[0]}")
+    if found := re.search(r"Missing mandatory value: ([\w.]+)", text):
+        return UserError(f"{found[1]} is not set\ngive {found[1]}=VALUE")
     if mark := getattr(cause, "problem_mark", None):
         return UserError(
             f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {getattr(cause, 'problem', 'not valid YAML')}"

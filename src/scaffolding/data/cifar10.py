@@ -131,7 +131,7 @@ def _unpack(root: Path) -> None:
                 raise FileNotFoundError(
                     f"CIFAR-10 could not be downloaded: {TorchvisionCIFAR10.url}: {error}\n"
                     f"put {ARCHIVE} into {root.resolve()}\n"
-                    "without it: mode=dev uses a generated stand-in, and data=digits is complete as it is"
+                    "without it: mode=dev uses a generated stand-in"
                 ) from error
             finally:
                 socket.setdefaulttimeout(timeout)

@@ -120,7 +120,7 @@ def _download_missing(raw: Path) -> None:
                 raise FileNotFoundError(
                     f"MNIST could not be downloaded: {'; '.join(failures)}\n"
                     f"put {', '.join(missing)} into {raw.resolve()}\n"
-                    "without them: mode=dev uses the sample in the package, and data=digits is complete as it is"
+                    "without them: mode=dev uses the sample in the package"
                 )
     finally:
         socket.setdefaulttimeout(timeout)

@@ -55,12 +55,13 @@ def some_items(exp: "Experiment", num_items: int) -> Any:
     return getattr(dataset, "collate", default_collate)(items)
 
 
-def not_images(images: Any) -> str | None:
+def not_images(inputs: Any) -> str | None:
     """Why a sheet cannot show them; None where they are grey or colour images (B, C, H, W)."""
-    if isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] in (1, 3):
-        return None if images.numel() and not images.is_complex() else "the images are empty or complex"
-    found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-    return f"there are no grey or colour images (B, C, H, W), but {found}"
+    if not isinstance(inputs, Tensor):
+        return f"inputs are not a tensor, but {type(inputs).__name__}"
+    if inputs.ndim == 4 and inputs.shape[1] in (1, 3) and inputs.numel() and not inputs.is_complex():
+        return None
+    return f"inputs are not grey or colour images (B, C, H, W), but {tuple(inputs.shape)}"
 
 
 def sheet(
