@@ -110,6 +110,7 @@ def test_codebook_usage() -> None:
     assert usage([0, 0, 0, 5], 10) == pytest.approx((math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)), 0.2))
 
 
+@pytest.mark.full
 @pytest.mark.skipif("digits" not in options("data"), reason="the dataset has been deleted")
 def test_latents_compared_in_one_command(train: Train, output_root: Path) -> None:
     words = ("data=digits", "model=autoencoder", "mode=dev", "tracker=none", "run.rehearse_resume=false")

@@ -141,6 +141,7 @@ def test_wrong_settings_are_refused() -> None:
         make(num_timesteps=20, num_sampling_steps=20)
 
 
+@pytest.mark.full
 @needs_digits
 def test_watching_changes_no_weight(train: Train, output_root: Path) -> None:
     words = ("data=digits", "model=diffusion", "mode=dev", "tracker=none", "run.rehearse_resume=false", "run.budget=4")

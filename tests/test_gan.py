@@ -119,6 +119,7 @@ def test_one_optimizer_spec_or_two() -> None:
     assert {name: exp.optimizers[name].param_groups[0]["lr"] for name in GAN} == rates
 
 
+@pytest.mark.full
 @needs_gan
 def test_watching_changes_no_weight(train: Train, output_root: Path) -> None:
     watching = ("run.rollout_every=1", "run.eval_every=2", "plots=samples", "run.plot_every=2")
@@ -133,6 +134,7 @@ def test_watching_changes_no_weight(train: Train, output_root: Path) -> None:
     assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(0 <= row["coverage"] <= 1 for row in rows)
 
 
+@pytest.mark.full
 @needs_gan
 @pytest.mark.skipif(not (PROJECT_ROOT / "scripts" / "template").exists(), reason="this README.md is yours")
 def test_several_discriminator_updates_to_one_of_the_generator(output_root: Path, tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def test_worker_count_may_change_at_resume(train: Train, output_root: Path) -> N
     assert_same_run(output_root / "whole", output_root / "killed")
 
 
+@pytest.mark.full
 def test_random_items_through_spawned_workers_in_dev_mode(train: Train, output_root: Path) -> None:
     done = train(
         "--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "mode=dev", "run.name=dev", env=ENV

@@ -12,7 +12,7 @@ import pytest
 import strangers
 import torch
 import yaml
-from conftest import Train, command
+from conftest import Train, run_train
 from hydra.utils import instantiate
 
 from scaffolding.core import checkpoint
@@ -229,9 +229,8 @@ def test_trust_is_asked_for_and_given(train: Train, output_root: Path) -> None:
     done = train(*TINY, "run.name=mine", "run.save_every=1", env=ENV)
     assert "add trust=tiny.NoisyPoints" in done.stderr, "a new run says what it will take to open it"
     for trust, code in ((), 2), (("trust=tiny",), 0):
-        words = command("resume=mine", f"paths.output_root={output_root}", "run.budget=5", *trust)
-        done = subprocess.run(words, capture_output=True, text=True, timeout=100, env={**os.environ, **ENV})
-        assert done.returncode == code, done.stderr
+        words = ("resume=mine", f"paths.output_root={output_root}", "run.budget=5", *trust)
+        done = run_train(*words, env=ENV, code=code)
         assert ("_target_: 'tiny." in done.stderr and "add trust=tiny " in done.stderr) == (code == 2)
     with pytest.raises(UserError, match="trust=tiny"):
         Experiment.from_path(output_root / "mine")
@@ -280,7 +279,7 @@ def test_no_name_leads_out(dev_run: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     before = files(tmp_path)
     found = 0
-    for name in strangers.names(600, root):
+    for name in strangers.names(200, root):
         for resolve in (lambda name: find_run(name, root), lambda name: find_checkpoint(root / "good", name)):
             try:
                 path = resolve(name)

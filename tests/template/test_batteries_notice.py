@@ -1,0 +1,108 @@
+"""The tests that a fork inherits notice what is wrong with a model or a dataset: faults are planted in a copy."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_rename import copy_repository
+
+MODEL = """
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    def __init__(self, image_shape: list[int], num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], num_classes)
+        self.calls: Tensor
+        self.register_buffer("calls", torch.zeros(1))
+        EXTRA
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layer(images.flatten(1))
+        BODY
+        return logits
+"""
+MODEL_YAML = """# @package _global_
+model:
+  _target_: scaffolding.model.NAME.Net
+  image_shape: ${data.image_shape}
+  num_classes: ${data.num_classes}
+loss:
+  _target_: scaffolding.losses.ClassificationLoss
+  label_smoothing: 0.0
+"""
+MODELS = {  # name: (in the constructor, in forward, the test that must notice)
+    "sound": ("pass", "pass", None),
+    "unused": ("self.unused = nn.Linear(2, 2)", "pass", "test_gradients_reach_every_parameter"),
+    "cut": ("pass", "logits = logits.detach() + self.layer.bias", "test_gradients_reach_every_parameter"),
+    "squashed": ("pass", "logits = logits.softmax(dim=1)", "test_one_batch_can_be_learnt"),
+    "noisy": ("pass", "logits = F.dropout(logits, 0.1)", "test_evaluation_is_deterministic_and_changes_nothing"),
+    "counting": ("pass", "self.calls += 1", "test_evaluation_is_deterministic_and_changes_nothing"),
+    "forgetful": ("self.shift = torch.rand(1)", "logits = logits + self.shift * images.flatten(1)[:, :10]",
+                  "test_state_makes_the_round_trip"),
+}  # fmt: skip
+
+DATA = """
+import torch
+from torch import Tensor
+
+
+class Items:
+    def __init__(self, split: str) -> None:
+        generator = torch.Generator().manual_seed(SEED)
+        self.images = torch.randn(60, 1, 9, 9, generator=generator)
+        self.labels = torch.arange(60) % 10
+        EXTRA
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    def get_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return BATCH
+"""
+DATA_YAML = """dataset:
+  _target_: scaffolding.data.NAME.Items
+num_classes: 10
+image_shape: [1, 9, 9]
+"""
+SEED, BATCH = "len(split) + ord(split[1])", "self.images[indices], self.labels[indices]"
+SETS = {  # name: (seed, at the end of the constructor, batch, the test that must notice)
+    "whole": (SEED, "pass", BATCH, None),
+    "same": ("0", "pass", BATCH, "test_splits_are_disjoint"),
+    "shifted": (SEED, "pass", "self.images[indices], self.labels[indices - 1]", "test_a_batch_is_its_items_collated"),
+    "narrow": (SEED, "pass", "self.images[indices], self.labels[indices].int()", "test_a_batch_is_its_items_collated"),
+    "clock": ("__import__('time').time_ns() % 2**31", "pass", BATCH, "test_the_same_seed_gives_the_same_items"),
+    "locked": (SEED, "self.read = lambda: split", BATCH, "test_a_copy_in_another_process_reads_the_same"),
+}
+
+
+@pytest.mark.full
+def test_faults_are_noticed(tmp_path: Path) -> None:
+    copy = copy_repository(tmp_path / "copy")
+    for name, (extra, body, _) in MODELS.items():
+        code = MODEL.replace("EXTRA", extra).replace("BODY", body)
+        (copy / f"src/scaffolding/model/bad_{name}.py").write_text(code)
+        (copy / f"configs/model/bad_{name}.yaml").write_text(MODEL_YAML.replace("NAME", f"bad_{name}"))
+    for name, (seed, extra, batch, _) in SETS.items():
+        code = DATA.replace("SEED", seed).replace("EXTRA", extra).replace("BATCH", batch)
+        (copy / f"src/scaffolding/data/bad_{name}.py").write_text(code)
+        (copy / f"configs/data/bad_{name}.yaml").write_text(DATA_YAML.replace("NAME", f"bad_{name}"))
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    environment["PYTHONPATH"] = str(copy / "src")
+    command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "-m", "not full"]
+    command += ["-k", "bad_ and not dev_mode", "tests/test_batteries.py"]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    failed: dict[str, set[str]] = {name: set() for name in (*MODELS, *SETS)}
+    for test, name in re.findall(r"FAILED \S+::(\w+)\[bad_(\w+)\]", done.stdout):
+        failed[name].add(test)
+    for name, (*_, noticed) in (MODELS | SETS).items():
+        assert (noticed in failed[name]) if noticed else not failed[name], f"{name}: {failed}\n{done.stdout[-3000:]}"
