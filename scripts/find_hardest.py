@@ -33,6 +33,8 @@ def main() -> None:
     with torch.no_grad():
         for inputs, labels in exp.val_loader:
             logits = exp.model(inputs)
+            if logits.ndim != 2 or labels.ndim != 1:
+                parser.error(f"{path.name}: a {type(exp.model).__name__} classifies no items")
             losses = F.cross_entropy(logits, labels, reduction="none")
             parts.append(torch.stack([losses.double(), labels.double(), logits.argmax(dim=1).double()], dim=1))
     table = torch.cat(parts)  # a row for each item: loss, true class, predicted class

@@ -74,27 +74,29 @@ def test_shorter_texts_are_predicted_the_same() -> None:
 
 def test_rotation_depends_on_the_distance() -> None:
     """q at position m times k at n is a function of m - n alone; and at position 0 nothing is turned."""
-    cos, sin = transformer.rotations(40, 16)
-    q, k = torch.randn(2, 1, 1, 16).expand(2, 1, 40, 16)
-    products = transformer.rotate(q, cos, sin)[0] @ transformer.rotate(k, cos, sin)[0].T  # (40, 40)
+    rotation = torch.complex(*transformer.rotations(40, 16))
+    q, k = torch.randn(2, 1, 1, 1, 16).expand(2, 1, 40, 1, 16)
+    turned = transformer.rotate(q, rotation)[0, :, 0]
+    products = turned @ transformer.rotate(k, rotation)[0, :, 0].T  # (40, 40)
     for distance in range(-39, 40):
         diagonal = products.diagonal(distance)
         assert torch.allclose(diagonal, diagonal[0].expand_as(diagonal), atol=1e-4)
     assert products[0].std() > 0.1 * products[0, 0].abs()  # but it does depend on it
-    assert torch.equal(transformer.rotate(q, cos, sin)[:, 0], q[:, 0])
-    turned = transformer.rotate(q, cos, sin)
-    assert torch.allclose(turned.norm(dim=-1), q.norm(dim=-1), atol=1e-4)
-    assert transformer.rotate(q.bfloat16(), cos, sin).dtype == torch.bfloat16
+    assert torch.equal(turned[0], q[0, 0, 0])
+    assert torch.allclose(turned.norm(dim=-1), q[0, :, 0].norm(dim=-1), atol=1e-4)
+    assert transformer.rotate(q.bfloat16(), rotation).dtype == torch.bfloat16
 
 
-def test_rotation_by_complex_numbers_is_the_same() -> None:
-    """The paper's form: value i of a pair times e^(i m theta)."""
-    cos, sin = transformer.rotations(10, 8)
-    x = torch.randn(2, 10, 3, 8)
-    theta = 10_000.0 ** (-torch.arange(4) / 4)
-    angles = torch.arange(10)[:, None] * theta
-    pairs = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angles), angles)[:, None]
-    assert torch.allclose(transformer.rotate(x, cos, sin), torch.cat([pairs.real, pairs.imag], dim=-1), atol=1e-5)
+def test_rotation_is_the_paper_s_matrix() -> None:
+    """Neighbours (x1, x2) become (x1 cos - x2 sin, x2 cos + x1 sin), with theta of pair i as 10000^(-2 i / d)."""
+    x = torch.randn(1, 10, 1, 8)
+    turned = transformer.rotate(x, torch.complex(*transformer.rotations(10, 8)))
+    for m in range(10):
+        for i in range(4):
+            angle = m * 10_000 ** (-2 * i / 8)
+            matrix = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+            pair = slice(2 * i, 2 * i + 2)
+            assert torch.allclose(turned[0, m, 0, pair], matrix @ x[0, m, 0, pair], atol=1e-5)
 
 
 def test_initial_loss_and_values() -> None:
@@ -188,7 +190,7 @@ def test_resume_on_a_changed_text_is_refused(text_run: Path, train: Train, outpu
     text = text_run.parents[1] / "my.txt"
     try:
         for changed, message in (
-            (PROSE.replace("fox", "ox!"), "the text has changed"),
+            (PROSE.replace("fox", "xof"), "the text has changed"),
             (PROSE[:9000], "the train split"),
         ):
             text.write_text(changed)

@@ -55,7 +55,7 @@ class SampleQuality:
         model.eval()
         samples = model.sample(len(real), torch.Generator().manual_seed(self.seed))
         model.train(was_training)
-        real, samples = real.flatten(1).double(), samples.flatten(1).double()
+        real, samples = (part.flatten(1).cpu().double() for part in (real, samples))
         density, coverage = density_and_coverage(real, samples, self.num_neighbours)
         return {"mmd2": squared_mmd(real, samples), "density": density, "coverage": coverage}
 

@@ -19,6 +19,7 @@ from .experiment import PROJECT, Experiment
 from .precision import choose_device, choose_precision
 from .schedules import takes_total
 from .specs import by_network, check_specs
+from .states import objects
 
 SOURCES = Path(__file__).parent  # of this package
 APPLIES = ""  # instead of the reason why a change is refused
@@ -235,9 +236,20 @@ def start_from(exp: Experiment, changes: dict[str, Any]) -> dict[str, Any] | Non
         file = checkpoint.best_of(run)
         content = checkpoint.load(file)
         exp.load_weights(content)
+        for name, part in objects(exp).items():
+            if name.startswith("datasets.") and name in content["objects"]:
+                warn_if_changed(part, content["objects"][name], run.name)
     announce(exp, changes)
     kept = "state" if exp.cfg.fork_state else "weights"
     return {"verb": "fork", "run": str(run), "checkpoint": file.name, "step": content["state"]["step"], "kept": kept}
+
+
+def warn_if_changed(split: Any, state: dict[str, Any], run: str) -> None:
+    """Say so where weights go on with other data: with another vocabulary they know nothing."""
+    try:
+        split.load_state_dict(state)
+    except UserError as error:
+        logger.warning(f"{error}; the weights of {run} were trained on that one")
 
 
 def check_code(run: Path) -> None:

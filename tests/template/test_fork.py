@@ -31,6 +31,8 @@ def files_of(fork: Path, which: str) -> list[Path]:
                     module
                 ]
                 removed += [path for path in (configs / group).glob("*.yaml") if re.search(dotted, path.read_text())]
+        if which == "others":  # and what has no module of its own
+            removed += [path for path in (configs / group).glob("*.yaml") if f".{group}." not in path.read_text()]
     names = {path.stem for path in removed if path.suffix == ".yaml"}
     recipes = configs.glob("experiment/*.yaml")
     return removed + [path for path in recipes if names & set(re.findall(r"override /\w+: (\w+)", path.read_text()))]

@@ -40,6 +40,16 @@ def test_mnist_convnet(train: Train, output_root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.skipif(TEST_DATA is None, reason="SCAFFOLDING_TEST_DATA does not say where Tiny Shakespeare is")
+def test_shakespeare_gpt(train: Train, output_root: Path) -> None:
+    train("experiment=shakespeare_gpt", "mode=prod", "tracker=none", f"paths.data={TEST_DATA}", "run.name=run")
+    rows = Facts(output_root / "run" / "facts").rows()
+    assert min(row["loss"] for row in rows if row["split"] == "val") <= 1.88
+    assert max(row["known_words"] for row in rows if row["split"] == "rollout") > 0.7
+    assert rows[-1]["samples"] == 2000 * 12
+
+
+@pytest.mark.full
 def test_third_party_network_without_a_file(train: Train) -> None:
     words = ("data=cifar10", "model=module", "model._target_=torchvision.models.resnet18", "+model.num_classes=10")
     done = train(*words, "mode=dev", "tracker=none")

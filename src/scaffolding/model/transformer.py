@@ -18,16 +18,17 @@ class Transformer(nn.Module):
         num_layers: number of blocks.
         num_heads: attention heads in a block.
         d_model: width of the residual stream; `d_model / num_heads` must be even.
-        d_ff: units of the hidden layer in a block.
+        d_ff: units of the hidden layer in a block; 8/3 of `d_model` gives as many weights as 4 would without the gate.
         dropout: probability of dropping an attention weight, an embedded value or one that a block adds, 0..1.
 
     Raises:
         ValueError: `d_model` does not divide into heads of even width.
 
-    Source: A. Vaswani et al., "Attention Is All You Need", 2017; normalisation, initial values and GELU as in
-    A. Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; positions as in J. Su et al.,
-    "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021; one embedding as in O. Press and L. Wolf,
-    "Using the Output Embedding to Improve Language Models", 2017.
+    Source: A. Vaswani et al., "Attention Is All You Need", 2017; normalisation and initial values as in A. Radford et
+    al., "Language Models are Unsupervised Multitask Learners", 2019; positions as in J. Su et al., "RoFormer: Enhanced
+    Transformer with Rotary Position Embedding", 2021; feed-forward network as in N. Shazeer, "GLU Variants Improve
+    Transformer", 2020; one embedding as in O. Press and L. Wolf, "Using the Output Embedding to Improve Language
+    Models", 2017.
     """
 
     def __init__(
@@ -41,14 +42,14 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList([Block(num_heads, d_model, d_ff, dropout) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(d_model, bias=False)
-        cos, sin = rotations(seq_len, d_model // num_heads)
         self.cos: Tensor
         self.sin: Tensor
+        cos, sin = rotations(seq_len, d_model // num_heads)
         self.register_buffer("cos", cos, persistent=False)  # a function of the sizes: not in checkpoints
         self.register_buffer("sin", sin, persistent=False)
         for name, weight in self.named_parameters():
             if weight.ndim == 2:  # what is added to the residual stream is smaller: 2 * num_layers such terms add up
-                shrink = math.sqrt(2 * num_layers) if name.endswith(("attention.out.weight", "ff.out.weight")) else 1
+                shrink = math.sqrt(2 * num_layers) if name.endswith("out.weight") else 1
                 nn.init.normal_(weight, std=0.02 / shrink)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -57,8 +58,9 @@ class Transformer(nn.Module):
         if self.seq_len < T:
             raise ValueError(f"{T} tokens, and the model takes at most {self.seq_len} (model.seq_len)")
         x = self.dropout(self.embedding(tokens))
+        rotation = torch.complex(self.cos[:T], self.sin[:T])
         for block in self.blocks:
-            x = block(x, self.cos[:T], self.sin[:T])
+            x = block(x, rotation)
         return F.linear(self.norm(x), self.embedding.weight)  # one tensor under one name, so it stays one when loaded
 
 
@@ -73,9 +75,9 @@ class Block(nn.Module):
         self.ff = FeedForward(d_model, d_ff)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
         """The stream x (B, T, d_model) after this block."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), cos, sin))
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotation))
         x = x + self.dropout(self.ff(self.ff_norm(x)))
         return x
 
@@ -89,12 +91,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
         """What x (B, T, d_model) adds to the stream, of the same shape."""
         B, T, d_model = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.num_heads, d_model // self.num_heads)
-        q, k = rotate(qkv[:, :, :2], cos, sin).transpose(1, 3).unbind(2)  # each (B, num_heads, T, d_head)
-        v = qkv[:, :, 2].transpose(1, 2)
+        q, k, v = (part.view(B, T, self.num_heads, -1) for part in self.qkv(x).split(d_model, dim=-1))
+        q, k, v = (part.transpose(1, 2) for part in (rotate(q, rotation), rotate(k, rotation), v))
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         output: Tensor = self.out(y.transpose(1, 2).reshape(B, T, d_model))
@@ -102,36 +103,34 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers with GELU between them, on each position by itself."""
+    """SwiGLU on each position by itself: a hidden layer that another one gates."""
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
+        self.gate = nn.Linear(d_model, d_ff, bias=False)
         self.hidden = nn.Linear(d_model, d_ff, bias=False)
         self.out = nn.Linear(d_ff, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """What x (B, T, d_model) adds to the stream, of the same shape."""
-        y: Tensor = self.out(F.gelu(self.hidden(x)))
+        y: Tensor = self.out(F.silu(self.gate(x)) * self.hidden(x))
         return y
 
 
 def rotations(seq_len: int, d_head: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of each position's angle for each pair of values, both (seq_len, d_head), for `rotate`."""
+    """Cosine and sine of each position's angle for each pair of values, both (seq_len, d_head / 2)."""
     theta = base ** (-torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)
     angles = torch.arange(seq_len, dtype=torch.float64)[:, None] * theta
-    cos, sin = angles.cos().float(), angles.sin().float()
-    return torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
+    return angles.cos().float(), angles.sin().float()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn pairs of values of x (B, T, ..., d_head) by their position's angles; q.k then depends on the distance.
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn pairs of values of x (B, T, num_heads, d_head) by their position's angles; q.k then depends on the distance.
 
-    A pair is (i, i + d_head / 2) where the paper takes neighbours: the same but for the order of the weights.
+    A pair is a complex number; `rotation` (T, d_head / 2) holds e^(i m theta) of position m.
     """
-    shape = (len(cos), *[1] * (x.ndim - 3), -1)
-    values = x.float()  # angles need more digits than bfloat16 has
-    partners = values.roll(x.shape[-1] // 2, dims=-1)
-    return torch.addcmul(values * cos.view(shape), partners, sin.view(shape)).type_as(x)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # angles need more digits than bfloat16 has
+    return torch.view_as_real(pairs * rotation[:, None]).flatten(-2).type_as(x)
 
 
 class NextTokenLoss:
