@@ -43,7 +43,7 @@ def check_specs(cfg: Mapping[str, Any]) -> None:
             )
     if len(names) > 1 and cfg["run"]["target_loss"] is not None:
         raise UserError(
-            f"run.target_loss={cfg['run']['target_loss']}: there are the losses of {', '.join(names)}, and none has to go"
+            f"run.target_loss={cfg['run']['target_loss']}: {', '.join(names)} have a loss each, and none has to go"
             "\na model with several losses has no mode=overfit; leave run.target_loss=null"
         )
     check_targets(dict(cfg))
