@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -216,16 +217,17 @@ class Characters:
 
     def __init__(self, vocabulary: str) -> None:
         self.vocabulary = vocabulary
-        self.codes = _codes(vocabulary)
+        self.ids = np.full(sys.maxunicode + 1, -1, dtype=np.int32)  # by code point
+        self.ids[_codes(vocabulary)] = np.arange(len(vocabulary))
 
     def encode(self, text: str) -> Tensor:
         """Ids, int32, shape (len(text),); ValueError: characters that the vocabulary does not have."""
         codes = _codes(text)
-        ids = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
-        if len(unknown := np.unique(codes[self.codes[ids] != codes])):
+        ids = self.ids[codes]
+        if len(unknown := np.unique(codes[ids < 0])):
             names = ", ".join(repr(chr(code)) for code in unknown[:10])
             raise ValueError(f"characters that the text of the training did not have: {names}")
-        return torch.from_numpy(ids.astype(np.int32))
+        return torch.from_numpy(ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; an id that stands for no character becomes U+FFFD."""
@@ -259,14 +261,13 @@ class BytePairs:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        tokenizer.train_from_iterator(
-            texts, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
-        )
+        trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+        tokenizer.train_from_iterator((chunk for text in texts for chunk in _chunks(text)), trainer)
         return cls(tokenizer.to_str())
 
     def encode(self, text: str) -> Tensor:
         """Ids, int32, shape (num_tokens,); a long text in chunks, whose ends no token crosses."""
-        chunks = [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
+        chunks = _chunks(text)
         parts = [torch.zeros(0, dtype=torch.int32)]
         for at in range(0, len(chunks), 64):  # some at a time: the library's results are larger than the ids
             some = self.tokenizer.encode_batch_fast(chunks[at : at + 64])
@@ -292,13 +293,13 @@ def load_tokenizer(state: dict[str, str]) -> Tokenizer:
 def make_tokenizer(kind: str, text: str, training: list[str], vocab_size: int, folder: Path) -> Tokenizer:
     """Characters of the whole text, or byte pairs trained on what is for training, once (see `Text`)."""
     if kind == "characters":
-        codes = np.unique(_codes(text))
-        if len(codes) > vocab_size:
+        characters = sorted(set(text))
+        if len(characters) > vocab_size:
             raise ValueError(
-                f"the text has {len(codes)} different characters, and data.vocab_size is {vocab_size}\n"
-                f"give data.vocab_size={len(codes)}, or data.tokenizer=bpe"
+                f"the text has {len(characters)} different characters, and data.vocab_size is {vocab_size}\n"
+                f"give data.vocab_size={len(characters)}, or data.tokenizer=bpe"
             )
-        return Characters("".join(map(chr, codes)))
+        return Characters("".join(characters))
     if kind != "bpe":
         raise ValueError(f"tokenizer={kind!r}\nallowed: characters, bpe")
     if vocab_size < 257:
@@ -346,6 +347,10 @@ def find_words(text: str) -> list[str]:
 
 def _codes(text: str) -> Any:
     return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+
+
+def _chunks(text: str) -> list[str]:
+    return [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
 
 
 def _find(path: Path) -> Path:

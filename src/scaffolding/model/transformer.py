@@ -180,22 +180,23 @@ class SampledText:
     """A rollout that writes into the log what the model makes of a prompt, always with the same draws.
 
     Args:
-        prompt: beginning of the text; its characters must be known.
+        prompt: beginning of the text, of characters that the training text has; None: the first token of the split.
         num_tokens: length of the continuation.
         temperature, top_k: see `generate`.
         seed: of the draws.
     """
 
-    def __init__(self, prompt: str, num_tokens: int, temperature: float, top_k: int | None, seed: int) -> None:
+    def __init__(self, prompt: str | None, num_tokens: int, temperature: float, top_k: int | None, seed: int) -> None:
         self.prompt, self.num_tokens, self.temperature, self.top_k = prompt, num_tokens, temperature, top_k
         self.seed = seed
 
     def __call__(self, model: nn.Module, loader: Any) -> dict[str, float]:
         """{"known_words": share, 0..1, of the sampled words that are in the training text}; no words: 0."""
         dataset = loader.dataset.dataset  # of the split: a Text
-        tokens = dataset.tokenizer.encode(self.prompt).long()[None].to(loader.device)
+        prompt = dataset.tokens[:1] if self.prompt is None else dataset.tokenizer.encode(self.prompt)
+        tokens = prompt.long()[None].to(loader.device)
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = generate(model, tokens, self.num_tokens, self.temperature, self.top_k, generator)[0, tokens.shape[1] :]
-        text = dataset.tokenizer.decode(drawn.tolist())
-        logger.info(f"sampled text:\n{self.prompt}{text}")
+        drawn = generate(model, tokens, self.num_tokens, self.temperature, self.top_k, generator)[0].tolist()
+        logger.info(f"sampled text:\n{dataset.tokenizer.decode(drawn)}")
+        text = dataset.tokenizer.decode(drawn[len(prompt) :])
         return {"known_words": dataset.share_of_known_words(text)}
