@@ -196,6 +196,9 @@ def test_resume_on_a_changed_text_is_refused(text_run: Path, train: Train, outpu
             text.write_text(changed)
             error = train("resume=dev/run", "run.budget=12steps", code=2).stderr
             assert message in error and "train split is not the one" in error and len(error.splitlines()) <= 3
+        text.write_text(PROSE.replace("fox", "FOX"))
+        again = train("fork=dev/run", "run.budget=1", "run.rehearse_resume=false", "rollout=null").stderr
+        assert "the tokenizer has changed; the weights of run were trained on that one" in again
     finally:
         text.write_text(PROSE)
     assert "resuming " in train("resume=dev/run", "run.budget=12steps").stderr
