@@ -62,6 +62,11 @@ def refusal(data: str, model: str) -> str | None:
     return tried if isinstance(tried, str) else None
 
 
+def has_one_loss(data: str, model: str) -> bool:
+    """Whether one loss trains the whole model; else several train a network each."""
+    return "_target_" in _composed(data, model).loss
+
+
 @functools.cache
 def partner(model: str) -> str | None:
     """The data with the smallest items that a model can be built for."""
@@ -75,7 +80,7 @@ def trainable() -> list[Pair]:
     The first is the smallest pair with one loss of the whole model, if there is one.
     """
     pairs = [(data, model) for model in complete("model") if (data := partner(model)) is not None]
-    pairs.sort(key=lambda pair: ("_target_" not in _composed(*pair).loss, _tried(*pair)))
+    pairs.sort(key=lambda pair: (not has_one_loss(*pair), _tried(*pair)))
     models = [model for _, model in pairs]
     for data in complete("data"):
         if data not in [used for used, _ in pairs]:

@@ -82,7 +82,7 @@ def plugins(tmp_path: Path) -> Path:
 
 
 def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root: Path, plugins: Path) -> None:
-    words = ("--config-dir", str(plugins / "configs"), f"imports=[{plugins}/]", *WORDS)
+    words = ("--config-dir", str(plugins / "configs"), f"imports=[{plugins}/]", *WORDS, "loader.num_workers=1")
     done = train(*words, "run.name=birds", "mode=dev")
     assert "tensors identical" in done.stdout
     assert f"add trust={plugins}/,feathers" in done.stderr
@@ -93,14 +93,21 @@ def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root
     assert content["schedulers"][""]["last_epoch"] == 2 and content["optimizers"][""]["param_groups"][0]["lr"] == 0.0125
     done = train("resume=dev/birds", "run.budget=3epochs", code=2)
     assert f"trust=feathers,{plugins}/ beside" in done.stderr
-    train("resume=dev/birds", "run.budget=3epochs", f"trust={plugins}/,feathers")
+    train("resume=dev/birds", "run.budget=3epochs", f"trust={plugins}/,feathers", "loader.num_workers=0")
     assert json.loads((run / "status.json").read_text())["step"] == 15
     exp = Experiment.from_path(run, trust=(f"{plugins}/", "feathers"))
     batch = next(iter(exp.val_loader))
     value, _ = exp.losses[""](exp.model, batch)
     expected = torch.nn.functional.smooth_l1_loss(exp.model(*batch["song"])[1]["height"], batch["height"])
     assert value == expected
-    train("fork=dev/birds", "--config-dir", str(plugins / "configs"), "run.name=more", f"trust={plugins}/,feathers")
+    train(
+        "fork=dev/birds",
+        "--config-dir",
+        str(plugins / "configs"),
+        "run.name=more",
+        "loader.num_workers=0",
+        f"trust={plugins}/,feathers",
+    )
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,12 @@ def num_lines(recipe: Path, config: dict[str, Any]) -> int:
 
 
 def result(rows: list[dict[str, Any]], monitor: str | None) -> str:
-    """The values of the test, those of single networks left out, and of the last rollout."""
+    """The values of the test and of the last rollout; without a monitor, those that say nothing are left out."""
     test = next(row for row in rows if row["split"] == "test")
-    values = {name: value for name, value in test.items() if name not in COUNTERS and "/" not in name}
-    if monitor is None:
-        values.pop("loss", None)
+    values = {name: value for name, value in test.items() if name not in COUNTERS}
     rollouts = [row for row in rows if row["split"] == "rollout"]
+    if monitor is None:  # losses that work against each other, or that hardly fall
+        values = {} if rollouts else {name: value for name, value in values.items() if not name.endswith("loss")}
     values |= {name: value for name, value in rollouts[-1].items() if name not in COUNTERS} if rollouts else {}
     return ", ".join(f"{name.replace('_', ' ')} {float(value):.4g}" for name, value in values.items())
 

@@ -155,6 +155,14 @@ def closure(tree: Tree, removed: set[Path]) -> set[Path]:
         removed = removed | more
 
 
+def renamed(line: str, group: str, gone: str, default: str) -> str:
+    """A line whose `group=NAME` names what goes, with the default in its place, or dots where that is too long."""
+    new = re.sub(rf"\b{group}=({gone})(?!\w)", f"{group}={default}", line)
+    return (
+        new if len(new.rstrip("\n")) <= 120 or new == line else re.sub(rf"\b{group}={default}\b", f"{group}=...", new)
+    )
+
+
 def rewritten(tree: Tree, removed: set[Path], defaults: dict[str, str]) -> dict[Path, str]:
     """The files that stay and name what goes: base.yaml's defaults, and commands in documentation."""
     changed = {}
@@ -162,7 +170,7 @@ def rewritten(tree: Tree, removed: set[Path], defaults: dict[str, str]) -> dict[
         text = before = tree.read(path)
         for group, default in defaults.items():
             gone = "|".join(path.stem for path in removed if path.parent == tree.configs / group)
-            text = re.sub(rf"\b{group}=({gone})(?!\w)", f"{group}={default}", text) if gone else text
+            text = "".join(renamed(line, group, gone, default) for line in text.splitlines(True)) if gone else text
             if gone and (path.suffix == ".md" or path == tree.configs / "base.yaml"):
                 text = re.sub(rf"(?m)^(  - (?:override /)?{group}: )({gone})\b", rf"\g<1>{default}", text)
         for other in removed if path.suffix == ".md" else ():

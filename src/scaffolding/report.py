@@ -33,7 +33,7 @@ def report(exp: Experiment, train: Train, train_step: TrainStep) -> None:
     run, settings = exp.run, exp.cfg.run
     run.closing.append(f'load:     exp = Experiment.from_path("{run.path}", checkpoint="best")')
     if settings.target_loss is not None:
-        gone = "is gone" if exp.state.stopped else "did NOT go: a model that cannot learn one batch has a bug"
+        gone = "is gone" if exp.state.stopped else "did NOT go: a bug, unless the loss cannot be 0 (noise in it)"
         run.closing.append(f"overfit:  the loss {gone} (below {settings.target_loss} wanted; step {exp.state.step})")
     if settings.rehearse_resume:
         run.closing += rehearse(exp, train, train_step)

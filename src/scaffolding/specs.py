@@ -41,6 +41,11 @@ def check_specs(cfg: Mapping[str, Any]) -> None:
                 f"{part}: goes by {', '.join(mapping) or 'no network'}, and loss by {', '.join(names)}"
                 f"\ngive one {part} for all networks, or one under each of these names"
             )
+    if len(names) > 1 and cfg["run"]["target_loss"] is not None:
+        raise UserError(
+            f"run.target_loss={cfg['run']['target_loss']}: {', '.join(names)} have a loss each, and none has to go"
+            "\na model with several losses has no mode=overfit; leave run.target_loss=null"
+        )
     check_targets(dict(cfg))
     for name, spec in schedules.items():
         _check_schedule(spec, _key("scheduler", name), cfg["run"]["eval_every"])
