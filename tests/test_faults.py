@@ -68,6 +68,7 @@ def test_gradient_that_is_not_finite_is_noticed_at_the_next_row(train: Train, ou
     assert "all updates of steps 11 to 24 are finite" in replay(run, 0)
 
 
+@pytest.mark.full
 def test_replay_names_the_sample(train: Train, output_root: Path) -> None:
     train(*BASE, "data.dataset._target_=tiny.PoisonedPoints", "run.name=run", "run.log_every=1", env=ENV, code=1)
     before = tree(output_root)
@@ -103,7 +104,7 @@ def test_a_worker_that_dies_or_hangs_is_named(train: Train, output_root: Path, h
     done = train(*words, "loader.num_workers=2", "loader.timeout=3", "run.save_every=1", env=ENV, code=1)
     message = done.stderr[done.stderr.index("error: ") :]
     assert message.startswith("error: worker ") and says in message and "tiny.py" in message
-    # a worker whose reader goes away in the middle of a handshake may say so: python's own words, from a thread of its own
+    # a worker whose reader goes away in mid-handshake may say so: python's own words, from a thread of its own
     assert "sample" in message and ("Traceback" not in done.stderr or "resource_sharer" in done.stderr)
     assert read_status(output_root / "run")["status"] == "failed"
     if (output_root / "run" / "checkpoints" / "latest.pt").exists():
@@ -254,7 +255,7 @@ def test_a_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
 # --- signals ---
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGUSR1", 138)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), pytest.param("SIGUSR1", 138, marks=pytest.mark.full)])
 def test_signal_during_an_evaluation(train: Train, output_root: Path, name: str, code: int) -> None:
     words = (*BASE, "+metrics.seen._target_=tiny.SignallingMetric", "run.patience=3", "scheduler=plateau")
     train(*words, "run.name=whole", env=ENV)

@@ -148,7 +148,13 @@ ON_LINUX = [
 
 
 @pytest.mark.parametrize(
-    ("start_method", "num_workers"), [(None, 0), pytest.param("fork", 2, marks=ON_LINUX), ("spawn", 1), ("spawn", 2)]
+    ("start_method", "num_workers"),
+    [
+        (None, 0),
+        pytest.param("fork", 2, marks=ON_LINUX),
+        ("spawn", 1),
+        pytest.param("spawn", 2, marks=pytest.mark.full),
+    ],
 )
 def test_randomness_is_keyed_by_sample(start_method: str | None, num_workers: int) -> None:
     """Worker count, prefetching, a restart in the middle of an epoch: none can be told from the samples."""

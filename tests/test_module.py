@@ -8,6 +8,7 @@ import torch
 from conftest import Train
 from pairs import options
 
+from scaffolding.core.errors import UserError
 from scaffolding.experiment import Experiment
 from scaffolding.losses import MappedLoss
 
@@ -16,6 +17,7 @@ if "module" not in options("model"):
 
 TESTS = Path(__file__).parent
 BASE = ("--config-dir", str(TESTS / "configs"), "data=noisy", "plots=none", "tracker=none")
+SEARCH = f"hydra.searchpath=['file://{TESTS / 'configs'}']"
 LINEAR = ("model=module", "model._target_=torch.nn.Linear", "+model.in_features=8", "+model.out_features=3")
 
 PLUGIN = '''
@@ -137,13 +139,18 @@ def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root
         (["imports=[./nowhere]"], ["nowhere is not a folder"]),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_named_before_a_run_is_made(
-    train: Train, output_root: Path, words: list[str], parts: list[str]
-) -> None:
-    done = train(*BASE, *LINEAR, *words, code=2)
-    assert all(part in done.stderr for part in parts), done.stderr
-    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 3
-    assert not output_root.exists()
+def test_what_does_not_fit_is_named_before_a_run_is_made(words: list[str], parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        Experiment.from_config(SEARCH, *BASE[2:], *LINEAR, *words).prepare()
+    assert all(part in str(error.value) for part in parts), error.value
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_what_does_not_fit_makes_no_run(train: Train, output_root: Path) -> None:
+    for words in (["loss.inputs=[[0],[1]]"], ["optimizer=[1]"], ["loss=foo"], ["imports=[nowhere]"]):
+        done = train(*BASE, *LINEAR, *words, code=2)
+        assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) <= 3
+        assert not output_root.exists()
 
 
 def test_the_mapped_loss_is_the_criterion_on_the_parts_named() -> None:

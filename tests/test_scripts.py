@@ -133,7 +133,10 @@ def test_runs_are_listed_without_torch(dev_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not NOTEBOOK.exists(), reason="explore.ipynb has been deleted")
-@pytest.mark.parametrize("folder", [PROJECT_ROOT, SCRIPTS], ids=["project", "scripts"])
+@pytest.mark.parametrize(
+    "folder",
+    [pytest.param(PROJECT_ROOT, id="project", marks=pytest.mark.full), pytest.param(SCRIPTS, id="scripts")],
+)
 def test_notebook(dev_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nbclient
     import nbformat

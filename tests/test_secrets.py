@@ -20,7 +20,7 @@ from scaffolding.core.console import Console
 SECRETS = {name: f"sekret-{name}-0123456789012345678901234567" for name in ("env", "dotenv", "local", "word", "inner")}
 
 
-@pytest.mark.parametrize("ending", ["finished", "failed"])
+@pytest.mark.parametrize("ending", ["finished", pytest.param("failed", marks=pytest.mark.full)])
 def test_secrets_are_in_no_file(tmp_path: Path, ending: str) -> None:
     """Not in the run's folder, what the tracker writes included, nor in what was printed."""
     for name in ("src", "configs"):

@@ -138,6 +138,7 @@ def test_a_bad_tracker_neither_stops_nor_stalls(
     assert len(log) == 1 and log[0].startswith("tracker: ") and "facts/ is complete" in log[0] and "\n" not in log[0]
 
 
+@pytest.mark.full
 def test_a_slow_tracker_gets_all_there_is_time_for(tmp_path: Path) -> None:
     recorder = Recorder(log=lambda: time.sleep(0.03))
     assert follow(recorder, tmp_path) < 1.5  # it would be 3
@@ -239,6 +240,7 @@ def test_killed_three_times_the_newest_folder_is_complete(train: Train, output_r
 
 
 @with_wandb
+@pytest.mark.full
 def test_figures_come_behind_the_rows_of_their_step(train: Train, output_root: Path) -> None:
     train(*BASE, "plots=standard", "tracker=wandb", "run.plot_every=6", "run.name=run", env=ENV)
     assert_complete(output_root / "run")
@@ -250,7 +252,10 @@ def test_figures_come_behind_the_rows_of_their_step(train: Train, output_root: P
 @with_wandb
 @pytest.mark.parametrize(
     ("name", "code", "records"),
-    [("SIGTERM", 143, [("preempting", 0), ("exit", 143)]), ("SIGINT", 130, [("exit", 130)])],
+    [
+        ("SIGTERM", 143, [("preempting", 0), ("exit", 143)]),
+        pytest.param("SIGINT", 130, [("exit", 130)], marks=pytest.mark.full),
+    ],
 )
 def test_state_after_a_signal(
     train: Train, output_root: Path, name: str, code: int, records: list[tuple[str, int]]
@@ -354,7 +359,10 @@ def test_sync_delivers_later_and_once(train: Train, output_root: Path) -> None:
 
 @with_wandb
 @with_sync
-@pytest.mark.parametrize("more", [{"_target_": "os.system"}, {"project": {"_target_": "os.system"}}])
+@pytest.mark.parametrize(
+    "more",
+    [{"_target_": "os.system"}, pytest.param({"project": {"_target_": "os.system"}}, marks=pytest.mark.full)],
+)
 def test_sync_builds_only_trackers_of_the_checkout(untracked: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     run = tmp_path / "run"
     shutil.copytree(untracked, run, ignore=shutil.ignore_patterns("wandb"))
@@ -368,6 +376,7 @@ def test_sync_builds_only_trackers_of_the_checkout(untracked: Path, tmp_path: Pa
 
 @with_wandb
 @with_sync
+@pytest.mark.full
 def test_sync_of_a_run_that_had_no_tracker(untracked: Path) -> None:
     command = [sys.executable, str(SYNC), str(untracked)]
     assert subprocess.run(command, capture_output=True).returncode == 2

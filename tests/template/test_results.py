@@ -56,6 +56,7 @@ def test_third_party_network_without_a_file(train: Train) -> None:
     assert "tensors identical" in done.stdout
 
 
+@pytest.mark.full
 def test_metric_of_torchmetrics(train: Train, output_root: Path) -> None:
     target = "torchmetrics.classification.MulticlassAccuracy"
     metric = f"{{_target_:scaffolding.metrics.TorchMetric,metric:{{_target_:{target},num_classes:10,average:micro}}}}"
