@@ -83,6 +83,7 @@ def test_stubs_pass_the_inherited_tests(project: Path) -> None:
     call(project, "-m", "mypy")
     chosen = " or ".join([*names, "partner", "fits"])
     battery = ("tests/test_batteries.py", "tests/test_plots.py", "tests/test_ownership.py")
-    done = call(project, "-m", "pytest", "-m", "not full", "-p", "no:cacheprovider", "-v", "-k", chosen, *battery)
+    words = ("-o", "addopts=-n 2 -v", "-m", "not full", "-p", "no:cacheprovider", "-k", chosen)  # with names
+    done = call(project, "-m", "pytest", *words, *battery)
     for name in names:
         assert name in done.stdout
