@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Train, run_train
+from pairs import options
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core import checkpoint
@@ -43,6 +44,8 @@ def small(**settings: Any) -> Any:
 @pytest.fixture(scope="module")
 def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a dev run on a text."""
+    if "text" not in options("data"):
+        pytest.skip("configs/data/text.yaml is not here")
     folder = tmp_path_factory.mktemp("text")
     (folder / "my.txt").write_text(PROSE)
     run_train(*SMALL, f"data.path={folder / 'my.txt'}", f"paths.output_root={folder}", "run.name=run")
