@@ -138,7 +138,7 @@ def test_every_option_composes(project: Project, group: str, option: str) -> Non
         compose(PROJECT if group == "experiment" else project, f"{group}={option}")
     except UserError as error:
         missing_fact = re.search(
-            r"Interpolation key 'data\.|^data\.[\w.]+ is not set", str(error)
+            r" refers to data\.|^data\.[\w.]+ is not set", str(error)
         )  # a model for other kinds of data
         missing_part = re.search("Could not load|Could not find|no such option", str(error))
         if not (missing_fact or missing_part):

@@ -42,10 +42,9 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def check_targets(config: Any) -> None:
-    """Check, without building anything, that every `_target_` exists and knows the arguments its YAML gives.
+    """Check, without building anything, that every `_target_` exists and knows the arguments of its YAML.
 
-    Raises:
-        UserError: the key, the dotted name, and what is wrong with it.
+    UserError: the key, the dotted name, and what is wrong with it.
     """
     for key, spec in targets(config):
         target = str(spec["_target_"])
@@ -84,5 +83,6 @@ def build(spec: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         wrong_call = isinstance(cause, TypeError) and "site-packages" in frame.filename  # raised by a library
         if isinstance(cause, UserError) or not (wrong_call or isinstance(cause, OSError | ValueError | ImportError)):
             raise cause from None
-        where = f"({frame.filename}:{frame.lineno})"
-        raise UserError(f"{key}: {spec['_target_']}: {cause}" + ("" if "\n" in str(cause) else f" {where}")) from error
+        where = "" if "\n" in str(cause) else f" ({frame.filename}:{frame.lineno})"
+        given = [f"given: { {name: spec[name] for name in spec if name != '_target_'} }"] if wrong_call else []
+        raise UserError("\n".join([f"{key}: {spec['_target_']}: {cause}{where}", *given])) from error

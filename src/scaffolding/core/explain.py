@@ -2,6 +2,7 @@
 
 import re
 
+import yaml
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
@@ -29,6 +30,18 @@ def unknown_key(key: str, keys: list[str], project: Project) -> UserError:
     )
 
 
+def _no_such_reference(key: str, other: str, project: Project) -> UserError:
+    """The error for a key that refers to one which the chosen files do not have: what would have it."""
+    group, _, fact = other.partition(".")
+    files = {name: project.configs / group / f"{name}.yaml" for name in groups(project.configs).get(group, ())}
+    having = [name for name, file in files.items() if fact in (yaml.safe_load(file.read_text()) or {})]
+    choose = f"choose one that has it ({', '.join(f'{group}={name}' for name in having)}), " if having else ""
+    return UserError(
+        f"{key} refers to {other}, which {f'the chosen {group} does not have' if fact else 'is no key'}\n"
+        f"{choose}declare {other} in YAML, or set {key} itself"
+    )
+
+
 def explain(error: BaseException, project: Project, overrides: list[str]) -> UserError:
     """A composing error in words: key, value, what is allowed or nearest."""
     text, cause = str(error), error
@@ -44,6 +57,8 @@ def explain(error: BaseException, project: Project, overrides: list[str]) -> Use
         return UserError(f"{found[1]}: {str(cause).splitlines()[0]}")
     if found := re.search(r"Missing mandatory value: ([\w.]+)", text):
         return UserError(f"{found[1]} is not set\ngive {found[1]}=VALUE")
+    if found := re.search(r"Interpolation key '([^']+)' not found\s+full_key: ([\w.]+)", text):
+        return _no_such_reference(found[2], found[1], project)
     if mark := getattr(cause, "problem_mark", None):
         return UserError(
             f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {getattr(cause, 'problem', 'not valid YAML')}"

@@ -354,7 +354,7 @@ def _chunks(text: str) -> list[str]:
 
 
 def _find(path: Path) -> Path:
-    places = [path.absolute(), Path(__file__).resolve().parents[3] / path]  # a run may be loaded from any folder
+    places = dict.fromkeys((path.absolute(), Path(__file__).resolve().parents[3] / path))  # loaded from any folder
     if found := next((place for place in places if place.is_file()), None):
         return found
     raise FileNotFoundError(f"{path}: there is no such file (data.path), looked for {' and '.join(map(str, places))}")
