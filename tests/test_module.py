@@ -83,6 +83,7 @@ def plugins(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root: Path, plugins: Path) -> None:
     words = ("--config-dir", str(plugins / "configs"), f"imports=[{plugins}/]", *WORDS, "loader.num_workers=1")
     done = train(*words, "run.name=birds", "mode=dev")

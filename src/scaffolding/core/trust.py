@@ -36,9 +36,8 @@ def read_plain(file: Path) -> Any:
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH or isinstance(
-                event, yaml.AliasEvent
-            ):  # a few lines of aliases can stand for gigabytes
+            # a few lines of aliases can stand for gigabytes
+            if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
                 raise yaml.MarkedYAMLError(problem="an alias, or nested too deep", problem_mark=event.start_mark)  # type: ignore[arg-type]
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
