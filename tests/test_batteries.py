@@ -214,6 +214,39 @@ def test_state_makes_the_round_trip(model: str, tmp_path: Path) -> None:
         assert first_difference(losses_of(exp, window[0][0]), losses_of(other, window[0][0])) is None
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_samples_depend_on_their_generator_alone(model: str) -> None:
+    """Where a model can draw samples: `sample(num, generator)`."""
+    network = build(*_pair(model)).model.eval()
+    if not hasattr(network, "sample"):
+        pytest.skip("it draws no samples")
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(drawn))
+        before = torch.get_rng_state()
+        drawn.append(network.sample(3, torch.Generator().manual_seed(seed)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert len(drawn[0]) == 3 and drawn[0].isfinite().all()
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("model", MODELS)
+def test_watching_changes_no_weight(train: Train, output_root: Path, model: str) -> None:
+    """Evaluations, rollouts and figures, or none of them: training cannot tell."""
+    data, model = _pair(model)
+    words = (f"data={data}", f"model={model}", "mode=dev", "tracker=none", "run.rehearse_resume=false", "run.budget=4")
+    watching = ("run.eval_every=2", "run.rollout_every=2", "run.plot_every=2")
+    blind = ("run.eval_every=null", "run.rollout_every=null", "run.plot_every=null", "run.monitor=null")
+    states = []
+    for name, own in {"watched": watching, "blind": blind}.items():
+        train(*words, "run.ema_decay=0.5", *own, f"run.name={name}")
+        states.append(checkpoint.load(output_root / "dev" / name / "checkpoints" / "latest.pt"))
+    for part in ("model", "ema", "optimizers", "objects", "generators"):
+        assert first_difference(*(state[part] for state in states)) is None, part
+    assert first_difference(states[0]["model"], states[0]["ema"]["model"]) is not None
+
+
 # data
 
 

@@ -133,15 +133,20 @@ def test_two_networks_train_and_resume_in_dev_mode(train: Train) -> None:
 def test_observing_changes_no_weight(train: Train, output_root: Path) -> None:
     watching = ("run.eval_every=1", "run.log_every=1", "plots=standard", "run.plot_every=5", "tracker=wandb_offline")
     blind = ("run.eval_every=null", "run.log_every=null", "run.monitor=null")
-    words = [word for word in BASE if not word.startswith(("plots", "tracker"))]
+    words = [*(word for word in BASE if not word.startswith(("plots", "tracker"))), "run.ema_decay=0.5"]
     rollout = ("rollout={_target_:tiny.RolloutSpec}", "run.rollout_every=2", "+metrics.m={_target_:tiny.FinalLabels}")
     train(*words, *watching, *rollout, "run.budget=10", "run.name=watched", env=ENV)
-    train(*BASE, *blind, "run.budget=10", "run.name=blind", env=ENV)
+    train(*BASE, "run.ema_decay=0.5", *blind, "run.budget=10", "run.name=blind", env=ENV)
     contents = [checkpoint.load(output_root / name / "checkpoints" / "latest.pt") for name in ("watched", "blind")]
-    for part in ("model", "optimizers", "generators"):
+    for part in ("model", "ema", "optimizers", "generators"):
         assert first_difference(*(content[part] for content in contents)) is None
     rows = Facts(output_root / "watched" / "facts").rows()
-    assert [row["items"] for row in rows if row["split"] == "rollout"] == [30.0] * 5
+    rollouts = [row for row in rows if row["split"] == "rollout"]
+    assert [row["items"] for row in rollouts] == [30.0] * 5
+    names = [name for name, _ in build().model.named_parameters()]
+    states = (contents[0]["model"], contents[0]["ema"]["model"])
+    raw, averaged = (sum(float(state[name].double().sum()) for name in names) for state in states)
+    assert rollouts[-1]["weights"] == pytest.approx(averaged) and averaged != pytest.approx(raw)
     assert all(row["m"] == 3 for row in rows if row["split"] == "val")
 
 

@@ -168,8 +168,9 @@ class BrokenPlot:
 
 
 def rollout(model: nn.Module, loader: Any) -> dict[str, float]:
-    """An expensive evaluation."""
-    return {"items": float(sum(len(labels) for _, labels in loader))}
+    """An expensive evaluation: how many items it saw, and with which weights."""
+    weights = sum(float(parameter.double().sum()) for parameter in model.parameters())
+    return {"items": float(sum(len(labels) for _, labels in loader)), "weights": weights}
 
 
 class RolloutSpec:

@@ -393,11 +393,15 @@ def signals(quick: bool) -> Iterator[Row]:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     trials = list(itertools.product(numbers, (False, True), (0, 2), range(repeats)))
 
-    def trial(number: signal.Signals, to_group: bool, workers: int, repeat: int) -> Stop:
-        run = folder / f"{number.name}_{'group' if to_group else 'process'}_{workers}_{repeat}"
-        return stop(run, number, to_group, workers, seconds[workers], whole)
+    def trial(number: signal.Signals, to_group: bool, workers: int, repeat: int) -> list[Stop]:
+        """Signals at random moments, each to another run, until one of them has met a run at work."""
+        stops: list[Stop] = []
+        while not stops or stops[-1].phase != "running":
+            run = folder / f"{number.name}_{'group' if to_group else 'process'}_{workers}_{repeat}_{len(stops)}"
+            stops.append(stop(run, number, to_group, workers, seconds[workers], whole))
+        return stops
 
-    stops = parallel(trial, *zip(*trials, strict=True))
+    stops = list(itertools.chain(*parallel(trial, *zip(*trials, strict=True))))
     for what, running in (
         ("TERM, INT, USR1 to process or group: saved at a step boundary, right exit code, resumed equal", True),
         ("... before there is a run or after its end: right exit code or finished, resumed equal", False),
