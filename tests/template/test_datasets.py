@@ -12,9 +12,6 @@ import pickle
 import shutil
 import socket
 import tarfile
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +25,7 @@ from scaffolding.data.cifar10 import CIFAR10
 from scaffolding.data.digits import Digits
 from scaffolding.data.mnist import MNIST
 
+pytest_plugins = ["servers"]
 TEST_DATA = os.environ.get("SCAFFOLDING_TEST_DATA")
 needs_published_files = pytest.mark.skipif(not TEST_DATA, reason="SCAFFOLDING_TEST_DATA is not set")
 PACKED = [name for name in mnist.MD5 if name.endswith(".gz")]
@@ -38,38 +36,20 @@ def md5(content):
     return hashlib.md5(content).hexdigest()
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
-def server(tmp_path, monkeypatch):
+def server(web_server, monkeypatch):
     """(folder, address) of a web server on this machine; torchvision's addresses lead there and nowhere else."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    monkeypatch.setenv("no_proxy", "*")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder)) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        address = f"http://127.0.0.1:{httpd.server_port}/"
-        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address + "dead/", address])
-        monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", address + cifar10.ARCHIVE)
-        yield folder, address
-        httpd.shutdown()
-        thread.join()
+    _, address = web_server
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address + "dead/", address])
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", address + cifar10.ARCHIVE)
+    return web_server
 
 
 @pytest.fixture
-def no_network(monkeypatch):
+def no_network(dead_address, monkeypatch):
     """Torchvision's addresses lead to a port where nobody listens."""
-    monkeypatch.setenv("no_proxy", "*")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # bound, but not listening: connections are refused
-        address = f"http://127.0.0.1:{unused.getsockname()[1]}/"
-        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address, address])
-        monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", address + cifar10.ARCHIVE)
-        yield
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [dead_address, dead_address])
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", dead_address + cifar10.ARCHIVE)
 
 
 def write_idx(path, array):

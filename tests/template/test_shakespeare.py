@@ -5,11 +5,6 @@ Tests against the published file need SCAFFOLDING_TEST_DATA: a folder with tinys
 
 import hashlib
 import os
-import socket
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,6 +14,7 @@ from scaffolding.data import shakespeare
 from scaffolding.data.shakespeare import TinyShakespeare
 from scaffolding.data.text import Text
 
+pytest_plugins = ["servers"]
 TEST_DATA = os.environ.get("SCAFFOLDING_TEST_DATA")
 needs_the_file = pytest.mark.skipif(not TEST_DATA, reason="SCAFFOLDING_TEST_DATA is not set")
 PLAY = b"First Citizen:\nBefore we proceed any further, hear me speak.\n"
@@ -26,25 +22,13 @@ DEFAULTS = {"seq_len": 64, "stride": 64, "tokenizer": "characters", "vocab_size"
 DEFAULTS |= {"val_fraction": 0.1, "test_fraction": 0.05, "shuffle": False, "seed": 0}
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def server(web_server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a web server on this machine, where the address of the text leads; PLAY is taken for the text."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    monkeypatch.setenv("no_proxy", "*")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder)) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        monkeypatch.setattr(shakespeare, "URL", f"http://127.0.0.1:{httpd.server_port}/input.txt")
-        monkeypatch.setattr(shakespeare, "SHA256", hashlib.sha256(PLAY).hexdigest())
-        yield folder
-        httpd.shutdown()
-        thread.join()
+    folder, address = web_server
+    monkeypatch.setattr(shakespeare, "URL", f"{address}input.txt")
+    monkeypatch.setattr(shakespeare, "SHA256", hashlib.sha256(PLAY).hexdigest())
+    return folder
 
 
 def test_downloads_once(server: Path, tmp_path: Path) -> None:
@@ -75,13 +59,12 @@ def test_names_a_damaged_file(tmp_path: Path) -> None:
     assert f"{file}: expected sha256 {shakespeare.SHA256}, found " in str(caught.value)
 
 
-def test_impossible_download_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # bound, but not listening: connections are refused
-        monkeypatch.setattr(shakespeare, "URL", f"http://127.0.0.1:{unused.getsockname()[1]}/input.txt")
-        with pytest.raises(FileNotFoundError) as caught:
-            TinyShakespeare(str(tmp_path)).segments()
+def test_impossible_download_says_what_to_do(
+    dead_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shakespeare, "URL", f"{dead_address}input.txt")
+    with pytest.raises(FileNotFoundError) as caught:
+        TinyShakespeare(str(tmp_path)).segments()
     message = str(caught.value)
     assert len(message.splitlines()) == 3
     for part in ("refused", str(tmp_path / "tinyshakespeare" / "input.txt"), "mode=dev", "data=text"):
