@@ -1,8 +1,8 @@
 """What the template survives: the real program killed, stopped, robbed of state, its files damaged; a row per promise.
 
-    python scripts/template/torture.py                  # everything, about 45 minutes on two cores
+    python scripts/template/torture.py                  # everything, about an hour on two cores
     python scripts/template/torture.py kills signals    # only these sections
-    python scripts/template/torture.py --quick          # fewer of each, about seven minutes: what the tests run
+    python scripts/template/torture.py --quick          # fewer of each, about seven minutes: what CI runs
     python scripts/template/torture.py --folder WORK    # keep runs and logs in the empty folder WORK, to look at a miss
 
 Equal means equal bit for bit: everything in every checkpoint (weights, averages, optimizer, schedule, counters,
