@@ -1,6 +1,6 @@
 """What the template costs over bare PyTorch: a row per promise, each beside a floor that does the same work.
 
-    python scripts/template/benchmark.py             # everything, about five minutes on two cores
+    python scripts/template/benchmark.py             # everything, about seven minutes on two cores
     python scripts/template/benchmark.py loop eval   # only these sections: startup, loop, data, resume, eval
     python scripts/template/benchmark.py --quick     # few repetitions, to see that all of it works
 
