@@ -59,6 +59,13 @@ def test_gradient_that_is_not_finite_is_noticed_at_the_next_row(train: Train, ou
     assert checkpoint.load(run / "checkpoints" / "latest.pt")["state"]["step"] == 10
     for file in (run / "checkpoints").glob("*.pt"):
         assert all(bool(value.isfinite().all()) for value in checkpoint.load(file)["model"].values())
+
+
+@pytest.mark.full
+def test_replay_stops_before_the_update(train: Train, output_root: Path) -> None:
+    words = (*BASE, "loss._target_=tiny.ExplodingLoss", "run.save_every=2", "run.log_every=3", "run.name=run")
+    train(*words, env=ENV | {"EXPLODE_AT": "11"}, code=1)
+    run = output_root / "run"
     said = replay(run, 1, EXPLODE_AT="1")  # the first step that is replayed
     assert "step 11: the gradient of" in said and "the batch is finite: samples" in said
     found = torch.load(run / "replay_11.pt", weights_only=True)

@@ -249,13 +249,11 @@ def test_figures_come_behind_the_rows_of_their_step(train: Train, output_root: P
     assert [record["ordinal"] for record in history(output_root / "run") if "figures/first_batch" in record] == [199]
 
 
+@pytest.mark.full
 @with_wandb
 @pytest.mark.parametrize(
     ("name", "code", "records"),
-    [
-        ("SIGTERM", 143, [("preempting", 0), ("exit", 143)]),
-        pytest.param("SIGINT", 130, [("exit", 130)], marks=pytest.mark.full),
-    ],
+    [("SIGTERM", 143, [("preempting", 0), ("exit", 143)]), ("SIGINT", 130, [("exit", 130)])],
 )
 def test_state_after_a_signal(
     train: Train, output_root: Path, name: str, code: int, records: list[tuple[str, int]]
