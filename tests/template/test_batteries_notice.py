@@ -46,6 +46,10 @@ MODELS = {  # name: (in the constructor, in forward, the test that must notice)
     "counting": ("pass", "self.calls += 1", "test_evaluation_is_deterministic_and_changes_nothing"),
     "forgetful": ("self.shift = torch.rand(1)", "logits = logits + self.shift * images.flatten(1)[:, :10]",
                   "test_state_makes_the_round_trip"),
+    "straying": ("self.sample = lambda num, generator: torch.randn(num, 2)", "pass",
+                 "test_samples_depend_on_their_generator_alone"),
+    "watched": ("self.looks = 0", "self.looks += not self.training; logits = logits * (1 + self.looks)",
+                "test_watching_changes_no_weight"),
 }  # fmt: skip
 
 DATA = """
@@ -98,11 +102,15 @@ def test_faults_are_noticed(tmp_path: Path) -> None:
         (copy / f"configs/data/bad_{name}.yaml").write_text(DATA_YAML.replace("NAME", f"bad_{name}"))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     environment["PYTHONPATH"] = str(copy / "src")
-    command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "-m", "not full"]
-    command += ["-k", "bad_ and not dev_mode", "tests/test_batteries.py"]
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "tests/test_batteries.py"]
+    said = ""
+    for which in (
+        ("-m", "not full", "-k", "bad_ and not dev_mode"),
+        ("-m", "full", "-k", "watching and (sound or watched)"),
+    ):
+        said += subprocess.run([*command, *which], cwd=copy, env=environment, capture_output=True, text=True).stdout
     failed: dict[str, set[str]] = {name: set() for name in (*MODELS, *SETS)}
-    for test, name in re.findall(r"FAILED \S+::(\w+)\[bad_(\w+)\]", done.stdout):
+    for test, name in re.findall(r"FAILED \S+::(\w+)\[bad_(\w+)\]", said):
         failed[name].add(test)
     for name, (*_, noticed) in (MODELS | SETS).items():
-        assert (noticed in failed[name]) if noticed else not failed[name], f"{name}: {failed}\n{done.stdout[-3000:]}"
+        assert (noticed in failed[name]) if noticed else not failed[name], f"{name}: {failed}\n{said[-3000:]}"
