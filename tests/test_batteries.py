@@ -91,6 +91,7 @@ def test_a_pair_that_does_not_fit_is_refused(train: Train, output_root: Path) ->
     data, model = refused[0]
     done = train(f"data={data}", f"model={model}", "mode=dev", code=2)
     assert str(refusal(data, model)).splitlines()[0] in done.stderr and len(done.stderr.splitlines()) <= 4, done.stderr
+    assert "refers to data." not in done.stderr or f"data={partner(model)}" in done.stderr  # one that has it
     assert "Traceback" not in done.stderr and not output_root.exists()
 
 

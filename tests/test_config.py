@@ -182,7 +182,8 @@ REFUSED = [
     ("run.eval_every=-1", "run.eval_every=-1", "10min"),
     ("run=3", "run=3", "RunConfig"),
     ("paths.data=null", "paths.data=null", "not Optional"),
-    ("optimizer.lr=${model.nosuch}", "optimizer.lr", "model.nosuch"),
+    ("optimizer.lr=${model.nosuch}", "optimizer.lr refers to model.nosuch", "declare model.nosuch in YAML"),
+    ("optimizer.lr=${nosuch}", "optimizer.lr refers to nosuch, which is no key", "or set optimizer.lr itself"),
     ("run.name=${", "run.name", ""),
     ("run.seed", "run.seed", ""),
 ]

@@ -127,6 +127,7 @@ def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root
         (["loss=foo"], ["loss: 'foo' is not a mapping"]),
         (["loss.criterion._target_=torch.nn.MSELos"], ["nearest: torch.nn.MSELoss"]),
         (["optimizer=[1]"], ["optimizer=[1]: no such option"]),
+        (["optimizer.lr=fast"], ["not supported between", "given: {'lr': 'fast', "]),
         (["data.dataset=foo"], ["data.dataset: 'foo' is no block with a _target_"]),
         (["rollout=foo"], ["rollout: 'foo' is no block with a _target_"]),
         (["+metrics.auroc=foo"], ["metrics.auroc: 'foo' is no block"]),

@@ -2,7 +2,6 @@
 
 import re
 
-import yaml
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
@@ -34,7 +33,7 @@ def _no_such_reference(key: str, other: str, project: Project) -> UserError:
     """The error for a key that refers to one which the chosen files do not have: what would have it."""
     group, _, fact = other.partition(".")
     files = {name: project.configs / group / f"{name}.yaml" for name in groups(project.configs).get(group, ())}
-    having = [name for name, file in files.items() if fact in (yaml.safe_load(file.read_text()) or {})]
+    having = [name for name, file in files.items() if re.search(rf"(?m)^{re.escape(fact)}:", file.read_text("utf-8"))]
     choose = f"choose one that has it ({', '.join(f'{group}={name}' for name in having)}), " if having else ""
     return UserError(
         f"{key} refers to {other}, which {f'the chosen {group} does not have' if fact else 'is no key'}\n"
