@@ -139,12 +139,16 @@ def chosen(tree: Tree, names: list[str]) -> dict[str, list[str]]:
 
 
 def closure(tree: Tree, removed: set[Path]) -> set[Path]:
-    """With these: what nothing else in configs/ and the package refers to; recipes, programs, tests that need them."""
+    """With these: the files that they alone refer to, and recipes, programs, tests that need them.
+
+    Of the YAML files those that a model chose, such as figures; what only a recipe chose is of use to others.
+    """
     holding = [path for path in tree.references if path not in tree.programs]
     while True:
         needed = {other for path in holding if path not in removed for other in tree.references[path] if other != path}
         freed = {other for path in removed for other in tree.references.get(path, ())} - needed
-        more = {path for path in freed if path in tree.examples or path.parent.name == "plots"}
+        own = {other for path in removed if path.parent.name == "model" for other in tree.references.get(path, ())}
+        more = {path for path in freed if path in tree.examples or (path in own and path.suffix == ".yaml")}
         names = {path.name.split(".")[0] for path in removed}
         for path in [*tree.options("experiment"), *tree.programs]:
             named = path.parent.name != "experiment" and path.stem.removeprefix("test_") in names

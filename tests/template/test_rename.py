@@ -518,7 +518,9 @@ def test_only_the_examples_that_are_named_stay(tmp_path: Path) -> None:
     assert [path.stem for path in (fork / "configs/experiment").iterdir()] == ["mnist_convnet"]
     for group in ("optimizer", "scheduler", "tracker", "mode"):
         assert {p.name for p in (fork / "configs" / group).iterdir()} == {
-            p.name for p in (ROOT / "configs" / group).iterdir()
+            p.name
+            for p in (ROOT / "configs" / group).iterdir()
+            if p.name != "adam_gan.yaml"  # the GANs' own
         }
     named = [word for path in fork.rglob("*") if path.suffix in (".md", ".py", ".yaml") and "tests" not in path.parts
              for word in re.findall(r"\b(?:data|model|experiment)=[a-z]\w*", path.read_text())]  # fmt: skip
