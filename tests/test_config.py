@@ -137,9 +137,8 @@ def test_every_option_composes(project: Project, group: str, option: str) -> Non
     try:
         compose(PROJECT if group == "experiment" else project, f"{group}={option}")
     except UserError as error:
-        missing_fact = re.search(
-            r" refers to data\.|^data\.[\w.]+ is not set", str(error)
-        )  # a model for other kinds of data
+        # a model for other kinds of data
+        missing_fact = re.search(r" refers to data\.|^data\.[\w.]+ is not set", str(error))
         missing_part = re.search("Could not load|Could not find|no such option", str(error))
         if not (missing_fact or missing_part):
             raise

@@ -9,8 +9,10 @@ from conftest import Train
 from pairs import options
 from torch import Tensor
 
+from scaffolding.core import checkpoint
 from scaffolding.core.run_folder import Facts
 from scaffolding.experiment import Experiment
+from scaffolding.rehearsal import first_difference
 
 diffusion = pytest.importorskip("scaffolding.model.diffusion")
 
@@ -125,6 +127,24 @@ def test_wrong_settings_are_refused() -> None:
         make(num_sampling_steps=101)
     with pytest.raises(ValueError, match="num_timesteps=20"):
         make(num_timesteps=20, num_sampling_steps=20)
+
+
+def test_samples_are_images() -> None:
+    assert make(num_sampling_steps=5).sample(3, torch.Generator()).shape == (3, *SHAPE)
+
+
+@pytest.mark.full
+@needs_digits
+def test_averaged_weights_are_loaded_and_drawn_from(train: Train, output_root: Path) -> None:
+    words = ("data=digits", "model=diffusion", "mode=dev", "tracker=none", "run.rehearse_resume=false", "run.budget=4")
+    words = (*words, "model.num_sampling_steps=4", "rollout.num_samples=8", "run.rollout_every=1")
+    train(*words, "run.ema_decay=0.5", "run.name=run")
+    content = checkpoint.load(output_root / "dev" / "run" / "checkpoints" / "latest.pt")
+    exp = Experiment.from_path(output_root / "dev" / "run", checkpoint="latest")
+    assert first_difference(exp.eval_model.state_dict(), content["ema"]["model"]) is None
+    assert first_difference(content["model"], content["ema"]["model"]) is not None
+    rows = [row for row in exp.history() if row["split"] == "rollout"]
+    assert len(rows) == 4 and rows[-1]["mmd2"] == pytest.approx(exp.rollout(exp.eval_model, exp.val_loader)["mmd2"])
 
 
 @pytest.mark.full

@@ -95,6 +95,19 @@ def test_an_image_that_does_not_fit_is_refused(model: str) -> None:
 
 
 @needs_gan
+def test_samples_are_images() -> None:
+    assert experiment("gan").model.sample(3, torch.Generator()).shape == (3, 1, 8, 8)
+
+
+@pytest.mark.full
+@needs_gan
+def test_rollouts_are_logged_at_their_steps(train: Train, output_root: Path) -> None:
+    train("model=gan", *QUICK, "run.rollout_every=1", "run.budget=4", "run.name=run")
+    rows = [row for row in Facts(output_root / "dev" / "run" / "facts").rows() if row["split"] == "rollout"]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(0 <= row["coverage"] <= 1 for row in rows)
+
+
+@needs_gan
 def test_one_optimizer_spec_or_two() -> None:
     exp = experiment("gan", "optimizer=sgd", "scheduler=step")
     assert [exp.optimizers[name].param_groups[0]["lr"] for name in GAN] == [0.05, 0.05]

@@ -10,12 +10,15 @@ import pytest
 import yaml
 from conftest import TRAIN, Train
 from loguru import logger
+from omegaconf import OmegaConf
 from pairs import options, trainable
 from test_resume import BASE, ENV
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core import provenance
+from scaffolding.core.build import build
 from scaffolding.core.console import Console
+from scaffolding.core.errors import UserError
 
 SECRETS = {name: f"sekret-{name}-0123456789012345678901234567" for name in ("env", "dotenv", "local", "word", "inner")}
 
@@ -99,3 +102,11 @@ def test_a_resumed_run_asks_for_what_it_did_not_keep_and_finds_what_is_no_secret
     done = train("resume=run", "data.token=abc", env=ENV)
     assert "abc" not in done.stderr
     assert "abc" not in (output_root / "run" / "config.yaml").read_text()
+
+
+def test_a_library_s_refusal_shows_no_secret() -> None:
+    spec = {"_target_": "torch.nn.Linear", "in_features": "two", "out_features": 2, "device": {"api_key": "hush"}}
+    for given in (spec, OmegaConf.create(spec)):
+        with pytest.raises(UserError, match=r"given: .*'in_features': 'two'") as error:
+            build(given, "model")
+        assert "hush" not in str(error.value) and "***" in str(error.value)

@@ -8,8 +8,10 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from .errors import UserError, nearest
+from .provenance import hide_secrets
 
 
 def locate(target: str, key: str) -> Any:
@@ -42,10 +44,7 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def check_targets(config: Any) -> None:
-    """Check, without building anything, that every `_target_` exists and knows the arguments of its YAML.
-
-    UserError: the key, the dotted name, and what is wrong with it.
-    """
+    """UserError, with key and dotted name: a `_target_` does not exist, or takes no such argument. Builds nothing."""
     for key, spec in targets(config):
         target = str(spec["_target_"])
         if target == "???":
@@ -84,5 +83,6 @@ def build(spec: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         if isinstance(cause, UserError) or not (wrong_call or isinstance(cause, OSError | ValueError | ImportError)):
             raise cause from None
         where = "" if "\n" in str(cause) else f" ({frame.filename}:{frame.lineno})"
-        given = [f"given: { {name: spec[name] for name in spec if name != '_target_'} }"] if wrong_call else []
+        values: Any = OmegaConf.to_container(spec, resolve=True) if OmegaConf.is_config(spec) else spec
+        given = [f"given: {hide_secrets({k: v for k, v in values.items() if k != '_target_'})}"] if wrong_call else []
         raise UserError("\n".join([f"{key}: {spec['_target_']}: {cause}{where}", *given])) from error

@@ -354,7 +354,8 @@ def _chunks(text: str) -> list[str]:
 
 
 def _find(path: Path) -> Path:
-    places = dict.fromkeys((path.absolute(), Path(__file__).resolve().parents[3] / path))  # loaded from any folder
+    root = Path(__file__).resolve().parents[3]  # a run may be loaded from any folder
+    places = dict.fromkeys((path.absolute(), root / path))
     if found := next((place for place in places if place.is_file()), None):
         return found
     raise FileNotFoundError(f"{path}: there is no such file (data.path), looked for {' and '.join(map(str, places))}")
