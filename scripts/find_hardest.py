@@ -20,7 +20,7 @@ def main() -> None:
     import torch.nn.functional as F
 
     from scaffolding.core.errors import UserError
-    from scaffolding.core.find import find_run
+    from scaffolding.core.folder.find import find_run
     from scaffolding.experiment import PROJECT, Experiment
 
     try:

@@ -26,11 +26,11 @@ def main() -> None:
     import torch
 
     from scaffolding import train as program
-    from scaffolding.core.console import setup
     from scaffolding.core.errors import UserError
-    from scaffolding.core.find import find_run
-    from scaffolding.core.run import Run
-    from scaffolding.core.run_folder import read_status
+    from scaffolding.core.folder.find import find_run
+    from scaffolding.core.folder.run_folder import read_status
+    from scaffolding.core.session.console import setup
+    from scaffolding.core.session.run import Run
     from scaffolding.experiment import PROJECT
 
     setup()
@@ -60,9 +60,9 @@ def main() -> None:
 
 def restored(path: Path, trust: list[str]) -> Any:
     """The experiment as the run's newest whole checkpoint left it, or as it began; the run itself is not touched."""
-    from scaffolding.core import checkpoint, rng
-    from scaffolding.core.compose import read_config
+    from scaffolding.core.config.compose import read_config
     from scaffolding.core.errors import UserError
+    from scaffolding.core.state import checkpoint, keys
     from scaffolding.experiment import PROJECT, Experiment
     from scaffolding.verbs import load_state
 
@@ -74,7 +74,7 @@ def restored(path: Path, trust: list[str]) -> Any:
     cfg.run.monitor = cfg.run.patience = None
     exp = Experiment(cfg)
     exp.prepare()
-    rng.seed_all(rng.key(cfg.run.seed, "train"))
+    keys.seed_all(keys.key(cfg.run.seed, "train"))
     if any((path / "checkpoints").glob("*.pt")):
         load_state(exp, checkpoint.load_newest(path / "checkpoints")[1], path.name, {})
     elif '"fork"' in (path / "provenance.json").read_text():
@@ -100,12 +100,12 @@ class Replay:
         """As the program's train_step; BadUpdate instead of the update."""
         from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-        from scaffolding.core import rng
+        from scaffolding.core.state import keys
 
         state, loader = exp.state, exp.train_loader
         indices = [part.tolist() for part in islice(loader.indices(state.epoch, state.batch), len(window))]
         before = {"step": state.step + 1, "epoch": state.epoch, "samples": indices, "window": window}
-        before |= {"generators": rng.capture(), "model": {k: v.clone() for k, v in exp.model.state_dict().items()}}
+        before |= {"generators": keys.capture(), "model": {k: v.clone() for k, v in exp.model.state_dict().items()}}
         before["optimizers"] = {name: optimizer.state_dict() for name, optimizer in exp.optimizers.items()}
 
         def check(optimizer: Any, arguments: Any, more: Any) -> None:
@@ -132,7 +132,7 @@ class Replay:
 
 def describe(window: Any, indices: list[list[int]]) -> str:
     """Which samples of the window hold values that are not finite."""
-    from scaffolding.core.loading import map_tensors
+    from scaffolding.core.batches.loader import map_tensors
 
     bad: set[int] = set()
     for (batch, items), numbers in zip(window, indices, strict=True):

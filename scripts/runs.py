@@ -13,8 +13,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from scaffolding.core.find import list_runs
-from scaffolding.core.run_folder import read_output_root, read_status
+from scaffolding.core.folder.find import list_runs
+from scaffolding.core.folder.run_folder import read_output_root, read_status
 
 COLUMNS = ("name", "age", "status", "data", "model", "best", "step")
 COLORS = {

@@ -27,9 +27,9 @@ def main() -> None:
 
     import torch
 
-    from scaffolding.core import checkpoint
     from scaffolding.core.errors import UserError
-    from scaffolding.core.find import find_checkpoint, find_run
+    from scaffolding.core.folder.find import find_checkpoint, find_run
+    from scaffolding.core.state import checkpoint
     from scaffolding.data.text import load_tokenizer
     from scaffolding.experiment import PROJECT, Experiment
     from scaffolding.model.transformer import generate

@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from scaffolding.core import console
 from scaffolding.core.errors import UserError
-from scaffolding.core.find import find_run
-from scaffolding.core.run_folder import read_status
-from scaffolding.core.tracking import Tracking
+from scaffolding.core.folder.find import find_run
+from scaffolding.core.folder.run_folder import read_status
+from scaffolding.core.session import console
+from scaffolding.core.session.tracking import Tracking
 
 EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}  # of any other: preempted, it can be carried on
 TIMEOUT = 3600.0  # seconds for one run
@@ -47,9 +47,9 @@ class Recorder:
 
 def sync(run: Path, group: str | None) -> bool:
     """Deliver one run and say what went where; False if the tracker failed. UserError: it runs, or has no tracker."""
-    from scaffolding.core.build import build
-    from scaffolding.core.compose import read_config
-    from scaffolding.core.trust import check_trusted
+    from scaffolding.core.config.build import build
+    from scaffolding.core.config.compose import read_config
+    from scaffolding.core.config.trust import check_trusted
     from scaffolding.experiment import PROJECT
 
     status = read_status(run)
@@ -80,7 +80,7 @@ def read_tracker(cfg: DictConfig, name: str) -> Any:
     """The tracker that `configs/tracker/NAME.yaml` describes, in the config of a run; UserError: there is none."""
     from hydra import compose, initialize_config_dir
 
-    from scaffolding.core.compose import COMPOSE_ERRORS, explained
+    from scaffolding.core.config.compose import COMPOSE_ERRORS, explained
     from scaffolding.experiment import PROJECT
 
     try:

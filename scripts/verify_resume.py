@@ -28,10 +28,10 @@ import yaml
 from torch import Tensor, nn
 
 from scaffolding import train
-from scaffolding.core import checkpoint, rng
-from scaffolding.core.checkpoint import leaves
-from scaffolding.core.loading import Loader
-from scaffolding.core.run_folder import Facts
+from scaffolding.core.batches.loader import Loader
+from scaffolding.core.folder.run_folder import Facts
+from scaffolding.core.state import checkpoint, keys
+from scaffolding.core.state.checkpoint import leaves
 from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.rehearsal import first_difference, logged_values
 
@@ -115,7 +115,7 @@ def child(trace: str, share: str, *words: str) -> None:
     step = train.train_step
 
     def traced(exp: Experiment, window: Any) -> Any:
-        state, loader, kept = exp.state, exp.train_loader, rng.capture()
+        state, loader, kept = exp.state, exp.train_loader, keys.capture()
         data = type(loader.dataset.dataset)
         again = Loader(loader.dataset, "train", loader.batch_size, shuffle=True, seed=loader.seed, device=exp.device)
         twice = {digest(next(again.batches(state.epoch, state.batch))) for _ in range(2)}
@@ -129,7 +129,7 @@ def child(trace: str, share: str, *words: str) -> None:
         kill_at = int(float(share) * exp.num_steps)
         if kill_at and state.step == kill_at + (kill_at % exp.steps_per_epoch == 0):
             os.kill(os.getpid(), signal.SIGKILL)
-        rng.restore(kept)
+        keys.restore(kept)
         return step(exp, window)
 
     train.train_step = traced

@@ -9,7 +9,7 @@ import math
 import yaml
 from omegaconf import DictConfig, open_dict
 
-from scaffolding.core.compose import COMPOSE_ERRORS, checked, compose_config, compose_unchecked
+from scaffolding.core.config.compose import COMPOSE_ERRORS, checked, compose_config, compose_unchecked
 from scaffolding.core.errors import UserError
 from scaffolding.experiment import PROJECT, Experiment
 

@@ -26,7 +26,7 @@ import torch
 import yaml
 from torch import nn
 
-from scaffolding.core.checkpoint import FORMAT
+from scaffolding.core.state.checkpoint import FORMAT
 from scaffolding.experiment import PROJECT
 
 PACKAGE = PROJECT.package
@@ -211,13 +211,13 @@ def targets(marks: Path, evil: Path) -> dict[str, Spec]:
         # through another module's imports
         "os of the tracker": spec(f"{PACKAGE}.tracker.wandb.os.system", touch("tracker")),
         "os of torch.nn": spec("torch.nn.parallel.distributed.os.system", touch("nn")),
-        "Path of a plot": spec(f"{PACKAGE}.core.files.Path.touch", path),
+        "Path of a plot": spec(f"{PACKAGE}.core.folder.files.Path.touch", path),
         "partial of torch.nn": spec("torch.nn.modules.module.functools.partial", {"_target_": "os.system", "_partial_": True}, touch("x")),
         "torch of torch.nn": spec("torch.nn.modules.linear.torch.load", f=str(evil), weights_only=False),
         # of this package
-        "write_config": spec(f"{PACKAGE}.core.run.write_config", path, {}),
+        "write_config": spec(f"{PACKAGE}.core.session.run.write_config", path, {}),
         "write_config by another name": spec(f"{PACKAGE}.resume.write_config", spec("pathlib.Path", str(marks)), {}),
-        "write_text": spec(f"{PACKAGE}.core.files.write_text", path, "x"),
+        "write_text": spec(f"{PACKAGE}.core.folder.files.write_text", path, "x"),
         "a method": spec(f"{PACKAGE}.tracker.wandb.Wandb.start", {}, str(marks), {}),
         "from_path with trust": spec(f"{PACKAGE}.experiment.Experiment.from_path", str(marks), trust=["os"]),
         "train": spec(f"{PACKAGE}.train.run"),

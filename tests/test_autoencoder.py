@@ -11,7 +11,7 @@ from conftest import Train
 from pairs import options
 from torch import Tensor
 
-from scaffolding.core.run_folder import Facts
+from scaffolding.core.folder.run_folder import Facts
 from scaffolding.experiment import Experiment
 
 autoencoder = pytest.importorskip("scaffolding.model.autoencoder")

@@ -21,10 +21,10 @@ from pairs import build, complete, options, others, partner, refusal, trainable
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from scaffolding.core import checkpoint, rng
-from scaffolding.core.checkpoint import leaves
-from scaffolding.core.compose import compose_config
-from scaffolding.core.loading import Loader
+from scaffolding.core.batches.loader import Loader
+from scaffolding.core.config.compose import compose_config
+from scaffolding.core.state import checkpoint, keys
+from scaffolding.core.state.checkpoint import leaves
 from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.rehearsal import first_difference
 from scaffolding.splits import Split
@@ -119,7 +119,7 @@ def batches_of(exp: Experiment, count: int) -> list[Any]:
 
 def losses_of(exp: Experiment, batch: Any, seed: int = 0) -> dict[str, Tensor]:
     """The value of each loss on a batch; what it draws goes by the seed."""
-    with rng.keyed(seed, "battery"), exp.autocast:
+    with keys.keyed(seed, "battery"), exp.autocast:
         return {name: loss_fn(exp.model, batch)[0] for name, loss_fn in exp.losses.items()}
 
 
@@ -146,13 +146,13 @@ def test_gradients_reach_every_parameter(model: str) -> None:
     for step, window in enumerate(windows):
         for name, loss_fn in exp.losses.items():
             exp.model.zero_grad()
-            with rng.keyed(step, "battery"), exp.autocast:
+            with keys.keyed(step, "battery"), exp.autocast:
                 loss_fn(exp.model, window[0][0])[0].backward()
             for place, parameter in list(waiting.items()):
                 if place[0] == name and parameter.grad is not None and parameter.grad.any():
                     assert parameter.grad.isfinite().all(), place
                     del waiting[place]
-        with rng.keyed(step, "battery"):
+        with keys.keyed(step, "battery"):
             train_step(exp, window)
     assert not waiting, f"no gradient reaches {[f'{name} {key}'.strip() for name, key in waiting]}"
 
@@ -165,7 +165,7 @@ def test_one_batch_can_be_learnt(model: str) -> None:
         pytest.skip("its losses work against each other: none of them has to fall")
     (window,) = batches_of(exp, 1)
     losses: list[float] = []
-    with rng.keyed(0, "battery"):
+    with keys.keyed(0, "battery"):
         for _ in range(OVERFIT_STEPS):
             losses.append(float(train_step(exp, window)["loss"]))
             recent = losses[-8:]  # a mean, since a loss may draw noise
@@ -201,7 +201,7 @@ def test_state_makes_the_round_trip(model: str, tmp_path: Path) -> None:
     """A checkpoint, read without running anything, gives another experiment the same weights and the same loss."""
     exp, other = build(*_pair(model)), build(*_pair(model), "run.seed=1")
     window = batches_of(exp, 1)[0]
-    with rng.keyed(0, "battery"):
+    with keys.keyed(0, "battery"):
         train_step(exp, window)
     other.prepare()
     content = exp.state_dict()
@@ -264,7 +264,7 @@ def positions(split: Any, count: int = 100) -> list[int]:
 
 
 def item(split: Any, index: int) -> Any:
-    with rng.keyed(0, "battery", index):
+    with keys.keyed(0, "battery", index):
         return split[index]
 
 
@@ -292,7 +292,7 @@ def test_a_batch_is_its_items_collated(data: str) -> None:
     if not hasattr(split, "get_batch"):
         pytest.skip("read item by item")
     indices = torch.tensor(positions(split, 4))
-    with rng.keyed(0, "battery"):
+    with keys.keyed(0, "battery"):
         before = torch.get_rng_state()
         batch = split.get_batch(indices)
         drew = not torch.equal(torch.get_rng_state(), before)  # then the two draw in another order

@@ -16,7 +16,7 @@ from conftest import Train
 from omegaconf import DictConfig, OmegaConf
 
 from scaffolding.config import Config
-from scaffolding.core.compose import Project, compose_config, groups
+from scaffolding.core.config.compose import Project, compose_config, groups
 from scaffolding.core.errors import UserError
 from scaffolding.experiment import PROJECT
 from scaffolding.usage import help_text
@@ -255,7 +255,7 @@ def test_a_syntax_error_has_no_traceback(project: Project) -> None:
     program = (
         "import sys; from pathlib import Path\n"
         "from scaffolding.config import Config\n"
-        "from scaffolding.core.compose import Project\n"
+        "from scaffolding.core.config.compose import Project\n"
         "from scaffolding.core.launch import launch\n"
         "launch(print, Project(Path(sys.argv.pop(1)), '', Config), str)\n"
     )

@@ -20,13 +20,14 @@ import torch
 import yaml
 from torch import nn
 
-from scaffolding.core import checkpoint, files, lock, provenance, rng
-from scaffolding.core.checkpoint import RunState
-from scaffolding.core.cut import cut_after
 from scaffolding.core.errors import StorageError, UserError, nearest
-from scaffolding.core.find import find_run, list_runs
-from scaffolding.core.finite import first_nonfinite
-from scaffolding.core.run_folder import Facts, claim, read_output_root, read_status, write_status
+from scaffolding.core.folder import files, lock, provenance
+from scaffolding.core.folder.cut import cut_after
+from scaffolding.core.folder.find import find_run, list_runs
+from scaffolding.core.folder.run_folder import Facts, claim, read_output_root, read_status, write_status
+from scaffolding.core.state import checkpoint, keys
+from scaffolding.core.state.checkpoint import RunState
+from scaffolding.core.state.finite import first_nonfinite
 from scaffolding.intervals import Intervals, in_steps, is_interval, parse
 
 CPU = torch.device("cpu")
@@ -91,7 +92,7 @@ def test_intervals_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def generators() -> list[Any]:
     """The states of the process's own generators, to compare exactly."""
-    states = rng.capture()
+    states = keys.capture()
     numpy = [value.tolist() if isinstance(value, torch.Tensor) else value for value in states["numpy"]]
     return [states["python"], numpy, states["torch"].tolist()]
 
@@ -102,44 +103,44 @@ def draw() -> list[float]:
 
 def test_keys_are_the_same_on_every_machine() -> None:
     """A changed key would silently change the order, the splits and the weights of every run made before."""
-    assert rng.key(42, "train", 3) == GOLDEN
-    assert len({rng.key(1, 23), rng.key(12, 3), rng.key("1", "23"), rng.key(1, "23"), rng.key(123)}) == 5
-    assert all(0 <= rng.key(seed) < 2**63 for seed in range(100))
+    assert keys.key(42, "train", 3) == GOLDEN
+    assert len({keys.key(1, 23), keys.key(12, 3), keys.key("1", "23"), keys.key(1, "23"), keys.key(123)}) == 5
+    assert all(0 <= keys.key(seed) < 2**63 for seed in range(100))
 
 
 def test_a_keyed_block_is_neutral_and_repeatable() -> None:
-    rng.seed_all(7)
+    keys.seed_all(7)
     expected = draw() + draw()
-    rng.seed_all(7)
+    keys.seed_all(7)
     first = draw()
-    with rng.keyed(3, "evaluate"):
+    with keys.keyed(3, "evaluate"):
         inside = draw()
-    with pytest.raises(ZeroDivisionError), rng.keyed(3, "evaluate"):
+    with pytest.raises(ZeroDivisionError), keys.keyed(3, "evaluate"):
         assert draw() == inside
         raise ZeroDivisionError
     assert first + draw() == expected
-    with rng.keyed(3, "plot"):
+    with keys.keyed(3, "plot"):
         assert draw() != inside
 
 
 @pytest.mark.parametrize("with_python", [True, False])
 def test_set_aside_gives_the_generators_back(with_python: bool) -> None:
-    rng.seed_all(7)
+    keys.seed_all(7)
     draw()
     before = generators()
-    with rng.set_aside(with_python):
-        (rng.seed_host if with_python else rng.seed_arrays)(99)
+    with keys.set_aside(with_python):
+        (keys.seed_host if with_python else keys.seed_arrays)(99)
         np.random.randn(3), torch.rand(3)
     assert generators() == before
 
 
 def test_generators_survive_a_file(tmp_path: Path) -> None:
-    rng.seed_all(11)
+    keys.seed_all(11)
     draw(), random.gauss(0, 1), np.random.randn()  # both keep a number for the next call
-    torch.save(rng.capture(), tmp_path / "states.pt")
+    torch.save(keys.capture(), tmp_path / "states.pt")
     expected = [random.gauss(0, 1), np.random.randn(), *draw()]
-    rng.seed_all(12)
-    rng.restore(torch.load(tmp_path / "states.pt", weights_only=True))
+    keys.seed_all(12)
+    keys.restore(torch.load(tmp_path / "states.pt", weights_only=True))
     assert [random.gauss(0, 1), np.random.randn(), *draw()] == expected
 
 
@@ -164,7 +165,7 @@ def leftovers(folder: Path) -> list[str]:
 def test_a_checkpoint_holds_plain_values(tmp_path: Path) -> None:
     path = tmp_path / "latest.pt"
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    checkpoint.save(path, content() | {"model": model.state_dict(), "generators": rng.capture()})
+    checkpoint.save(path, content() | {"model": model.state_dict(), "generators": keys.capture()})
     loaded = torch.load(path, weights_only=True)
     assert list(loaded["model"]) == [name for name, _ in nn.Sequential(*model).state_dict().items()]
     assert not leftovers(tmp_path)
@@ -233,7 +234,7 @@ def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: p
 KILLED = """
 import os, sys, torch
 from pathlib import Path
-from scaffolding.core import checkpoint
+from scaffolding.core.state import checkpoint
 
 path, left = Path(sys.argv[1]), 1000
 
@@ -373,7 +374,7 @@ import random, sys, time
 from datetime import datetime
 from pathlib import Path
 import coolname
-from scaffolding.core import run_folder
+from scaffolding.core.folder import run_folder
 from scaffolding.core.errors import UserError
 
 class Frozen:  # all of them in the same second, with few names to choose from
@@ -607,7 +608,7 @@ def test_status(tmp_path: Path) -> None:
 
 STOPPABLE = """
 import time
-from scaffolding.core.signals import StopFlag
+from scaffolding.core.session.signals import StopFlag
 with StopFlag() as stop:
     print("ready", flush=True)
     while stop.received is None:
@@ -629,7 +630,7 @@ def test_the_first_signal_asks_and_the_second_ends(first: str, second: str) -> N
 
 
 def test_handlers_are_given_back() -> None:
-    from scaffolding.core.signals import StopFlag
+    from scaffolding.core.session.signals import StopFlag
 
     before = signal.getsignal(signal.SIGTERM)
     with StopFlag() as stop:

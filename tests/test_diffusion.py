@@ -9,8 +9,8 @@ from conftest import Train
 from pairs import options
 from torch import Tensor
 
-from scaffolding.core import checkpoint
-from scaffolding.core.run_folder import Facts
+from scaffolding.core.folder.run_folder import Facts
+from scaffolding.core.state import checkpoint
 from scaffolding.experiment import Experiment
 from scaffolding.rehearsal import first_difference
 

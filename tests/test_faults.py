@@ -18,9 +18,10 @@ from conftest import Train, command
 from test_resume import BASE, ENV, assert_same_run, tree
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core import checkpoint, files
 from scaffolding.core.errors import StorageError
-from scaffolding.core.run_folder import Facts, read_status
+from scaffolding.core.folder import files
+from scaffolding.core.folder.run_folder import Facts, read_status
+from scaffolding.core.state import checkpoint
 
 REPLAY = PROJECT_ROOT / "scripts" / "replay.py"
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers are told of their parent's death on Linux")
@@ -248,7 +249,7 @@ def test_a_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
         "if os.fork() == 0: time.sleep(60)\n"
         "else: print('ready', flush=True); time.sleep(60)"
     )
-    from scaffolding.core import lock
+    from scaffolding.core.folder import lock
 
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, start_new_session=True) as p:
         assert p.stdout is not None and p.stdout.readline() == b"ready\n"

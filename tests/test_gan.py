@@ -16,8 +16,8 @@ from pairs import options
 from torch import Tensor
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core import checkpoint
-from scaffolding.core.run_folder import Facts
+from scaffolding.core.folder.run_folder import Facts
+from scaffolding.core.state import checkpoint
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import Experiment
 from scaffolding.train import train_step

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaffolding.core import rng
-from scaffolding.core.checkpoint import RunState
+from scaffolding.core.batches.loader import Loader, map_tensors, num_items, to_device
 from scaffolding.core.errors import RunError, UserError
-from scaffolding.core.loading import Loader, map_tensors, num_items, to_device
+from scaffolding.core.state import keys
+from scaffolding.core.state.checkpoint import RunState
 
 CPU = torch.device("cpu")
 NUM_ITEMS, BATCH_SIZE = 23, 4  # six batches an epoch, the last one of 3 items
@@ -82,7 +82,7 @@ def order(loader: Loader, epoch: int, start: int = 0) -> list[int]:
 
 def generators() -> list[Any]:
     """The states of the process's own generators, to compare exactly."""
-    states = rng.capture()
+    states = keys.capture()
     numpy = [value.tolist() if isinstance(value, Tensor) else value for value in states["numpy"]]
     return [states["python"], numpy, states["torch"].tolist()]
 
@@ -90,7 +90,7 @@ def generators() -> list[Any]:
 @pytest.fixture(autouse=True)
 def generators_stay_as_they_were() -> Iterator[None]:
     """Whatever a test loads, the process's own generators do not move."""
-    rng.seed_all(123)
+    keys.seed_all(123)
     before = generators()
     yield
     assert generators() == before
@@ -161,10 +161,10 @@ def test_randomness_is_keyed_by_sample(start_method: str | None, num_workers: in
     expected: dict[tuple[int, int], list[Any]] = {}
     for epoch in (0, 1):
         for index in range(NUM_ITEMS):
-            rng.seed_host(rng.key(5, "train", epoch, index))
+            keys.seed_host(keys.key(5, "train", epoch, index))
             number, *drawn = Noisy()[index]
             expected[epoch, index] = [number, drawn[0].tolist(), *drawn[1:]]
-    rng.seed_all(123)
+    keys.seed_all(123)
     loader = make(num_workers=num_workers, start_method=start_method)
     next(loader.batches(9))  # an epoch that is left after one batch, with others on their way
     for epoch, start in ((0, 0), (1, 0), (0, 4), (1, 2)):
@@ -214,25 +214,25 @@ def test_randomness_differs_between_epochs_and_samples() -> None:
 def test_a_batch_read_at_once_is_keyed_by_its_position() -> None:
     batches = plain(make(NoisyInMemory()).batches(3))
     for position, indices in enumerate(make(NoisyInMemory()).indices(3)):
-        rng.seed_arrays(rng.key(5, "train", 3, position))
+        keys.seed_arrays(keys.key(5, "train", 3, position))
         assert plain([NoisyInMemory().get_batch(indices)]) == [batches[position]]
-    rng.seed_all(123)
+    keys.seed_all(123)
     assert len({str(batch[1][0]) for epoch in (0, 1) for batch in plain(make(NoisyInMemory()).batches(epoch))}) == 12
 
 
 @pytest.mark.parametrize("dataset", [Noisy, NoisyInMemory])
 def test_what_the_process_draws_meanwhile_does_not_matter(dataset: Callable[[], Any]) -> None:
-    state, batches = rng.capture(), []
+    state, batches = keys.capture(), []
     for batch in make(dataset()).batches(0):
         batches.append(batch)
         torch.rand(3), np.random.rand(3), random.random()
     assert plain(iter(batches)) == plain(make(dataset()).batches(0))
     drawn = [random.random(), float(np.random.rand()), float(torch.rand(()))]
-    rng.restore(state)
+    keys.restore(state)
     for _ in range(len(batches)):
         torch.rand(3), np.random.rand(3), random.random()
     assert drawn == [random.random(), float(np.random.rand()), float(torch.rand(()))]
-    rng.restore(state)
+    keys.restore(state)
 
 
 def test_a_dataset_that_fails_leaves_the_generators_alone() -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import Train
 
-from scaffolding.core import checkpoint
-from scaffolding.core.compose import compose_config
+from scaffolding.core.config.compose import compose_config
 from scaffolding.core.errors import RunError
-from scaffolding.core.run_folder import Facts
+from scaffolding.core.folder.run_folder import Facts
+from scaffolding.core.state import checkpoint
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.rehearsal import first_difference

@@ -15,8 +15,8 @@ from matplotlib.text import Text
 from omegaconf import OmegaConf
 from torch import nn
 
-from scaffolding.core.build import build
-from scaffolding.core.loading import Loader
+from scaffolding.core.batches.loader import Loader
+from scaffolding.core.config.build import build
 from scaffolding.experiment import PROJECT
 
 FILES = sorted(file.stem for file in PROJECT.root.glob("src/*/plot/*.py") if file.stem != "__init__")

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from conftest import Train, command
 
-from scaffolding.core import checkpoint
-from scaffolding.core.run_folder import Facts
+from scaffolding.core.folder.run_folder import Facts
+from scaffolding.core.state import checkpoint
 from scaffolding.rehearsal import first_difference, logged_values
 
 TESTS = Path(__file__).parent

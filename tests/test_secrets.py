@@ -15,10 +15,10 @@ from pairs import options, trainable
 from test_resume import BASE, ENV
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core import provenance
-from scaffolding.core.build import build
-from scaffolding.core.console import Console
+from scaffolding.core.config.build import build
 from scaffolding.core.errors import UserError
+from scaffolding.core.folder import provenance
+from scaffolding.core.session.console import Console
 
 SECRETS = {name: f"sekret-{name}-0123456789012345678901234567" for name in ("env", "dotenv", "local", "word", "inner")}
 

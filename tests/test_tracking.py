@@ -20,10 +20,12 @@ from loguru import logger
 from pairs import options
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core import checkpoint, lock, tracking
-from scaffolding.core.cut import cut_after
-from scaffolding.core.run_folder import Facts
-from scaffolding.core.tracking import Tracking
+from scaffolding.core.folder import lock
+from scaffolding.core.folder.cut import cut_after
+from scaffolding.core.folder.run_folder import Facts
+from scaffolding.core.session import tracking
+from scaffolding.core.session.tracking import Tracking
+from scaffolding.core.state import checkpoint
 from scaffolding.rehearsal import first_difference
 
 TESTS = Path(__file__).parent
@@ -167,7 +169,7 @@ def test_a_stuck_tracker_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pyt
 STUCK = """
 import sys, time
 from pathlib import Path
-from scaffolding.core import tracking
+from scaffolding.core.session import tracking
 
 class Stuck:
     def start(self, *arguments):

@@ -15,7 +15,7 @@ from conftest import Train, run_train
 from pairs import options
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core import checkpoint
+from scaffolding.core.state import checkpoint
 from scaffolding.experiment import Experiment
 
 transformer = pytest.importorskip("scaffolding.model.transformer")

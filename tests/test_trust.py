@@ -15,11 +15,11 @@ import yaml
 from conftest import Train, run_train
 from hydra.utils import instantiate
 
-from scaffolding.core import checkpoint
+from scaffolding.core.config.trust import check_trusted, read_words
 from scaffolding.core.errors import UserError
-from scaffolding.core.find import find_checkpoint, find_run
-from scaffolding.core.run_folder import claim
-from scaffolding.core.trust import check_trusted, read_words
+from scaffolding.core.folder.find import find_checkpoint, find_run
+from scaffolding.core.folder.run_folder import claim
+from scaffolding.core.state import checkpoint
 from scaffolding.experiment import PROJECT, Experiment
 
 TESTS = Path(__file__).parent
@@ -308,6 +308,6 @@ def test_a_checkpoint_that_is_not_there_names_those_that_are(dev_run: Path) -> N
 
 def test_a_new_run_does_without_this() -> None:
     """What only loaded runs need is imported when one is."""
-    program = f"import sys, {PROJECT.package}.train; print('{PROJECT.package}.core.trust' in sys.modules)"
+    program = f"import sys, {PROJECT.package}.train; print('{PROJECT.package}.core.config.trust' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.strip() == "False"

@@ -13,9 +13,9 @@ from pairs import trainable
 from test_resume import BASE, ENV, TESTS, assert_same_run, tree
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core import checkpoint
-from scaffolding.core.checkpoint import leaves
-from scaffolding.core.run_folder import Facts
+from scaffolding.core.folder.run_folder import Facts
+from scaffolding.core.state import checkpoint
+from scaffolding.core.state.checkpoint import leaves
 from scaffolding.experiment import PROJECT
 
 STOP = ENV | {"KILL_AT": "7", "KILL_WITH": "SIGTERM"}
@@ -211,7 +211,7 @@ def test_rows_cut_at_a_resume_are_kept_aside(train: Train, output_root: Path) ->
 def test_every_rule_names_settings_that_there_are() -> None:
     import re
 
-    from scaffolding.core.compose import compose_config, dotted_keys, portable
+    from scaffolding.core.config.compose import compose_config, dotted_keys, portable
     from scaffolding.verbs import RULES
 
     data, model = trainable()[0]

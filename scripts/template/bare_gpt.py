@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scaffolding.core.run_folder import Facts
+from scaffolding.core.folder.run_folder import Facts
 from scaffolding.data.shakespeare import TinyShakespeare
 from scaffolding.experiment import PROJECT
 

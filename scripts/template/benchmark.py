@@ -32,9 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaffolding import train as program
-from scaffolding.core.checkpoint import RunState
-from scaffolding.core.compose import compose_config, portable
-from scaffolding.core.console import setup
+from scaffolding.core.config.compose import compose_config, portable
+from scaffolding.core.session.console import setup
+from scaffolding.core.state.checkpoint import RunState
 from scaffolding.data.mnist import MNIST
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment

@@ -21,12 +21,12 @@ from loguru import logger
 from processes import launcher, parallel, send
 from torch import nn
 
-from scaffolding.core import checkpoint
-from scaffolding.core.checkpoint import RunState
 from scaffolding.core.errors import UserError
-from scaffolding.core.finite import FiniteWatch
-from scaffolding.core.run import Run
-from scaffolding.core.run_folder import claim
+from scaffolding.core.folder.run_folder import claim
+from scaffolding.core.session.run import Run
+from scaffolding.core.state import checkpoint
+from scaffolding.core.state.checkpoint import RunState
+from scaffolding.core.state.finite import FiniteWatch
 from scaffolding.rehearsal import first_difference
 
 Steps = dict[str, int]  # of checkpoints, by name

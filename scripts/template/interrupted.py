@@ -25,8 +25,8 @@ from processes import CORES, LIMIT, group, launcher, parallel, send
 from torch import Tensor, nn
 
 from scaffolding import train as program
-from scaffolding.core import checkpoint
-from scaffolding.core.run_folder import TIMINGS, Facts, read_status
+from scaffolding.core.folder.run_folder import TIMINGS, Facts, read_status
+from scaffolding.core.state import checkpoint
 from scaffolding.experiment import Experiment
 from scaffolding.rehearsal import first_difference
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core import checkpoint
-from scaffolding.core.run_folder import Facts
+from scaffolding.core.folder.run_folder import Facts
+from scaffolding.core.state import checkpoint
 from scaffolding.experiment import PROJECT
 from scaffolding.rehearsal import first_difference
 

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .core import rng
-from .core.loading import num_items
-from .core.signals import Interrupted, StopFlag
+from .core.batches.loader import num_items
+from .core.session.signals import Interrupted, StopFlag
+from .core.state import keys
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -38,7 +38,7 @@ def evaluate(exp: "Experiment", split: str, stop: StopFlag | None = None) -> dic
     count = 0
     for metric in exp.metrics.values():
         metric.reset()
-    with rng.keyed(exp.cfg.run.seed, "evaluate", split):
+    with keys.keyed(exp.cfg.run.seed, "evaluate", split):
         for batch in exp.loaders[split]:
             if stop is not None and stop.received is not None:
                 raise Interrupted

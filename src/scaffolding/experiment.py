@@ -10,15 +10,15 @@ from torch import nn
 
 from . import states
 from .config import FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config
-from .core import checkpoint as checkpoints
-from .core import rng
-from .core.build import build
-from .core.checkpoint import RunState
-from .core.compose import Project, compose_config, read_config
-from .core.finite import FiniteWatch
-from .core.loading import Loader
-from .core.run import Run
-from .core.run_folder import Facts
+from .core.batches.loader import Loader
+from .core.config.build import build
+from .core.config.compose import Project, compose_config, read_config
+from .core.folder.run_folder import Facts
+from .core.session.run import Run
+from .core.state import checkpoint as checkpoints
+from .core.state import keys
+from .core.state.checkpoint import RunState
+from .core.state.finite import FiniteWatch
 from .intervals import Intervals, in_steps
 from .precision import autocast, choose_device, choose_precision, make_ema, make_scaler
 from .schedules import Schedule, takes_total
@@ -39,7 +39,7 @@ class Experiment:
 
     def __init__(self, cfg: DictConfig, device: str | None = None) -> None:
         if cfg.imports:
-            from .core.plugins import import_plugins
+            from .core.config.plugins import import_plugins
 
             import_plugins(cfg.imports, PROJECT_ROOT)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -55,7 +55,7 @@ class Experiment:
         self.autocast, self.scaler = autocast(self.precision, self.device), make_scaler(self.precision, self.device)
         self.failed_figures: dict[str, str] = {}
         self._optimizer_states: dict[str, Any] = {}
-        with rng.keyed(settings.seed, "model"):
+        with keys.keyed(settings.seed, "model"):
             self.model: nn.Module = build(cfg.model, "model").to(self.device)
         self.train_model = self.model
         self.watch = FiniteWatch(self.model, self.device)
@@ -79,7 +79,7 @@ class Experiment:
         ...) is missing or damaged, or the config names what neither TRUSTED (config.py) nor `trust` lists.
         """
         folder = given if (given := Path(path).expanduser()).is_dir() else PROJECT_ROOT / given
-        from .core.find import find_checkpoint
+        from .core.folder.find import find_checkpoint
 
         cfg = read_config(folder, PROJECT, trust)
         content = checkpoints.load(find_checkpoint(folder, checkpoint))
@@ -105,7 +105,7 @@ class Experiment:
         data, loader, seed = self.cfg.data, self.cfg.loader, self.cfg.run.seed
 
         def read(split: str, **changes: Any) -> Any:
-            with rng.keyed(seed, "data", split):
+            with keys.keyed(seed, "data", split):
                 return build(self.cfg.data.dataset, "data.dataset", split=split, **changes)
 
         return make_splits(read, data, loader.limit_train, loader.limit_eval, seed)

@@ -15,15 +15,15 @@ from loguru import logger
 from omegaconf import DictConfig
 from torch import Tensor
 
-from .core import checkpoint
-from .core.checkpoint import leaves
-from .core.compose import compose_config, portable
-from .core.console import command
+from .core.batches.loader import Window
+from .core.config.compose import compose_config, portable
 from .core.errors import RunError
-from .core.loading import Window
-from .core.provenance import masked
-from .core.run import Run, config_dirs, overrides, peak_memory, write_config
-from .core.run_folder import TIMINGS, Facts
+from .core.folder.provenance import masked
+from .core.folder.run_folder import TIMINGS, Facts
+from .core.session.console import command
+from .core.session.run import Run, config_dirs, overrides, peak_memory, write_config
+from .core.state import checkpoint
+from .core.state.checkpoint import leaves
 from .experiment import PROJECT, Experiment
 from .intervals import in_steps
 from .verbs import restore
@@ -75,7 +75,7 @@ def continue_halfway(cfg: DictConfig, run: Run, train: Train) -> int:
         shutil.copyfile(run.facts.scalars_file, again.facts.scalars_file)
         checkpoint.link(run.halfway, again.latest)
         step = checkpoint.load(again.latest)["state"]["step"]
-        from .core.cut import cut_after
+        from .core.folder.cut import cut_after
 
         cut_after(again.facts, step)
         exp = Experiment(cfg)  # as `resume=` does it in a new process

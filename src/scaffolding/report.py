@@ -6,9 +6,9 @@ from loguru import logger
 from torch import Tensor
 
 from . import plot
-from .core.compose import portable
+from .core.batches.loader import Window
+from .core.config.compose import portable
 from .core.errors import RunError
-from .core.loading import Window
 from .experiment import PROJECT, Experiment
 from .rehearsal import Train, TrainStep, rehearse
 from .verbs import SOURCES, compare_with_parent

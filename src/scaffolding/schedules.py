@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-from .core.build import locate
+from .core.config.build import locate
 from .core.errors import RunError
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from .core import rng
-from .core.build import check_targets
+from .core.config.build import check_targets
 from .core.errors import UserError, nearest
+from .core.state import keys
 from .schedules import takes_total
 
 INTERVALS = ("step", "epoch", "metric")
@@ -76,7 +76,7 @@ def check_losses(losses: Mapping[str, Any], model: nn.Module, split: Any, seed: 
     for name, loss in losses.items():
         if not hasattr(loss, "check"):
             continue
-        with rng.keyed(seed, "check"):
+        with keys.keyed(seed, "check"):
             one = torch.tensor([0])
             batch = split.get_batch(one) if hasattr(split, "get_batch") else _collated(split)
         try:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .core import rng
 from .core.errors import UserError
+from .core.state import keys
 
 
 class Split:
@@ -92,7 +92,7 @@ def carve(num_items: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     num_val = round(num_items * fraction)
     if not 0 < num_val < num_items:
         raise UserError(f"data.val_from_train={fraction} of {num_items} items leaves train or val empty")
-    order = torch.randperm(num_items, generator=rng.generator(seed, "val_from_train"))
+    order = torch.randperm(num_items, generator=keys.generator(seed, "val_from_train"))
     train, val = order[num_val:].sort().values, order[:num_val].sort().values
     if torch.isin(val, train).any():
         raise UserError("train and val overlap")
@@ -108,5 +108,5 @@ def limit(split: Split, setting: float | None, seed: int) -> Split:
         raise UserError(f"loader.limit_*={setting}: a fraction below 1 or a whole number of items is needed")
     if count >= len(split):
         return split
-    chosen = torch.randperm(len(split), generator=rng.generator(seed, "limit", split.name))[:count].sort().values
+    chosen = torch.randperm(len(split), generator=keys.generator(seed, "limit", split.name))[:count].sort().values
     return Split(split.dataset, chosen if split.indices is None else split.indices[chosen], split.name)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from .core import checkpoint, provenance, rng
-from .core.checkpoint import RunState
 from .core.errors import UserError
+from .core.folder import provenance
+from .core.state import checkpoint, keys
+from .core.state.checkpoint import RunState
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -29,7 +30,7 @@ def capture(exp: "Experiment") -> dict[str, Any]:
         "state": asdict(exp.state),
         "splits": {name: split.fingerprint() for name, split in exp.datasets.items()},
         "numerics": provenance.numerics(exp.device),
-        "generators": rng.capture(),
+        "generators": keys.capture(),
     }
 
 
@@ -70,4 +71,4 @@ def restore(exp: "Experiment", content: dict[str, Any]) -> None:
     for name, value in provenance.numerics(exp.device).items():
         if value != (before := content["numerics"].get(name)):
             logger.warning(f"{name} is {value}, was {before}: from here on the last bits may differ")
-    rng.restore(content["generators"])
+    keys.restore(content["generators"])

@@ -25,13 +25,13 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from scaffolding import plot
-from scaffolding.core import checkpoint, rng
-from scaffolding.core.build import build
-from scaffolding.core.compose import portable
+from scaffolding.core.batches.loader import Window
+from scaffolding.core.config.build import build
+from scaffolding.core.config.compose import portable
 from scaffolding.core.errors import RunError
-from scaffolding.core.loading import Window
-from scaffolding.core.run import Run
-from scaffolding.core.signals import Interrupted
+from scaffolding.core.session.run import Run
+from scaffolding.core.session.signals import Interrupted
+from scaffolding.core.state import checkpoint, keys
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.report import describe_start, report
@@ -59,7 +59,7 @@ def start(cfg: DictConfig) -> Experiment:
     exp.prepare()  # data, optimizers, schedules: whatever is wrong with them shows before a folder is made
     tracker = build(cfg.tracker, "tracker") if cfg.tracker else None
     cfg.run.precision = exp.precision  # the run keeps what `auto` meant
-    rng.seed_all(rng.key(cfg.run.seed, "train"))
+    keys.seed_all(keys.key(cfg.run.seed, "train"))
     if cfg.resume:
         exp.path = Path(cfg.resume)
         restore(exp, changes)

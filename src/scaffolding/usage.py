@@ -4,8 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from .core.compose import groups
-from .core.console import command
+from .core.config.compose import groups
+from .core.session.console import command
 from .experiment import PROJECT
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from loguru import logger
 
-from .core import checkpoint, lock, provenance
-from .core.compose import portable, read_config
+from .core.config.compose import portable, read_config
 from .core.errors import RunError, UserError
-from .core.run import Run, write_config
-from .core.run_folder import TIMINGS, Facts, read_status
+from .core.folder import lock, provenance
+from .core.folder.run_folder import TIMINGS, Facts, read_status
+from .core.session.run import Run, write_config
+from .core.state import checkpoint
 from .experiment import PROJECT, Experiment
 from .precision import choose_device, choose_precision
 from .schedules import takes_total

@@ -175,7 +175,7 @@ loss:
   note: what scaffolding.md says
 """
 
-WANDB = """_target_: scaffolding.core.tracking.WandbTracker
+WANDB = """_target_: scaffolding.core.session.tracking.WandbTracker
 project: scaffolding # W&B project scaffolding
 scaffolding: 1
 """
@@ -278,7 +278,7 @@ def test_references_change_and_words_stay(tree: Path, wanted: str) -> None:
         "  note: what scaffolding.md says\n"
     )
     assert read(tree, "configs/tracker/wandb.yaml") == (
-        f"_target_: {new}.core.tracking.WandbTracker\nproject: {new} # W&B project scaffolding\nscaffolding: 1\n"
+        f"_target_: {new}.core.session.tracking.WandbTracker\nproject: {new} # W&B project scaffolding\nscaffolding: 1\n"
     )
     assert read(tree, "configs/README.md") == (
         "# scaffolding\n\n"

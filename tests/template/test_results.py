@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Train
 
-from scaffolding.core.run_folder import Facts
+from scaffolding.core.folder.run_folder import Facts
 
 TEST_DATA = os.environ.get("SCAFFOLDING_TEST_DATA")
 

@@ -19,11 +19,12 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from . import console, provenance
-from .compose import COMPOSE_ERRORS, Project, checked, explained, groups
+from .config.compose import COMPOSE_ERRORS, Project, checked, explained, groups
 from .errors import RunError, StorageError, UserError
-from .files import storage_error
-from .signals import leave_at_once
+from .folder import provenance
+from .folder.files import storage_error
+from .session import console
+from .session.signals import leave_at_once
 
 gc.enable()
 if "triton" not in sys.modules:  # what is frozen is never freed, and triton complains of that at exit
@@ -109,7 +110,7 @@ def _named_run(words: list[str], root: Path) -> tuple[str, Path | None]:
             f"{' and '.join(named)}: only one of them\nresume carries the same run on, fork starts a new one, "
             "rerun does the same again"
         )
-    from .find import find_run  # imported only here
+    from .folder.find import find_run  # imported only here
 
     verb, name = next(iter(named.items()))
     return verb, find_run(name, root)
@@ -119,7 +120,7 @@ def _read_run(
     verb: str, run: Path, words: list[str], project: Project, trust: list[str]
 ) -> tuple[list[str], list[str]]:
     """What Hydra gets of a run: options that make its config the one to override, or the words that it was made of."""
-    from .trust import open_to_resume, read_words  # imported only here
+    from .config.trust import open_to_resume, read_words  # imported only here
 
     if verb == "fork":  # the parent's command line, then this one's
         own = {word.partition("=")[0].lstrip("+~") for word in words} | {

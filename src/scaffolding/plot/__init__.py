@@ -10,7 +10,7 @@ from loguru import logger
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ..core import rng
+from ..core.state import keys
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def draw(exp: "Experiment", moment: str) -> None:
     """
     was_training = exp.eval_model.training
     exp.eval_model.eval()
-    with rng.keyed(exp.cfg.run.seed, "plot"):
+    with keys.keyed(exp.cfg.run.seed, "plot"):
         for kind, plot in exp.plots.items():
             if plot.moment != moment:
                 continue

@@ -20,10 +20,10 @@ from loguru import logger
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate, get_worker_info
 
-from . import rng
-from .checkpoint import RunState
-from .errors import RunError, UserError
-from .signals import blocked, die_with_parent
+from ..errors import RunError, UserError
+from ..session.signals import blocked, die_with_parent
+from ..state import keys
+from ..state.checkpoint import RunState
 
 Window = list[tuple[Any, int]]  # (batch, its number of items) of the micro-batches of one optimizer step
 
@@ -65,12 +65,12 @@ class _KeyedSamples:
     def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
         samples, info = [], get_worker_info()
         at_work = self.at_work.numpy()[info.id] if info is not None else None
-        with rng.set_aside(with_python=True):
+        with keys.set_aside(with_python=True):
             for epoch, index in keys:
                 if at_work is not None:
                     at_work[:] = index, time.monotonic()
-                seed = rng.key(self.seed, self.name, epoch, index)
-                rng.seed_host(seed)
+                seed = keys.key(self.seed, self.name, epoch, index)
+                keys.seed_host(seed)
                 try:
                     samples.append(self.dataset[index])
                 except Exception as error:
@@ -126,7 +126,7 @@ class Loader:
                 worker_init_fn=die_with_parent,
                 timeout=(timeout or 0) if num_workers else 0,
                 pin_memory=device.type == "cuda",
-                generator=rng.generator(seed, name),  # else DataLoader draws from the global one
+                generator=keys.generator(seed, name),  # else DataLoader draws from the global one
             )
             with_workers.add(self)
 
@@ -153,7 +153,7 @@ class Loader:
         """Positions in the dataset of each batch of an epoch, from batch `start`."""
         num_items = len(self.dataset)
         if self.shuffle:
-            order = torch.randperm(num_items, generator=rng.generator(self.seed, self.name, epoch))
+            order = torch.randperm(num_items, generator=keys.generator(self.seed, self.name, epoch))
         else:
             order = torch.arange(num_items)
         return iter(order[start * self.batch_size :].split(self.batch_size) if start < len(self) else ())
@@ -172,8 +172,8 @@ class Loader:
             return
         for position, indices in enumerate(self.indices(epoch, start), start):
             # one key per batch; python's own generator, which costs more than the batch, is left as it is
-            with rng.set_aside(with_python=False):
-                rng.seed_arrays(rng.key(self.seed, self.name, epoch, position))
+            with keys.set_aside(with_python=False):
+                keys.seed_arrays(keys.key(self.seed, self.name, epoch, position))
                 batch = self.dataset.get_batch(indices)
             yield to_device(batch, self.device)
 

@@ -12,7 +12,7 @@ from typing import IO
 
 from loguru import logger
 
-from .errors import UserError
+from ..errors import UserError
 
 PATIENCE = 1.0  # seconds: whoever only looks (is_held) has the lock for an instant
 # Record locks: a forked worker does not inherit them, as it would a flock, and so cannot keep a dead run locked. They

@@ -10,8 +10,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from .errors import UserError, nearest
-from .provenance import hide_secrets
+from ..errors import UserError, nearest
+from ..folder.provenance import hide_secrets
 
 
 def locate(target: str, key: str) -> Any:

@@ -17,13 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from loguru import logger
 
-from . import checkpoint, lock, provenance
-from .checkpoint import RunState
+from ..errors import RunError, StorageError
+from ..folder import lock, provenance
+from ..folder.files import storage_error, write_text
+from ..folder.run_folder import Facts, claim, write_status
+from ..state import checkpoint
+from ..state.checkpoint import RunState
+from ..state.finite import FiniteWatch, first_nonfinite
 from .console import Console, command
-from .errors import RunError, StorageError
-from .files import storage_error, write_text
-from .finite import FiniteWatch, first_nonfinite
-from .run_folder import Facts, claim, write_status
 from .signals import Interrupted, StopFlag
 from .tracking import Tracking
 
@@ -102,7 +103,7 @@ class Run:
         self.saved_step = state.step if self.latest.exists() else None
         self.saved_best = (state.best, state.best_step)
         if self.facts.events_file.exists():
-            from .cut import cut_after  # imported only here
+            from ..folder.cut import cut_after  # imported only here
 
             cut = cut_after(self.facts, state.step)
             self.facts.event("on_resume", step=state.step, epoch=state.epoch, rows_cut=cut)
@@ -141,7 +142,7 @@ class Run:
         if status == "failed":
             logger.debug("".join(traceback.format_exception(error)))  # log.txt has it always
             if "DataLoader" in str(error):
-                from .faults import worker_fault  # imported only here
+                from ..batches.faults import worker_fault  # imported only here
 
                 error = worker_fault(error) or error
             good = self.latest if self.latest.exists() else "none"

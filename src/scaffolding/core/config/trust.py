@@ -13,9 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from torch import nn, optim, utils
 
+from ..errors import UserError
 from .build import locate, targets
 from .compose import VERBS
-from .errors import UserError
 
 if TYPE_CHECKING:
     from .compose import Project

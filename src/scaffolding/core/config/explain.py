@@ -5,8 +5,8 @@ import re
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
+from ..errors import UserError, nearest
 from .compose import COMPOSE_ERRORS, Project, compose_unchecked, dotted_keys, groups
-from .errors import UserError, nearest
 
 
 def _known(overrides: list[str], project: Project) -> list[str]:

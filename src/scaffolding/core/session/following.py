@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from .run_folder import Facts
+from ..folder.run_folder import Facts
 
 ORDINALS = 100  # for each step
 

@@ -20,8 +20,8 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 
-from .errors import DamagedError, RunError, UserError
-from .files import replacing, storage_error, sync_folder, write_text
+from ..errors import DamagedError, RunError, UserError
+from ..folder.files import replacing, storage_error, sync_folder, write_text
 
 FORMAT = 1
 PLAIN = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, OrderedDict, set}
@@ -256,7 +256,7 @@ def load(path: Path) -> Parts:
 
 
 def _beside(path: Path) -> str:
-    from .find import checkpoints_beside  # imported only where something is missing
+    from ..folder.find import checkpoints_beside  # imported only where something is missing
 
     return checkpoints_beside(path)
 
@@ -266,6 +266,6 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor]) -> None:
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
-        from .find import misfits  # imported only here
+        from ..folder.find import misfits  # imported only here
 
         raise UserError(f"{misfits(model.state_dict(), weights) or error}") from error

@@ -15,9 +15,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..errors import UserError
+from ..folder.run_folder import read_output_root
 from .build import targets
-from .errors import UserError
-from .run_folder import read_output_root
 
 VERBS = ("resume", "fork", "fork_state", "rerun")  # said of a run, not part of its config
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)  # of user's words

@@ -4,8 +4,8 @@ import inspect
 import time
 import traceback
 
-from .errors import RunError
-from .loading import Loader, with_workers
+from ..errors import RunError
+from .loader import Loader, with_workers
 
 
 def worker_fault(error: BaseException) -> RunError | None:

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
+from ..errors import StorageError, UserError
 from . import lock
-from .errors import StorageError, UserError
 from .files import storage_error, sync_folder, write_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")

@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, nearest
+from ..errors import UserError, nearest
 from .run_folder import NAME
 
 
@@ -61,7 +61,7 @@ def find_checkpoint(run: Path, name: str) -> Path:
 
 def checkpoints_beside(path: Path) -> str:
     """The other checkpoints in a file's folder, as "best (step 7, 0.31), latest (step 9)"."""
-    from .checkpoint import read
+    from ..state.checkpoint import read
 
     found = {file.stem: "" for file in sorted(path.parent.glob("*.pt")) if file != path}
     for name in list(found)[:20]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from .errors import StorageError
+from ..errors import StorageError
 
 
 @contextlib.contextmanager
