@@ -62,11 +62,11 @@ class _KeyedSamples:
         self.at_work = torch.full((num_workers, 2), -1.0, dtype=torch.float64).share_memory_()
         self.collate = getattr(dataset, "collate", default_collate)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
+    def __getitems__(self, wanted: list[tuple[int, int]]) -> Any:
         samples, info = [], get_worker_info()
         at_work = self.at_work.numpy()[info.id] if info is not None else None
         with keys.set_aside(with_python=True):
-            for epoch, index in keys:
+            for epoch, index in wanted:
                 if at_work is not None:
                     at_work[:] = index, time.monotonic()
                 seed = keys.key(self.seed, self.name, epoch, index)
@@ -81,7 +81,7 @@ class _KeyedSamples:
         try:
             return self.collate(samples)
         except Exception as error:
-            return _failed(error, f"collating samples {[index for _, index in keys]} of the {self.name} split")
+            return _failed(error, f"collating samples {[index for _, index in wanted]} of the {self.name} split")
 
 
 class _Keys:
