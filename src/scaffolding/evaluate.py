@@ -4,8 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .core.batches.loader import num_items
-from .core.session.signals import Interrupted, StopFlag
 from .core.state import keys
 
 if TYPE_CHECKING:
@@ -13,45 +11,42 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def evaluate(exp: "Experiment", split: str, stop: StopFlag | None = None) -> dict[str, Any]:
+def evaluate(exp: "Experiment", split: str) -> dict[str, Any]:
     """Losses and metrics of `exp.eval_model` over all of a split.
 
     Means are over items, so a small last batch counts for what it holds; metrics under `metrics:` see every batch and
-    compute their value once. What is drawn (noise in a loss, say) is the same at every evaluation, and training cannot
-    tell that it ran.
+    compute their value once. What is drawn (noise in a loss, say) is a function of (seed, split, position), and training
+    cannot tell that it ran. A signal that stops the run leaves from here at the next batch.
 
     Args:
         exp: the experiment.
         split: "train", "val" or "test".
-        stop: a run's flag for signals.
 
     Returns:
         {"loss": ..., "accuracy": ...}; with several losses, {"<key>/loss": ...}.
-
-    Raises:
-        Interrupted: a signal came; the values are of no use.
     """
-    model = exp.eval_model
+    model, loader, seed = exp.eval_model, exp.loaders[split], exp.settings.seed
     was_training = model.training
     model.eval()
     totals: dict[str, Any] = {}
-    count = 0
+    num_items = 0
     for metric in exp.metrics.values():
         metric.reset()
-    with keys.keyed(exp.cfg.run.seed, "evaluate", split):
-        for batch in exp.loaders[split]:
-            if stop is not None and stop.received is not None:
-                raise Interrupted
-            items = num_items(batch)
-            count += items
+    with keys.keyed(seed, "evaluate", split):
+        for position, batch in enumerate(loader):
+            exp.run.leave_if_asked()
+            keys.seed_torch(exp.device, keys.key(seed, "evaluate", split, position))
+            size = loader.num_items(batch)
+            num_items += size
             with exp.autocast:
                 for name, loss_fn in exp.losses.items():
                     loss, values = loss_fn(model, batch)
                     for key, value in {"loss": loss, **values}.items():
-                        key = f"{name}/{key}" if name else key
-                        totals[key] = totals.get(key, 0) + value * items  # stays on the device until the end
+                        if name:
+                            key = f"{name}/{key}"
+                        totals[key] = totals.get(key, 0) + value * size  # stays on the device until the end
             for metric in exp.metrics.values():
                 metric.update(model, batch)
     model.train(was_training)
-    means = {key: float(total) / count for key, total in totals.items()}
+    means = {key: float(total) / num_items for key, total in totals.items()}
     return means | {name: metric.compute() for name, metric in exp.metrics.items()}

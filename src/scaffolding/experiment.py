@@ -1,68 +1,79 @@
 """Everything one experiment consists of, built from its config: `Experiment.from_config`, `Experiment.from_path`."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from . import states
-from .config import FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config
-from .core.batches.loader import Loader
-from .core.config.build import build
-from .core.config.compose import Project, compose_config, read_config
-from .core.folder.run_folder import Facts
-from .core.session.run import Run
+from .config import FETCHING, FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config, RunConfig, upgrade
+from .core.batches.loader import Loader, MicroBatch
+from .core.config.build import build, by_network, check_specs, interval_of, subnetworks, takes_total
+from .core.config.compose import Project, compose_config, hide_secrets, portable
+from .core.config.trust import read_config
+from .core.errors import UserError
+from .core.folder.facts import Facts
+from .core.folder.provenance import numerics
+from .core.intervals import Intervals, in_steps
+from .core.precision import AveragedWeights, Scaler
+from .core.session.run import NoRun, Run
 from .core.state import checkpoint as checkpoints
 from .core.state import keys
-from .core.state.checkpoint import RunState
 from .core.state.finite import FiniteWatch
-from .intervals import Intervals, in_steps
-from .precision import autocast, choose_device, choose_precision, make_ema, make_scaler
-from .schedules import Schedule, takes_total
-from .specs import by_network, check_losses, check_specs, subnetworks
+from .core.state.progress import RunState
+from .schedules import Schedule
 from .splits import Split, make_splits
 
-PROJECT = Project(PROJECT_ROOT, __package__, Config, FORMER_NAMES, TRUSTED)
+PROJECT = Project(PROJECT_ROOT, __package__, Config, FORMER_NAMES, TRUSTED, upgrade, FETCHING)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Experiment:
     """What a config describes, as objects; builds, and writes nothing.
 
     Building draws from generators keyed by (seed, part), so what is built when first asked for (data, optimizers) comes
-    out the same in any order, and the global generators stay as they were. `model` is the plain network, `train_model`
-    what the loop calls; `losses`, `networks` and `optimizers` go by the keys of `loss:` ("" where it is one loss of the
-    whole model); `path` is the run's folder, if there is one, and `run` its record while training.
+    out the same in any order. `model` is the plain network, `train_model` what the loop calls; `losses`, `networks` and
+    `optimizers` have the keys of `loss:` ("" where it is one loss of the whole model). `settings` is `run:` of the
+    config, `path` the run's folder, if there is one, and `run` its record while training.
     """
+
+    project = PROJECT
 
     def __init__(self, cfg: DictConfig, device: str | None = None) -> None:
         if cfg.imports:
-            from .core.config.plugins import import_plugins
+            from .core.config.plugins import import_plugins  # only where a config names code outside of the checkout
 
             import_plugins(cfg.imports, PROJECT_ROOT)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         check_specs(plain)
-        settings = cfg.run
-        self.cfg, self.state = cfg, RunState()
+        self.cfg = cfg
+        self.settings = RunConfig(**plain["run"])
+        self.state = RunState()
         self.path: Path | None = None
-        self.run: Run
-        self.accumulate, self.clip_grad_norm = settings.accumulate, settings.clip_grad_norm
-        self.target_loss, self.monitor, self.patience = settings.target_loss, settings.monitor, settings.patience
-        self.device = choose_device(device or settings.device)
-        self.precision = choose_precision(settings.precision, self.device)
-        self.autocast, self.scaler = autocast(self.precision, self.device), make_scaler(self.precision, self.device)
-        self.failed_figures: dict[str, str] = {}
-        self._optimizer_states: dict[str, Any] = {}
-        with keys.keyed(settings.seed, "model"):
+        self.run: Run | NoRun = NoRun()
+        self.device = choose_device(device or self.settings.device)
+        self.precision = choose_precision(self.settings.precision, self.device)
+        cfg.run.precision = self.precision  # a run keeps what `auto` meant
+        self.autocast: Any = contextlib.nullcontext()  # what forward passes run in
+        if self.precision != "float32":
+            self.autocast = torch.autocast(self.device.type, DTYPES[self.precision])
+        self.scaler = Scaler(self.device.type, enabled=self.precision == "float16")
+        with keys.keyed(self.settings.seed, "model"):
             self.model: nn.Module = build(cfg.model, "model").to(self.device)
         self.train_model = self.model
-        self.watch = FiniteWatch(self.model, self.device)
-        losses = by_network(cfg.loss, "loss")
-        self.losses = {name: build(spec, f"loss.{name}".rstrip(".")) for name, spec in losses.items()}
+        specs = by_network(cfg.loss, "loss")
+        self.losses = {name: build(spec, f"loss.{name}".rstrip(".")) for name, spec in specs.items()}
         self.networks = subnetworks(self.model, self.losses)
-        self.ema = make_ema(self.model, settings.ema_decay)
+        self.ema: AveragedWeights | None = None
+        if self.settings.ema_decay is not None:
+            self.ema = AveragedWeights(self.model, self.settings.ema_decay)
+        self.failed_figures: dict[str, str] = {}
+        self.saved_optimizers: dict[str, Any] = {}  # of a checkpoint: for optimizers that are not built yet
 
     @classmethod
     def from_config(cls, *overrides: str, device: str | None = None) -> "Experiment":
@@ -76,45 +87,66 @@ class Experiment:
         """Load a run: the model in eval mode with the weights of a checkpoint; needs the run's folder alone.
 
         A relative `path` starts where you are, else at the project's folder. UserError: `checkpoint` ("best", "latest",
-        ...) is missing or damaged, or the config names what neither TRUSTED (config.py) nor `trust` lists.
+        ...) is missing or damaged, or the config names what neither this checkout nor `trust` lists.
         """
-        folder = given if (given := Path(path).expanduser()).is_dir() else PROJECT_ROOT / given
-        from .core.folder.find import find_checkpoint
-
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            folder = PROJECT_ROOT / folder
         cfg = read_config(folder, PROJECT, trust)
-        content = checkpoints.load(find_checkpoint(folder, checkpoint))
+        content = checkpoints.load(checkpoints.find_checkpoint(folder, checkpoint))
         cfg.loader.num_workers = 0
         exp = cls(cfg, device)
-        exp.path, exp.state, exp._optimizer_states = folder, RunState(**content["state"]), content["optimizers"]
+        exp.path, exp.state, exp.saved_optimizers = folder, RunState(**content["state"]), content["optimizers"]
         exp.load_weights(content)
         exp.model.eval()
+        if exp.ema is not None:
+            exp.ema.eval()
         return exp
 
+    # --- what is built when it is first asked for
+
     def prepare(self) -> None:
-        """Build what training needs, in the order that correctness needs; compiles in place, so keys stay plain."""
-        check_losses(self.losses, self.model, self.datasets["train"], self.cfg.run.seed)
-        if self.cfg.run.compile:
+        """Build all that training needs, so that whatever is wrong shows before a run is made.
+
+        Raises:
+            UserError: with the key, the value and what is allowed.
+        """
+        _ = self.metrics, self.plots, self.rollout, self.trackers, self.datasets, self.optimizers, self.schedulers
+        monitors = {"run.monitor": self.monitor} | {
+            f"scheduler.{name}.monitor": schedule.monitor for name, schedule in self.schedulers.items()
+        }
+        if any(hasattr(loss, "check") for loss in self.losses.values()) or set(monitors.values()) - {"val/loss", None}:
+            from .core.resume.preflight import check_losses, check_monitors  # only where there is something to check
+
+            check_losses(self)
+            check_monitors(self, monitors)
+        if self.settings.compile:
             for network in self.networks.values():
-                network.compile()
-        _ = self.optimizers, self.schedulers, self.intervals, self.metrics, self.plots, self.rollout
-        checkpoints.check_plain(self.state_dict())
+                network.compile()  # in place, so the names of weights stay plain
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The config as config.yaml holds it: plain values, paths that may be moved, no secrets."""
+        config: dict[str, Any] = hide_secrets(portable(self.cfg, PROJECT))
+        return config
 
     @cached_property
     def datasets(self) -> dict[str, Split]:
         """The splits, by name."""
-        data, loader, seed = self.cfg.data, self.cfg.loader, self.cfg.run.seed
+        loader, seed = self.cfg.loader, self.settings.seed
 
         def read(split: str, **changes: Any) -> Any:
             with keys.keyed(seed, "data", split):
                 return build(self.cfg.data.dataset, "data.dataset", split=split, **changes)
 
-        return make_splits(read, data, loader.limit_train, loader.limit_eval, seed)
+        return make_splits(read, self.cfg.data, loader.limit_train, loader.limit_eval, seed)
 
     @cached_property
     def loaders(self) -> dict[str, Loader]:
-        """A loader for each split; the training one has an order of its own every epoch."""
-        common = {name: self.cfg.loader[name] for name in ("batch_size", "num_workers", "start_method", "timeout")}
-        common |= {"seed": self.cfg.run.seed, "device": self.device}
+        """A loader for each split; the training one has another order every epoch."""
+        settings: Any = OmegaConf.to_container(self.cfg.loader)
+        names = ("batch_size", "num_workers", "start_method", "timeout")
+        common = {"seed": self.settings.seed, "device": self.device, **{name: settings[name] for name in names}}
         return {name: Loader(split, name, shuffle=name == "train", **common) for name, split in self.datasets.items()}
 
     train_loader = property(lambda self: self.loaders["train"])
@@ -123,87 +155,225 @@ class Experiment:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch; the last window may be smaller."""
-        return -(-len(self.loaders["train"]) // int(self.accumulate))
+        """Optimizer steps in an epoch; the last one may be smaller."""
+        return -(-len(self.train_loader) // self.settings.accumulate)
 
     @cached_property
     def num_steps(self) -> int:
         """The budget in optimizer steps."""
-        return in_steps(str(self.cfg.run.budget), self.steps_per_epoch)
+        return in_steps(self.settings.budget, self.steps_per_epoch)
 
     @cached_property
     def schedule_steps(self) -> int:
-        """The total number of optimizer steps that schedules go by: the budget, unless the run says otherwise."""
-        budget = self.cfg.run.schedule_budget
-        return self.num_steps if budget is None else in_steps(str(budget), self.steps_per_epoch)
+        """The total number of optimizer steps that schedules are made for: the budget, unless the run says otherwise."""
+        return in_steps(self.settings.schedule_budget or self.settings.budget, self.steps_per_epoch)
 
     @cached_property
     def intervals(self) -> Intervals:
         """Answers which `*_every` is due."""
-        return Intervals(dict(self.cfg.run), self.steps_per_epoch, self.num_steps)
+        return Intervals(vars(self.settings), self.steps_per_epoch, self.num_steps)
 
     @cached_property
     def optimizers(self) -> dict[str, Any]:
-        """An optimizer for each key of `loss:`, over the parameters of the network of that name."""
+        """An optimizer for each key of `loss:`, over the parameters of that network that want gradients."""
         specs = by_network(self.cfg.optimizer, "optimizer", self.losses)
         optimizers = {}
         for name, network in self.networks.items():
-            optimizers[name] = build(specs[name], f"optimizer.{name}".rstrip("."), list(network.parameters()))
-        for name, state in self._optimizer_states.items():
-            optimizers[name].load_state_dict(state)
+            trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+            optimizers[name] = build(specs[name], f"optimizer.{name}".rstrip("."), trained)
+        for name, state in self.saved_optimizers.items():
+            checkpoints.load_optimizer(optimizers[name], state)
         return optimizers
 
     @cached_property
     def schedulers(self) -> dict[str, Schedule]:
         """A learning rate schedule for each optimizer that has one."""
         schedules = {}
-        for name, spec in by_network(self.cfg.scheduler, "scheduler", self.losses, "interval").items():
+        for name, spec in by_network(self.cfg.scheduler, "scheduler", self.losses, "schedule").items():
             if spec.schedule is not None:
-                total = {"num_steps": self.schedule_steps} if takes_total(spec.schedule._target_) else {}
+                total = {}
+                if takes_total(spec.schedule._target_):
+                    total["num_steps"] = self.schedule_steps
                 scheduler = build(spec.schedule, "scheduler.schedule", self.optimizers[name], **total)
-                schedules[name] = Schedule(scheduler, spec.interval, spec.monitor)
+                schedules[name] = Schedule(scheduler, interval_of(spec), spec.get("monitor"))
         return schedules
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """Metrics that are not means over items: objects with update(model, batch), compute(), reset()."""
-        return {name: build(spec, f"metrics.{name}") for name, spec in (self.cfg.metrics or {}).items() if spec}
+        return self._build_all("metrics")
 
     @cached_property
     def plots(self) -> dict[str, Any]:
         """Kinds of figures by name (plot/__init__.py)."""
-        return {name: build(spec, f"plots.{name}") for name, spec in (self.cfg.plots or {}).items() if spec}
+        return self._build_all("plots")
+
+    @cached_property
+    def trackers(self) -> dict[str, Any]:
+        """What follows the rows and figures of a run, by name."""
+        return self._build_all("tracker")
+
+    def _build_all(self, part: str) -> dict[str, Any]:
+        return {name: build(spec, f"{part}.{name}") for name, spec in (self.cfg[part] or {}).items() if spec}
 
     @cached_property
     def rollout(self) -> Any:
         """The expensive evaluation, a callable of (model, loader) giving a dict of numbers; None: there is none."""
-        return build(self.cfg.rollout, "rollout") if self.cfg.rollout else None
+        if not self.cfg.rollout:
+            return None
+        return build(self.cfg.rollout, "rollout")
+
+    @cached_property
+    def watch(self) -> FiniteWatch:
+        """The sum of all losses, which shows that one was not finite."""
+        return FiniteWatch(self.device)
+
+    # --- questions that the loop asks
+
+    def due(self, name: str) -> bool:
+        """Whether log, eval, rollout, plot or save is due after this step."""
+        return self.intervals.due(name, self.state.step)
+
+    def is_done(self) -> bool:
+        """Whether the budget is used, the patience is at its end, or the target loss is reached."""
+        state, patience = self.state, self.settings.patience
+        is_out_of_patience = patience is not None and state.evaluations_since_best >= patience
+        return state.step >= self.num_steps or state.target_reached or is_out_of_patience
+
+    def keyed(self, network: str, micro_batches: list[MicroBatch]) -> Iterator[tuple[Any, float]]:
+        """(batch, weight) of each micro-batch; torch's generators are seeded by (seed, network, epoch, position)."""
+        for batch, weight, _, epoch, position in micro_batches:
+            keys.seed_torch(self.device, keys.key(self.settings.seed, network, epoch, position))
+            yield batch, weight
+
+    def check_finite(self) -> None:
+        """RunError if a loss since the last look, a weight, or a value of an optimizer's state is not finite."""
+        states = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
+        self.watch.check({"model": dict(self.model.named_parameters()), "optimizers": states}, self.state.step)
+
+    @property
+    def monitor(self) -> str | None:
+        """The logged value that decides what is best; None: the latest is."""
+        if self.settings.monitor != "auto":
+            return self.settings.monitor
+        if list(self.losses) == [""]:
+            return "val/loss"
+        return None
 
     @property
     def eval_model(self) -> nn.Module:
         """The network that is evaluated and kept as best: with averaged weights if EMA is on."""
-        return self.ema.module if self.ema is not None else self.model
+        if self.ema is None:
+            return self.model
+        return self.ema.module
 
     def history(self) -> list[dict[str, Any]]:
         """The run's logged rows, oldest first: step, epoch, samples, split, values, time; empty without a run."""
-        return Facts(self.path / "facts").rows() if self.path else []
+        if self.path is None:
+            return []
+        return Facts(self.path / "facts").rows()
+
+    # --- what a checkpoint holds
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything resume needs, as tensors and plain values (states.py)."""
-        return states.capture(self)
+        """A checkpoint: every state without which a resumed run would not be the same run, as tensors and plain values."""
+        averaged = None
+        if self.ema is not None:
+            averaged = {"model": self.ema.module.state_dict(), "count": int(self.ema.n_averaged)}
+        return {
+            "format": checkpoints.FORMAT,
+            "model": self.model.state_dict(),  # the raw weights, under plain names
+            "ema": averaged,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "schedulers": {name: schedule.scheduler.state_dict() for name, schedule in self.schedulers.items()},
+            "scaler": self.scaler.state_dict(),
+            "objects": {name: part.state_dict() for name, part in self.objects().items()},
+            "state": vars(self.state) | {"looks": list(self.state.looks)},
+            "splits": {name: split.fingerprint() for name, split in self.datasets.items()},
+            "numerics": numerics(self.device),
+            "config": self.config,  # so that a setting changed since is applied to what is restored
+        }
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, generators last; nothing may draw between this and the first step."""
-        states.restore(self, content)
+        """Restore exactly what `state_dict` returned; says so where this machine may round otherwise.
+
+        Raises:
+            UserError: weights or objects are not those of the checkpoint; the first names are given.
+        """
+        parts = self.objects()
+        if parts.keys() != content["objects"].keys():
+            raise UserError(
+                f"the checkpoint has the states of {', '.join(content['objects']) or 'no objects'}"
+                f"\nthe experiment has {', '.join(parts) or 'no objects with a state'}"
+            )
+        checkpoints.load_model(self.model, content["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(content["ema"]["model"])
+            self.ema.n_averaged.fill_(content["ema"]["count"])
+        for name, optimizer in self.optimizers.items():
+            checkpoints.load_optimizer(optimizer, content["optimizers"][name])
+        for name, schedule in self.schedulers.items():
+            schedule.scheduler.load_state_dict(content["schedulers"][name])
+        self.scaler.load_state_dict(content["scaler"])
+        for name, part in parts.items():
+            part.load_state_dict(content["objects"][name])
+        self.state = RunState(**content["state"])
+        for name, value in numerics(self.device).items():
+            before = content["numerics"].get(name)
+            if value != before:
+                logger.warning(f"{name} is {value}, was {before}: from here on the last bits may differ")
+
+    def objects(self) -> dict[str, Any]:
+        """Whatever else has state_dict and load_state_dict: attributes that you add, your losses, metrics, figures."""
+        saved = ("model", "train_model", "networks", "ema", "optimizers", "schedulers", "scaler")  # on their own
+        return checkpoints.stateful({name: value for name, value in vars(self).items() if name not in saved})
 
     def load_weights(self, content: dict[str, Any]) -> None:
         """Load the weights of a checkpoint, averaged ones if it has them, and nothing else."""
-        weights = content["ema"]["model"] if content["ema"] else content["model"]
-        checkpoints.load_strictly(self.model, weights)
+        weights = content["model"]
+        if content["ema"]:
+            weights = content["ema"]["model"]
+        checkpoints.load_model(self.model, weights)
         if self.ema is not None:
             self.ema.module.load_state_dict(weights)
 
+    def load_best_weights(self) -> None:
+        """Load the weights of the run's best checkpoint, or of its latest where none was the best yet."""
+        assert self.path is not None
+        self.load_weights(checkpoints.load(checkpoints.CheckpointFiles(self.path).best_or_latest()))
+
     def __repr__(self) -> str:
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        where = "not run"
+        if self.path is not None:
+            where = self.path.name
         what = f"{type(self.model).__name__}, {num_parameters:,} parameters on {self.device}, {self.precision}"
-        return f"Experiment({self.path.name if self.path else 'not run'}: {what}, step {self.state.step})"
+        return f"Experiment({where}: {what}, step {self.state.step})"
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `run.device` asks for.
+
+    Raises:
+        UserError: it is not a device, or not on this machine.
+    """
+    accelerators = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        accelerators.append("mps")
+    if name == "auto":
+        return torch.device((accelerators or ["cpu"])[0].removesuffix(":0"))
+    present = ["cpu", *accelerators]
+    if torch.cuda.is_available():
+        present.append("cuda")
+    if name not in present:
+        raise UserError(f"run.device={name}: no such device on this machine\nhere: auto, {', '.join(present)}")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """float32, bfloat16 or float16; auto is bfloat16 where the device computes it natively, else float32."""
+    if name == "auto":
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+            return "bfloat16"
+        return "float32"
+    return name

@@ -4,7 +4,6 @@ Each takes the optimizer first and returns one of torch's schedulers; the templa
 advances once per applied update, so its step counts the updates before the current one, from 0.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-from .core.config.build import locate
 from .core.errors import RunError
 
 
@@ -26,15 +24,14 @@ class Schedule(NamedTuple):
 
 
 def advance(schedules: Mapping[str, Schedule], interval: str, values: dict[str, float] | None = None) -> None:
-    """Advance the schedules that go by `interval`; those that go by "metric" look at the evaluated `values`."""
+    """Advance the schedules of an interval; those of "metric" look at the evaluated `values`."""
     for scheduler, own_interval, monitor in schedules.values():
-        if own_interval == interval:
-            scheduler.step(*([] if values is None or monitor is None else [read(values, monitor)]))
-
-
-def takes_total(target: str) -> bool:
-    """Whether a schedule, given by its dotted name, depends on the total number of steps."""
-    return "num_steps" in inspect.signature(locate(target, "scheduler.schedule")).parameters
+        if own_interval != interval:
+            continue
+        if values is not None and monitor is not None:
+            scheduler.step(read(values, monitor))
+        else:
+            scheduler.step()
 
 
 def read(values: dict[str, float], monitor: str) -> float:

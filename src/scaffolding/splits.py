@@ -15,7 +15,7 @@ from .core.state import keys
 
 
 class Split:
-    """Some items of a dataset, in a given order. Forwards `get_batch` and `collate` where the dataset has them.
+    """Some items of a dataset, in a given order. Forwards `get_batch`, `collate` and `num_items` where the dataset has them.
 
     A dataset with `state_dict` and `load_state_dict` (a vocabulary, statistics) is kept in checkpoints; the latter may
     raise a ValueError where the state is of other data.
@@ -32,6 +32,8 @@ class Split:
             self.get_batch = dataset.get_batch if indices is None else self._get_batch
         if hasattr(dataset, "collate"):
             self.collate = dataset.collate
+        if hasattr(dataset, "num_items"):
+            self.num_items = dataset.num_items
         if hasattr(dataset, "load_state_dict"):
             self.state_dict, self.load_state_dict = dataset.state_dict, self._load_state_dict
 

@@ -29,7 +29,7 @@ def draw(exp: "Experiment", moment: str) -> None:
     """
     was_training = exp.eval_model.training
     exp.eval_model.eval()
-    with keys.keyed(exp.cfg.run.seed, "plot"):
+    with keys.keyed(exp.settings.seed, "plot"):
         for kind, plot in exp.plots.items():
             if plot.moment != moment:
                 continue
@@ -40,7 +40,7 @@ def draw(exp: "Experiment", moment: str) -> None:
                     continue
                 file = exp.run.path / "figures" / f"{kind}-{moment}-{exp.state.step:06d}.png"
                 figure.savefig(file, dpi=120)
-                exp.run.tracking.log_figure(file)
+                exp.run.rows.tracking.log_figure(file)
             except Exception as error:
                 exp.failed_figures[kind] = f"{type(error).__name__}: {error}"
                 logger.opt(exception=error).error(f"figure {kind} failed; training goes on")
@@ -102,17 +102,3 @@ def sheet(
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")
     axes.set_axis_off()
     return figure, axes, boxes
-
-
-def describe_batch(batch: Any) -> str:
-    """Shapes, dtypes and ranges of a batch, in one line."""
-    if isinstance(batch, dict):
-        return "{" + ", ".join(f"{name}: {describe_batch(value)}" for name, value in batch.items()) + "}"
-    if isinstance(batch, list | tuple):
-        return ", ".join(describe_batch(value) for value in batch)
-    if not hasattr(batch, "dtype"):
-        return type(batch).__name__
-    kind = str(batch.dtype).removeprefix("torch.")
-    known = batch.numel() > 0 and not batch.is_complex()
-    extent = f" in [{float(batch.min()):.3g}, {float(batch.max()):.3g}]" if known else ""
-    return f"{tuple(batch.shape)} {kind}{extent}"

@@ -1,9 +1,11 @@
 """The first training batch, exactly as the model sees it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from ..core import tree
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,21 +42,21 @@ class FirstBatch:
             seed=loader.seed,
             device=loader.device,
         )
-        tensors = named_tensors(next(iter(first)))
-        if not tensors:
+        parts = list(tree.tensors(next(iter(first))))
+        if not parts:
             return "the batch holds no tensor"
-        inputs = tensors[0][1]
+        inputs = parts[0][1]
         if inputs.is_complex() or not inputs.numel() or not inputs.ndim:
             return f"inputs are complex, empty or one number: {tuple(inputs.shape)} {inputs.dtype}"
         finite = inputs[inputs.isfinite()]
         if not finite.numel():
             return "no value of the inputs is finite"
         scale = (float(finite.min()), float(finite.max()))
-        labels = next((part for _, part in tensors[1:] if part.shape == inputs.shape[:1]), None)
+        labels = next((part for _, part in parts[1:] if part.shape == inputs.shape[:1]), None)
         names = [self._name(label) for label in labels[: self.num_items].tolist()] if labels is not None else None
         shown = inputs[: self.num_items].float().cpu()
         text = f"First batch, as the model sees it ({len(shown)} of {len(inputs)} items)"
-        text = "\n".join([text, *(describe(*tensor) for tensor in tensors[:2])])
+        text = "\n".join([text, *(f"{name} {tree.describe_tensor(tensor)}" for name, tensor in parts[:2])])
         if inputs.ndim == 4 and inputs.shape[1] in (1, 3):
             return self.draw_images(shown, names, scale, text)
         if inputs.ndim == 2:
@@ -120,28 +122,7 @@ class FirstBatch:
         if isinstance(label, int) and self.class_names is not None and 0 <= label < len(self.class_names):
             name = str(self.class_names[label])
         else:
-            name = f"{label:.3g}" if isinstance(label, float) else str(label)
-        return name if len(name) <= 14 else f"{name[:13]}…"
-
-
-def named_tensors(batch: Any, name: str = "") -> list[tuple[str, Tensor]]:
-    """The tensors in nested tuples, lists and dicts, each with its key in the innermost dict."""
-    if isinstance(batch, Tensor):
-        return [(name, batch)]
-    if isinstance(batch, Mapping):
-        return [pair for key, value in batch.items() for pair in named_tensors(value, str(key))]
-    if isinstance(batch, list | tuple):
-        return [pair for value in batch for pair in named_tensors(value, name)]
-    return []
-
-
-def describe(name: str, tensor: Tensor) -> str:
-    """Shape, dtype, range and whatever is not finite, in one line."""
-    text = f"{name} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}".lstrip()
-    if tensor.is_complex() or not tensor.numel():
-        return text
-    finite = tensor[tensor.isfinite()]
-    if finite.numel():
-        text += f" in [{float(finite.min()):.3g}, {float(finite.max()):.3g}]"
-    num_broken = tensor.numel() - finite.numel()
-    return f"{text}, {num_broken} not finite" if num_broken else text
+            name = f"{label:.4g}"
+        if len(name) > 14:
+            name = f"{name[:13]}…"
+        return name

@@ -2,9 +2,9 @@
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -12,36 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from loguru import logger
 
-# not every token or key is a secret: pad_token and sort_key are settings, which a resumed run must find again
-KINDS = "api|access|auth|bearer|hf|hub|private|refresh|secret|session|wandb"
-NAMES = rf"(\w*(secret|password|passwd|credentials?)|(\w+_)?({KINDS})[_-]?(key|token)|token|key)"
-SECRET = re.compile(rf"(^|[./+~]){NAMES}$", re.IGNORECASE)
-INNER = re.compile(rf"""([{{\[,\s.]{NAMES}\s*:\s*)('[^']*'|"[^"]*"|[^,}}\]]+)""", re.IGNORECASE)
-
-
-def masked(override: str) -> str:
-    """An override `key=value`, its value, or those in it, hidden where a key's name says that it is a secret."""
-    key, equals, value = override.partition("=")
-    if equals and SECRET.search(key):
-        return f"{key}=***"
-    return key + equals + (INNER.sub(r"\1***", value) if value.startswith(("{", "[")) else value)
-
+from ..config.compose import masked
+from .folder import storage_error, write_text
 
 ARGV = [masked(word) for word in sys.argv]  # as it was typed: what Hydra is given comes later
 
 
-def hide_secrets(node: Any, key: str = "") -> Any:
-    """A plain config with the values of secret-looking keys replaced by ***."""
-    if isinstance(node, dict):
-        return {name: hide_secrets(value, str(name)) for name, value in node.items()}
-    if isinstance(node, list):
-        return [hide_secrets(value, key) for value in node]
-    return "***" if isinstance(node, str) and node and SECRET.search(key) else node
-
-
 def _git(root: Path, *arguments: str, index: str | None = None) -> str | None:
-    environment = os.environ | ({"GIT_INDEX_FILE": index} if index else {})
+    environment = dict(os.environ)
+    if index is not None:
+        environment["GIT_INDEX_FILE"] = index
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=root, capture_output=True, timeout=30, env=environment, check=True
@@ -70,11 +52,12 @@ def code_hash(sources: Path) -> str:
 
 def numerics(device: torch.device) -> dict[str, Any]:
     """What may change the last bits of a result."""
+    name = f"{device.type} {platform.machine()}"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     return {
         "torch": str(torch.__version__),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type} {platform.machine()}",
+        "device": name,
         "threads": torch.get_num_threads(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "matmul_precision": torch.get_float32_matmul_precision(),
@@ -101,3 +84,24 @@ def describe(root: Path, sources: Path, device: torch.device) -> dict[str, Any]:
         "numerics": numerics(device),
         "packages": dict(sorted((d.metadata["Name"], d.version) for d in importlib.metadata.distributions())),
     }
+
+
+def record(run: Path, project: Any, device: torch.device, step: int) -> None:
+    """Write provenance.json and changes.patch of a run (after the first step: packages take a while to list).
+
+    Those of a resumed run are added under "resumed" and as changes_<step>.patch; a rehearsal has none.
+    """
+    file = run / "provenance.json"
+    before = json.loads(file.read_text())
+    if "parent" not in before:
+        return
+    now, patch = describe(project.root, project.sources, device), "changes.patch"
+    if "commit" in before:
+        del now["packages"]
+        now = {"resumed": [*before.get("resumed", ()), {"step": step, **now}]}
+        patch = f"changes_{step}.patch"
+    try:
+        write_text(file, json.dumps(before | now, indent=2) + "\n")
+        write_text(run / patch, uncommitted_changes(project.root))
+    except OSError as error:
+        logger.warning(f"{storage_error(file, error)}; training goes on")

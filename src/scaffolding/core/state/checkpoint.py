@@ -1,214 +1,31 @@
-"""Checkpoints: whole or absent, checksummed, plain values only.
+"""Checkpoints: the state after a step, before anything looked at it; whole or absent; tensors and plain values only.
 
-A crash at any moment leaves either the old file or the new one (files.py). The checksum file beside it is replaced
-first and lists the new hash and those that may be there, so it matches whichever file a crash leaves.
+A crash at any moment leaves either the old file or the new one. Whether a file is whole its zip container says, which
+holds a CRC-32 of every record.
 """
 
-import hashlib
-import os
+import contextlib
 import re
-import shutil
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from loguru import logger
 from torch import Tensor, nn
 
 from ..errors import DamagedError, RunError, UserError
-from ..folder.files import replacing, storage_error, sync_folder, write_text
+from ..folder.folder import NAME, link, replacing, storage_error
+from ..tree import containers, leaves, tensors
+from .progress import RunState
 
-FORMAT = 1
-PLAIN = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, OrderedDict, set}
-PLAIN |= {torch.Size, torch.dtype, torch.device}
-
-
-@dataclass
-class RunState:
-    """Counters that resume needs, beside what modules and optimizers hold themselves."""
-
-    step: int = 0  # optimizer updates attempted
-    applied: int = 0  # of these, applied (a float16 update with infinite gradients is skipped)
-    skipped_in_row: int = 0
-    epoch: int = 0
-    batch: int = 0  # micro-batches used of the running epoch
-    samples: int = 0  # training items used
-    best: float | None = None  # best monitored value
-    best_step: int | None = None
-    evaluations_since_best: int = 0
-    stopped: bool = False  # before the budget: out of patience, or the target loss reached
-    completed: bool = True  # what follows the last step is done; else a signal cut its evaluation short
-
-    def advance(self, num_batches: int, num_items: int, batches_per_epoch: int) -> None:
-        """Count one optimizer step."""
-        self.step, self.completed = self.step + 1, False
-        self.samples += num_items
-        self.batch += num_batches
-        if self.batch == batches_per_epoch:
-            self.epoch, self.batch = self.epoch + 1, 0
-
-    def judge(self, value: float, mode: str) -> bool:
-        """Count one evaluation; True where `value` is the best so far (NaN never is)."""
-        better = self.best is None or (value < self.best if mode == "min" else value > self.best)
-        if better and value == value:
-            self.best, self.best_step, self.evaluations_since_best = value, self.step, 0
-            return True
-        self.evaluations_since_best += 1
-        return False
-
-
-_hashes: dict[Path, str] = {}  # of the files this process has put in place
-
-
-class _HashingFile:
-    """A binary file opened for writing that hashes what goes through it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.hash = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _hash_file(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-def _hash_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_hash(path: Path, digest: str) -> None:
-    file = _hash_file(path)
-    listed = file.read_text(errors="replace").split() if file.exists() else []
-    before = [_hashes[path]] if path in _hashes else listed
-    write_text(file, "\n".join([digest, *before]) + "\n")
-
-
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Replace the checkpoint `path` by `content` (tensors and plain values).
-
-    Raises:
-        StorageError: the disk is full or the folder cannot be written; the checkpoint before is untouched.
-    """
-    try:
-        with replacing(path) as file:
-            hashing = _HashingFile(file)
-            torch.save(content, hashing)  # type: ignore[arg-type]
-            digest = hashing.hash.hexdigest()
-            _write_hash(path, digest)
-        _hashes[path] = digest
-    except (OSError, RuntimeError) as error:
-        size = sum(value.nbytes for _, value in leaves(content) if isinstance(value, Tensor))
-        raise storage_error(path, error, size) from error
-
-
-def link(path: Path, other: Path) -> None:
-    """Make `other` the same checkpoint as `path` without writing it again (a copy where links are not possible).
-
-    Raises:
-        StorageError: as `save`.
-    """
-    aside = other.with_name(f".{other.name}.tmp")
-    try:
-        digest = _hashes.get(path) or _hash_of(path)  # not the first one listed: a kill may have come before its file
-        _write_hash(other, digest)
-        aside.unlink(missing_ok=True)
-        try:
-            os.link(path, aside)
-        except OSError:
-            shutil.copyfile(path, aside)
-        os.replace(aside, other)
-        aside.unlink(missing_ok=True)  # renaming one name of a file to another of the same file does nothing
-        _hashes[other] = digest
-        sync_folder(other.parent)
-    except OSError as error:
-        raise storage_error(other, error) from error
-
-
-def remove(path: Path) -> None:
-    """Delete a checkpoint, then its checksum."""
-    path.unlink()
-    _hash_file(path).unlink(missing_ok=True)
-    _hashes.pop(path, None)
-
-
-def step_files(folder: Path) -> list[Path]:
-    """The step_<N>.pt of a folder of checkpoints, oldest first."""
-    return sorted(folder.glob("step_*.pt"), key=lambda file: int(file.stem.removeprefix("step_")))
-
-
-def load_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """latest.pt and its content, or, where it is missing or damaged, the newest whole checkpoint; names both.
-
-    Raises:
-        UserError: there is none, or the newest is not from here.
-    """
-    latest = folder / "latest.pt"
-    others = sorted(folder.glob("*.pt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
-    failed = ""
-    for file in [latest, *(file for file in others if file != latest)]:
-        try:
-            content = load(file)
-        except DamagedError as error:
-            failed = failed or str(error).partition("\n")[0]
-            continue
-        if failed:
-            logger.warning(f"{failed}; carrying on from {file.name}, step {content['state']['step']}")
-        return file, content
-    raise UserError(f"{failed}\nno other checkpoint there is whole")
-
-
-def leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every value in nested dicts, lists and tuples."""
-    if not isinstance(content, dict | list | tuple):
-        yield name, content
-        return
-    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-        yield from leaves(value, f"{name}.{key}" if name else str(key))
-
-
-def check_plain(content: Any, name: str = "") -> None:
-    """RunError with the name of the first value that could be saved but, with weights_only=True, not loaded again."""
-    if type(content) not in PLAIN and not isinstance(content, Tensor):  # a numpy scalar is a float, too
-        what = f"{type(content).__module__}.{type(content).__qualname__}"
-        raise RunError(
-            f"{name} is a {what}; a checkpoint holds tensors, numbers, strings, lists and dicts of them"
-            "\nconvert it in state_dict (float(), torch.from_numpy(), str()), and back in load_state_dict"
-        )
-    if isinstance(content, dict):
-        check_plain(list(content), f"keys of {name or 'the checkpoint'}")
-    for key, value in content.items() if isinstance(content, dict) else enumerate(_items(content)):
-        check_plain(value, f"{name}.{key}" if name else str(key))
-
-
-def _items(content: Any) -> Any:
-    return content if isinstance(content, list | tuple | set) else ()
-
-
-def best_of(run: Path) -> Path:
-    """The best checkpoint of a run, or its latest where none was the best yet."""
-    best, latest = (run / "checkpoints" / f"{name}.pt" for name in ("best", "latest"))
-    return best if best.exists() else latest
-
-
-def read(path: Path, mmap: bool = False) -> Any:
-    """What a file holds, unchecked: tensors and plain values only, and not more than the file is long."""
-    with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # ours are not compressed
-            raise zipfile.BadZipFile("it would unpack to more than its size")
-    with warnings.catch_warnings(action="ignore"):  # on formats that are not ours: refused in words of our own
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+FORMAT = 2
+READABLE = (1, 2)  # 1: written after the looks at a step, with the states of generators
+PLAIN = (type(None), bool, int, float, complex, str, bytes, set, torch.Size, torch.dtype, torch.device)
+CONTAINERS = (list, tuple, dict, OrderedDict)
 
 
 class Parts(dict[str, Any]):
@@ -218,54 +35,240 @@ class Parts(dict[str, Any]):
         raise UserError(f"the checkpoint has no {part!r}; it has {', '.join(map(str, self)):.200}")
 
 
-def load(path: Path) -> Parts:
-    """The content of a checkpoint, on the CPU; UserError if it is missing, damaged (checksum) or no plain values."""
-    if not path.is_file():
-        raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {_beside(path)}")
-    size, hashes = path.stat().st_size, _hash_file(path)
-    expected = hashes.read_text(errors="replace").split() if hashes.exists() else []
-    found = _hash_of(path) if expected else ""
-    if expected and found not in expected:
-        raise DamagedError(
-            f"{path} ({size} bytes) is damaged: its sha256 is {found[:12]}..., not {expected[0][:12]}..."
-            f"\nother checkpoints there: {_beside(path)}"
+# --- the files of a run
+
+
+class CheckpointFiles:
+    """checkpoints/ of one run: latest.pt, best.pt, the newest step_<N>.pt, and halfway.pt where a rehearsal needs it."""
+
+    def __init__(self, run: Path) -> None:
+        self.folder = run / "checkpoints"
+        self.latest, self.best, self.halfway, self.parent = (
+            self.folder / f"{name}.pt" for name in ("latest", "best", "halfway", "parent")
         )
+        self.model = run / "model.pt"
+
+    def save(self, content: dict[str, Any], before: int | None, num_kept: int) -> None:
+        """Replace latest.pt, keeping the one of step `before` as step_<before>.pt if more than one is kept.
+
+        Raises:
+            StorageError: the disk does not take it; latest.pt is untouched.
+        """
+        if num_kept > 1 and before not in (None, content["state"]["step"]) and self.latest.exists():
+            link_checkpoint(self.latest, self.folder / f"step_{before}.pt")
+        save(self.latest, content)
+        for old in self.steps()[: 1 - num_kept or None]:
+            old.unlink()
+
+    def keep_best(self) -> None:
+        """Make best.pt, and model.pt in the run's folder, the latest checkpoint; StorageError as in `save`."""
+        link_checkpoint(self.latest, self.best)
+        with contextlib.suppress(OSError):  # it exists, or the file system has no links: best.pt is there anyway
+            self.model.symlink_to(self.best.relative_to(self.model.parent))
+
+    def steps(self) -> list[Path]:
+        """The step_<N>.pt, oldest first."""
+        return sorted(self.folder.glob("step_*.pt"), key=lambda file: int(file.stem.removeprefix("step_")))
+
+    def best_or_latest(self) -> Path:
+        """The best checkpoint, or the latest where none was the best yet."""
+        if self.best.exists():
+            return self.best
+        return self.latest
+
+    def newest(self) -> tuple[Path, Parts] | None:
+        """latest.pt and its content, or, where it is missing or damaged, the newest whole checkpoint; names both.
+
+        Raises:
+            UserError: there are some, but none is whole, or the newest is not from here.
+        """
+        others = sorted(self.folder.glob("*.pt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+        files = [file for file in others if file not in (self.latest, self.parent)]
+        if not files and not self.latest.exists():
+            return None
+        failed = ""
+        for file in [self.latest, *files]:
+            try:
+                content = load(file)
+            except DamagedError as error:
+                failed = failed or str(error).partition("\n")[0]
+                continue
+            if failed:
+                logger.warning(f"{failed}; carrying on from {file.name}, step {content['state']['step']}")
+            return file, content
+        raise UserError(f"{failed}\nno other checkpoint there is whole")
+
+
+def find_checkpoint(run: Path, name: str) -> Path:
+    """The file of a run's checkpoint by its plain name; UserError: there is none, and those that there are."""
+    path = run / "checkpoints" / f"{name}.pt"
+    if NAME.fullmatch(name) is None or not path.is_file():
+        raise UserError(f"{run} has no checkpoint {name!r:.100}\ncheckpoints there: {_others(path)}")
+    return path
+
+
+# --- writing
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Replace the checkpoint `path` by `content`.
+
+    Raises:
+        RunError: a value could be saved, but not loaded again.
+        StorageError: the disk is full or the folder cannot be written; the checkpoint before is untouched.
+    """
+    check_plain(content)
     try:
-        content = read(path)
-    except zipfile.BadZipFile as error:
+        with replacing(path) as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:
+        raise storage_error(path, error, sum(value.nbytes for _, value in tensors(content))) from error
+
+
+def link_checkpoint(path: Path, other: Path) -> None:
+    """Make `other` the same checkpoint as `path` without writing it again; StorageError as `save`."""
+    try:
+        link(path, other)
+    except OSError as error:
+        raise storage_error(other, error) from error
+
+
+def check_plain(content: Any) -> None:
+    """RunError with the name of the first value that could be saved but, with weights_only=True, not loaded again."""
+    for name, node in containers(content):
+        if type(node) not in CONTAINERS:
+            raise _not_plain(name, node)
+        if isinstance(node, dict):
+            for key in node:
+                if type(key) not in PLAIN:
+                    raise _not_plain(f"a key of {name}", key)
+    for name, value in leaves(content):
+        if type(value) not in PLAIN and not isinstance(value, Tensor):  # a numpy scalar is a float, too
+            raise _not_plain(name, value)
+
+
+def stateful(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The objects among attributes, or in their dicts, that have state_dict and load_state_dict, by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in attributes.items():
+        parts = {"": value}
+        if isinstance(value, dict):
+            parts = value
+        for key, part in parts.items():
+            if hasattr(part, "load_state_dict"):
+                found[f"{name}.{key}".rstrip(".")] = part
+    return found
+
+
+def _not_plain(name: str, value: Any) -> RunError:
+    return RunError(
+        f"{name} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds tensors, numbers, "
+        "strings, lists and dicts of them"
+        "\nconvert it in state_dict (float(), torch.from_numpy(), str()), and back in load_state_dict"
+    )
+
+
+# --- reading
+
+
+def load(path: Path) -> Parts:
+    """The content of a checkpoint, on the CPU; UserError if it is missing, damaged or holds more than plain values."""
+    if not path.is_file():
+        raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {_others(path)}")
+    try:
+        _check_whole(path)
+        content = _read(path)
+    except (zipfile.BadZipFile, EOFError) as error:
         raise DamagedError(
-            f"{path} ({size} bytes) is no checkpoint, or not a whole one: {error!s:.100}"
-            f"\nother checkpoints there: {_beside(path)}"
+            f"{path} ({path.stat().st_size} bytes) is damaged, or not a checkpoint: {error!s:.100}"
+            f"\nother checkpoints there: {_others(path)}"
         ) from error
     except Exception as error:
-        foreign, text = re.search(r"GLOBAL ([\w.]+)", str(error)), str(error).partition("\n")[0][:200]
-        if "eights" in text or not text:  # torch's own words recommend to run what is in the file
-            text = foreign[1] if foreign else type(error).__name__
-        raise UserError(
-            f"{path}: refused, only tensors and plain values are loaded: {text}"
-            "\nwhere it was written, convert numbers with float(), arrays with torch.as_tensor(), the rest with str()"
-        ) from error
+        raise _not_loaded(path, error) from error
     try:
         version = int(content.get("format", 0))
-        RunState(**content.get("state", {}))
+        state = dict(content.get("state", {}))
+        if version == 1:
+            state = _state_of_format_1(state)
+        content["state"] = vars(RunState(**state))
     except (AttributeError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path} is not a checkpoint of this template: {error!s:.200}") from error
-    if version != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of format {FORMAT}, which this code reads, but of {version}")
+    if version not in READABLE:
+        raise UserError(f"{path} is a checkpoint of format {version}; this code reads {READABLE[0]} to {READABLE[-1]}")
     return Parts(content)
 
 
-def _beside(path: Path) -> str:
-    from ..folder.find import checkpoints_beside  # imported only where something is missing
+def _check_whole(path: Path) -> None:
+    """zipfile.BadZipFile where a record's CRC-32 differs, or the records say that they are larger than the file."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # ours are not compressed
+            raise zipfile.BadZipFile("it would unpack to more than its size")
+        bad = archive.testzip()
+        if bad is not None:
+            raise zipfile.BadZipFile(f"the checksum of {bad!r:.60} does not fit")
 
-    return checkpoints_beside(path)
+
+def _read(path: Path, mmap: bool = False) -> Any:
+    with warnings.catch_warnings(action="ignore"):  # on formats that are not ours: refused in words of our own
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
-def load_strictly(model: nn.Module, weights: dict[str, Tensor]) -> None:
+def _not_loaded(path: Path, error: Exception) -> UserError:
+    foreign, text = re.search(r"GLOBAL ([\w.]+)", str(error)), str(error).partition("\n")[0][:200]
+    if "eights" in text or not text:  # torch's own words recommend to run what is in the file
+        text = type(error).__name__
+        if foreign:
+            text = foreign[1]
+    return UserError(
+        f"{path}: refused, only tensors and plain values are loaded: {text}"
+        "\nwhere it was written, convert numbers with float(), arrays with torch.as_tensor(), the rest with str()"
+    )
+
+
+def _state_of_format_1(state: dict[str, Any]) -> dict[str, Any]:
+    known = {name.name for name in fields(RunState)}
+    return {name: value for name, value in state.items() if name in known} | {"position": state.get("batch", 0)}
+
+
+def _others(path: Path) -> str:
+    """The other checkpoints in a file's folder, as "best (step 7, 0.31), latest (step 9)"."""
+    found = {file.stem: "" for file in sorted(path.parent.glob("*.pt")) if file != path}
+    for name in list(found)[:20]:
+        with contextlib.suppress(Exception):  # one that cannot be read is there all the same
+            state = _read(path.with_name(f"{name}.pt"), mmap=True)["state"]
+            found[name] = f" (step {int(state['step'])})"
+    return ", ".join(name + state for name, state in found.items()) or "none"
+
+
+# --- restoring: exactly what was saved
+
+
+def load_model(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Load weights that must fit exactly; UserError with the first names that do not and how many there are."""
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
-        from ..folder.find import misfits  # imported only here
+        raise UserError(_misfits(model.state_dict(), weights) or str(error)) from error
 
-        raise UserError(f"{misfits(model.state_dict(), weights) or error}") from error
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load an optimizer's state in the types that it had: torch casts it to those of the parameters."""
+    optimizer.load_state_dict(saved)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, state in saved["state"].items():
+        own = optimizer.state[parameters[index]]
+        for name, value in state.items():
+            if isinstance(value, Tensor) and own[name].dtype != value.dtype:
+                own[name] = value.to(own[name].device)
+
+
+def _misfits(here: dict[str, Any], saved: Any) -> str:
+    """How many weights of a checkpoint do not fit those of a model, the first by name and shape; "" where all do."""
+    if not isinstance(saved, dict):
+        saved = {}
+    shapes, others = ({n: list(getattr(value, "shape", ())) for n, value in part.items()} for part in (here, saved))
+    odd = [name for name in [*shapes, *(set(others) - set(shapes))] if shapes.get(name) != others.get(name)]
+    if not odd:
+        return ""
+    first = ", ".join(f"{n} (saved {others.get(n, 'not')}, here {shapes.get(n, 'not')})" for n in odd[:5])
+    return f"{len(odd)} names of weights do not fit the model: {first}"

@@ -1,40 +1,53 @@
 """Noticing numbers that went wrong, without waiting for the device in every step."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .checkpoint import leaves
+from ..errors import RunError
+from ..tree import tensors
 
 
 class FiniteWatch:
-    """Adds up the losses on the device; looks at the sum, and at the weights, only when asked."""
+    """Adds up the losses on the device; the sum is read only when somebody asks."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self.model, self.total = model, torch.zeros((), device=device)
+    def __init__(self, device: torch.device) -> None:
+        self.total = torch.zeros((), device=device)
 
-    def add(self, loss: Tensor) -> None:
-        """Count the loss of an applied update: an infinite or NaN one stays in the sum."""
-        self.total += loss
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Count the losses of an applied update: an infinite or NaN one stays in the sum."""
+        for name, value in metrics.items():
+            if name.rpartition("/")[2] == "loss":
+                self.total += value
 
-    def fault(self) -> str | None:
-        """What was not finite since the last look, in words, or None. Waits for the device."""
+    def check(self, states: Any, step: int) -> None:
+        """Look at the losses since the last look and at nested states. Waits for the device.
+
+        Raises:
+            RunError: something is not finite; it is named.
+        """
+        fault = first_nonfinite(states)
         if not math.isfinite(float(self.total)):
-            return "the training loss"
+            fault = "the training loss"
         self.total.zero_()
-        return first_nonfinite(self.model.state_dict())
+        if fault is not None:
+            raise RunError(
+                f"{fault} was not finite at or before step {step}; nothing was saved since"
+                "\npython scripts/replay.py RUN stops before the update that did it; a lower optimizer.lr, "
+                "run.clip_grad_norm or run.precision=float32 may avoid it"
+            )
 
 
 def first_nonfinite(state: Any) -> str | None:
     """The first tensor in nested states that holds an infinite or NaN value, by its dotted name, or None."""
-    tensors = {name: value for name, value in leaves(state) if isinstance(value, Tensor)}
-    floating = {name: value for name, value in tensors.items() if value.is_floating_point() and value.numel()}
+    floating = {name: value for name, value in tensors(state) if value.is_floating_point() and value.numel()}
     devices: dict[torch.device, list[Tensor]] = {}
     for value in floating.values():
         devices.setdefault(value.device, []).append(value)
-    norms = (torch.stack([norm.float() for norm in torch._foreach_norm(values)]) for values in devices.values())
+    norms = [torch.stack([norm.float() for norm in torch._foreach_norm(values)]) for values in devices.values()]
     if all(bool(norm.isfinite().all()) for norm in norms):  # one wait per device; looks closer only where it must
         return None
     return next((name for name, value in floating.items() if not bool(value.isfinite().all())), None)

@@ -3,6 +3,7 @@
 import math
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|min)?")
@@ -30,21 +31,37 @@ def is_interval(text: str, minutes: bool = True) -> bool:
 def in_steps(text: str, steps_per_epoch: int) -> int:
     """A budget or a step or epoch interval as a number of optimizer steps, at least 1."""
     amount, unit = parse(text)
-    return max(1, math.ceil(amount * (steps_per_epoch if unit == "epoch" else 1)))
+    if unit == "epoch":
+        amount *= steps_per_epoch
+    return max(1, math.ceil(amount))
 
 
 class Intervals:
-    """Says which `*_every` of the run's settings are due; after the last step of the budget, all that are not null."""
+    """Says what is due of log, eval, rollout, plot and save; after the last step of the budget, all that are not null.
 
-    def __init__(self, settings: dict[Any, Any], steps_per_epoch: int, num_steps: int) -> None:
-        given = {name: text for name, text in settings.items() if name.endswith("_every") and text is not None}
+    Args:
+        settings: `<name>_every` of each, as in the config; null: never.
+        steps_per_epoch: optimizer steps.
+        num_steps: the budget in optimizer steps.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], steps_per_epoch: int, num_steps: int) -> None:
         self.num_steps = num_steps
-        self.seconds = {name: 60 * parse(text)[0] for name, text in given.items() if parse(text)[1] == "min"}
-        self.steps = {n: in_steps(text, steps_per_epoch) for n, text in given.items() if n not in self.seconds}
+        self.steps: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+        for key, text in settings.items():
+            name = key.removesuffix("_every")
+            if name == key or text is None:
+                continue
+            amount, unit = parse(text)
+            if unit == "min":
+                self.seconds[name] = 60 * amount
+            else:
+                self.steps[name] = in_steps(text, steps_per_epoch)
         self.last_time = dict.fromkeys(self.seconds, time.monotonic())
 
     def due(self, name: str, step: int) -> bool:
-        """Whether `name` is due after optimizer step `step` (counted from 1)."""
+        """Whether `name` is due after optimizer step `step` (counted from 1). Ask once a step."""
         if name in self.steps:
             return step % self.steps[name] == 0 or step == self.num_steps
         if name not in self.seconds:

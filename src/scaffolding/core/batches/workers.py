@@ -1,0 +1,209 @@
+"""Reading sample by sample: torch's DataLoader with a key for every sample, and what went wrong in a worker."""
+
+import atexit
+import contextlib
+import ctypes
+import inspect
+import signal
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from loguru import logger
+from torch.utils.data import DataLoader, default_collate, get_worker_info
+
+from ..errors import RunError
+from ..state import keys
+
+if TYPE_CHECKING:
+    from .loader import Loader
+
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+all_workers: "weakref.WeakSet[Workers]" = weakref.WeakSet()
+
+
+@atexit.register  # python itself would end workers with a signal that they ignore, and wait for ever
+def _end_workers() -> None:
+    for workers in list(all_workers):
+        workers.close()
+
+
+def worker_fault(error: BaseException) -> RunError | None:
+    """What `error` says, if it is that a worker of one of this process's loaders died or hangs; else None.
+
+    DataLoader raises it wherever the main thread is at that moment.
+    """
+    if "DataLoader" not in str(error):
+        return None
+    faults = [workers.fault(str(error)) for workers in list(all_workers)]
+    return next((fault for fault in faults if fault is not None), None)
+
+
+class Workers:
+    """The DataLoader of a split whose dataset has no `get_batch`; its processes stay for all epochs."""
+
+    def __init__(self, loader: "Loader", num_workers: int, start_method: str | None, timeout: float | None) -> None:
+        self.name, self.dataset = loader.name, loader.dataset
+        self.samples = KeyedSamples(loader.dataset, loader.name, loader.seed, num_workers)
+        self.order = Order(weakref.proxy(loader))  # no cycle: workers end with the last reference
+        self.loader: DataLoader[Any] = DataLoader(
+            self.samples,  # type: ignore[arg-type]
+            batch_sampler=self.order,
+            collate_fn=_as_it_is,
+            num_workers=num_workers,
+            multiprocessing_context=start_method if num_workers else None,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_die_with_parent,
+            timeout=(timeout or 0) if num_workers else 0,
+            pin_memory=loader.device.type == "cuda",
+            generator=keys.generator(loader.seed, loader.name),  # else DataLoader draws from the global one
+        )
+        all_workers.add(self)
+
+    def batches(self, epoch: int, start: int) -> Iterator[Any]:
+        """The batches of an epoch on the CPU, from batch `start`; RunError says which sample could not be read."""
+        self.order.epoch, self.order.start = epoch, start
+        with _signals_blocked():
+            iterator = iter(self.loader)
+        for batch in iterator:
+            if isinstance(batch, Failed):
+                logger.debug(batch.details)
+                raise RunError(batch.message)
+            yield batch
+
+    def fault(self, text: str) -> RunError | None:
+        """What happened to a worker that died or hangs, and the sample it was reading; None: nothing did."""
+        source = inspect.getsourcefile(type(getattr(self.dataset, "dataset", self.dataset)))
+        for number, process in enumerate(self._processes()):
+            index, since = self.samples.at_work[number].tolist()
+            process.join(0.1)  # it may just be ending
+            code = process.exitcode
+            if code is None and not ("timed out" in text and index >= 0):
+                continue
+            how = f"ended with exit code {code}"
+            if code is None:
+                how = f"hangs since {time.monotonic() - since:.0f} s"
+            what = "between two batches"
+            if index >= 0:
+                what = f"reading sample {index:.0f}"
+            return RunError(
+                f"worker {number} of the {self.name} split {how}, {what} of {source}"
+                "\na negative code is a signal (-9: often out of memory); loader.timeout bounds the wait for a batch"
+            )
+        return None
+
+    def _processes(self) -> list[Any]:
+        return getattr(self.loader._iterator, "_workers", [])
+
+    def close(self) -> None:
+        """End the worker processes; those that are still at work after a second are killed."""
+        processes = self._processes()
+        if processes:
+            timer = threading.Timer(1.0, lambda: [process.kill() for process in processes])
+            timer.start()
+            with _deaths_ignored():
+                self.loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+            timer.cancel()
+        self.loader._iterator = None
+
+
+class Order:
+    """The batch sampler of a loader: lists of (epoch, index), from `start` on."""
+
+    def __init__(self, loader: "Loader") -> None:
+        self.loader = loader
+        self.epoch = self.start = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        for indices in self.loader.indices(epoch, self.start):
+            yield [(epoch, index) for index in indices.tolist()]
+
+
+class Failed(NamedTuple):
+    """In the place of a batch: what went wrong in reading it, in words and as a traceback."""
+
+    message: str
+    details: str
+
+
+class KeyedSamples:
+    """The dataset as DataLoader reads it: generators are seeded for each sample by (seed, split, epoch, index).
+
+    `at_work`, shared with the workers, shape (num_workers, 2), holds the index each one is reading, or -1, and since
+    when (monotonic seconds).
+    """
+
+    def __init__(self, dataset: Any, name: str, seed: int, num_workers: int) -> None:
+        self.dataset, self.name, self.seed = dataset, name, seed
+        self.at_work = torch.full((num_workers, 2), -1.0, dtype=torch.float64).share_memory_()
+        self.collate = getattr(dataset, "collate", default_collate)
+
+    def __getitems__(self, pairs: list[tuple[int, int]]) -> Any:
+        samples, info = [], get_worker_info()
+        at_work, where = None, ""
+        if info is not None:
+            at_work, where = self.at_work.numpy()[info.id], f" (worker {info.id})"
+        with keys.set_aside(with_python=True):
+            for epoch, index in pairs:
+                if at_work is not None:
+                    at_work[:] = index, time.monotonic()
+                keys.seed_host(keys.key(self.seed, self.name, epoch, index))
+                try:
+                    samples.append(self.dataset[index])
+                except Exception as error:
+                    return _failed(error, f"sample {index} of the {self.name} split{where}")
+        if at_work is not None:
+            at_work[0] = -1
+        try:
+            return self.collate(samples)
+        except Exception as error:
+            return _failed(error, f"collating samples {[index for _, index in pairs]} of the {self.name} split")
+
+
+def _failed(error: Exception, what: str) -> Failed:
+    """`what` failed; the last frame of the user's own code comes last."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    where = "".join(f"\nat {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in own[-1:])
+    message = f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}{where}"
+    return Failed(message, "".join(traceback.format_exception(error)))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _die_with_parent(worker: int) -> None:
+    """A run that is killed leaves no worker behind, not even one that hangs (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Worker processes started here never see stop signals: only the run itself decides when to stop."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _deaths_ignored() -> Iterator[None]:
+    """DataLoader raises an error wherever the main thread is when a worker dies; not so while they are made to."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -1,0 +1,154 @@
+"""The facts of a run: facts/scalars.csv, a row per logged step and split, and facts/events.jsonl, what happened when."""
+
+import contextlib
+import csv
+import errno
+import io
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Collection
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import StorageError
+from .folder import storage_error, write_text
+
+TIMINGS = ("time", "items_per_second", "peak_memory_mb")  # columns that measure the machine, not the model
+AXES = ("step", "epoch", "samples", "split")
+
+
+class Facts:
+    """The two files of one run; append-only while it runs.
+
+    What the disk does not take waits in memory, in order; `error` says why, and `sync` raises.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.scalars_file, self.events_file = folder, folder / "scalars.csv", folder / "events.jsonl"
+        self.cut_file = folder / "cut.jsonl"
+        self.waiting: deque[tuple[Callable[[dict[str, Any]], None], dict[str, Any]]] = deque()
+        self.error: StorageError | None = None
+
+    def event(self, name: str, **values: Any) -> None:
+        """Append one line to events.jsonl."""
+        now = datetime.now().astimezone().isoformat()
+        self.waiting.append((self._add_event, {"event": name, "time": now, **values}))
+        self._flush()
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Append one row to scalars.csv; a metric seen for the first time adds a column."""
+        self.waiting.append((self._add_row, row))
+        self._flush()
+
+    def sync(self) -> None:
+        """Bring everything to the disk; StorageError if it does not take it."""
+        self._flush()
+        if self.error is not None:
+            raise self.error
+        try:
+            for file in filter(Path.exists, (self.events_file, self.scalars_file)):
+                with open(file, "ab") as stream:
+                    os.fsync(stream.fileno())
+        except OSError as error:
+            raise storage_error(self.folder, error) from error
+
+    def _flush(self) -> None:
+        self.error = None
+        try:
+            while self.waiting:
+                write, values = self.waiting[0]
+                write(values)
+                self.waiting.popleft()
+        except OSError as error:
+            self.error = storage_error(self.folder, error)
+
+    def _add_event(self, values: dict[str, Any]) -> None:
+        _append(self.events_file, json.dumps(values) + "\n")
+
+    def _add_row(self, row: dict[str, Any]) -> None:
+        columns = self._columns()
+        new = [name for name in row if name not in columns]
+        if new:
+            self._write([*self.rows(), row], columns + new)
+            return
+        line = io.StringIO(newline="")
+        csv.DictWriter(line, columns, lineterminator="\n").writerow(row)
+        _append(self.scalars_file, line.getvalue())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All whole rows, oldest first; numbers as numbers, empty cells left out."""
+        if not self.scalars_file.exists():
+            return []
+        lines = self.scalars_file.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        return [{name: _number(text) for name, text in row.items() if name and text} for row in csv.DictReader(whole)]
+
+    def values(self) -> list[dict[str, Any]]:
+        """The rows without what measures the machine: those of two equal runs are equal."""
+        return [{name: value for name, value in row.items() if name not in TIMINGS} for row in self.rows()]
+
+    def cut_after(self, step: int, looks: Collection[str]) -> int:
+        """Cut what a run that is resumed at `step` does again: later rows and, at `step`, those of the splits `looks`.
+
+        The final test and torn last lines go as well. All that is cut is kept in cut.jsonl.
+
+        Returns:
+            How many rows were cut.
+        """
+        kept, cut = [], []
+        for row in self.rows():
+            is_later = row["step"] > step or row["split"] == "test"
+            if is_later or (row["step"] == step and row["split"] in looks):
+                cut.append(row)
+            else:
+                kept.append(row)
+        torn = {file: _torn(file) for file in (self.scalars_file, self.events_file)}
+        lines = [{"cut_at": step, **row} for row in cut]
+        lines += [{"cut_at": step, "file": file.name, "torn": text} for file, text in torn.items() if text]
+        if lines:
+            _append(self.cut_file, "".join(json.dumps(line) + "\n" for line in lines))
+        if torn[self.events_file]:
+            write_text(self.events_file, self.events_file.read_text().removesuffix(torn[self.events_file]))
+        if cut or torn[self.scalars_file]:
+            self._write(kept, self._columns())
+        return len(cut)
+
+    def _columns(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError), open(self.scalars_file) as file:
+            return next(csv.reader(file), [])
+        return []
+
+    def _write(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.scalars_file, text.getvalue())
+
+
+def _append(file: Path, text: str) -> None:
+    """Append whole or not at all, as far as errors go; a kill may leave a torn last line."""
+    with open(file, "ab", buffering=0) as stream:
+        size, data = stream.tell(), text.encode()
+        try:
+            if stream.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # it took a part
+        except OSError:
+            stream.truncate(size)
+            raise
+
+
+def _torn(file: Path) -> str:
+    """What follows the last newline of a file."""
+    if not file.exists():
+        return ""
+    return file.read_text(errors="replace").rpartition("\n")[2]
+
+
+def _number(text: str) -> Any:
+    for convert in (int, float):
+        with contextlib.suppress(ValueError):
+            return convert(text)
+    return text

@@ -1,0 +1,285 @@
+"""Run folders: claiming a new one, finding one, one writer at a time, its status, and files that a crash leaves whole.
+
+Does not import torch.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from loguru import logger
+
+from ..errors import StorageError, UserError, nearest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
+PATIENCE = 1.0  # seconds: whoever only looks (is_locked) has the lock for an instant
+# Record locks: a forked worker does not inherit them, as it would a flock, and so cannot keep a dead run locked. They
+# end when the process closes the file anywhere, so a file that is held is never opened a second time.
+_held: dict[Path, IO[str]] = {}
+
+
+# --- claiming and finding
+
+
+def claim(output: Path, name: str | None, suffix: str = "") -> Path:
+    """Make a new run folder, <date>_<time>_<adjective>_<animal>, that no other process has or gets (exclusive mkdir).
+
+    Raises:
+        UserError: `name` is taken or not fit for a folder; the folder cannot be made.
+    """
+    if name is not None and not NAME.fullmatch(name):
+        raise UserError(f"run.name={name!r} is not a folder name\nallowed: letters, digits and . _ - = , +, up to 200")
+    while True:
+        path = output / f"{name or _new_name()}{suffix}"
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+            _sync_folder(output)
+            _sync_folder(output.parent)
+            return path
+        except FileExistsError:
+            if not output.is_dir():
+                raise UserError(f"paths.output={output} is a file\nchoose another folder") from None
+            if name is not None:
+                raise UserError(
+                    f"run.name={name}: {path} exists\nchoose another name, or carry a run on with resume=NAME"
+                ) from None
+        except OSError as error:
+            raise UserError(f"paths.output={output}: no run folder can be made there: {error.strerror}") from error
+
+
+def _new_name() -> str:
+    state = random.getstate()
+    import coolname  # draws from the global generator when it is imported
+
+    random.setstate(state)
+    coolname.replace_random(random.Random())  # a name must not change what the run draws
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_" + "_".join(coolname.generate(2))
+
+
+def list_runs(output_root: Path) -> list[Path]:
+    """All run folders under the output root (dev runs and jobs of sweeps too), oldest first."""
+    found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/config.yaml")}
+    runs = [path for path in found if found.isdisjoint(path.parents)]
+    return sorted(runs, key=_age)
+
+
+def _age(run: Path) -> float:
+    files = (run / "config.yaml", run / "overrides.yaml")  # a resume may write them again: the older one tells
+    return min(file.stat().st_mtime for file in files if file.exists())
+
+
+def find_run(name: str, output_root: Path) -> Path:
+    """The run that `name` stands for: a name, a unique prefix, `latest`, `dev/NAME`, or a path under the output root.
+
+    Raises:
+        UserError: none, or several; the nearest or all of them are named.
+    """
+    root = output_root.resolve()
+    runs = {str(path.relative_to(root)): path for path in list_runs(root) if path.resolve().is_relative_to(root)}
+    if name == "latest":
+        real = [path for key, path in runs.items() if not key.startswith("dev/")]
+        if not real:
+            raise UserError(f"latest: there is no run in {root} (dev runs do not count)\nno run was created")
+        return real[-1]
+    if "/" in name and name.isprintable():  # as a shell completes it
+        for path in (Path(name).resolve(), (root.parent / name).resolve()):
+            if path in runs.values():
+                return path
+    wanted = name.rstrip("/")
+    if not all(NAME.fullmatch(part) for part in wanted.split("/")):
+        raise UserError(
+            f"{name!r} is not a run in {root}\ngive a run's name, its first letters, `latest`, or its path there"
+        )
+    matches = [key for key in runs if wanted in (key, key.rpartition("/")[2])]
+    if len(matches) != 1:
+        matches = [key for key in runs if key.startswith(wanted)]
+    if len(matches) == 1:
+        return runs[matches[0]]
+    if matches:
+        raise UserError(f"{name!r} is the beginning of {len(matches)} runs: {', '.join(matches[-5:])}\ngive more of it")
+    near = ", ".join(nearest(wanted, runs, 3)) or "there are no runs"
+    raise UserError(f"there is no run {name!r} in {root}\nnearest: {near}\nno run was created")
+
+
+def open_run(word: str, output_root: Path) -> Path:
+    """The run that a path from anywhere, or else a name as in `find_run`, stands for."""
+    path = Path(word).expanduser()
+    if (path / "config.yaml").is_file():
+        return path
+    return find_run(word, output_root)
+
+
+def read_output_root(project_root: Path) -> Path:
+    """Where the runs are: paths.output_root of this machine's local.yaml, else of base.yaml."""
+    for name in ("local.yaml", "base.yaml"):
+        file = project_root / "configs" / name
+        if file.exists():
+            with open(file) as stream:  # a stream: errors then name the file
+                paths = (yaml.safe_load(stream) or {}).get("paths") or {}
+            if "output_root" in paths:
+                return project_root / str(paths["output_root"])
+    return project_root / "_output"
+
+
+# --- one writer at a time: a lock that the system frees when the process ends, however it ends
+
+
+def acquire(run: Path) -> None:
+    """Take the lock of a run until `release` or the end of this process.
+
+    Raises:
+        UserError: another process has it; it is named.
+    """
+    path = (run / ".lock").resolve()
+    if path in _held:
+        return
+    file = open(path, "a+")  # kept open: closing it would free the lock
+    begin = time.monotonic()
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                logger.warning(f"{path}: no locks here ({error.strerror}); do not carry a run on twice at a time")
+                break
+        if time.monotonic() - begin > PATIENCE:
+            file.seek(0)
+            raise UserError(f"{run.name} is in use by {file.read() or 'a process'}\nwait for it, or stop it")
+        time.sleep(0.05)
+    _held[path] = file
+
+
+def announce(run: Path) -> None:
+    """Write down who has the lock, for the message that another process gets."""
+    file = _held[(run / ".lock").resolve()]
+    with contextlib.suppress(OSError):  # a full disk: the lock itself holds all the same
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        file.flush()
+
+
+def release(run: Path) -> None:
+    """Give the lock back."""
+    file = _held.pop((run / ".lock").resolve(), None)
+    if file is not None:
+        with contextlib.suppress(OSError):  # of a note that was not written; it is closed all the same
+            file.close()
+
+
+def is_locked(run: Path) -> bool:
+    """Whether any process of this machine, or of those that share the file system's locks, has the run's lock."""
+    path = (run / ".lock").resolve()
+    if path in _held:
+        return True
+    try:
+        with open(path) as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)
+    return False
+
+
+# --- status
+
+
+def write_status(path: Path, status: str, **values: Any) -> None:
+    """Replace status.json: running, finished, interrupted, preempted or failed, with step, reason, pid and host."""
+    content = {"status": status, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname(), **values}
+    write_text(path / "status.json", json.dumps(content, indent=2) + "\n")
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """status.json; a run whose process is gone from this machine without a word reads `died`."""
+    file = path / "status.json"
+    if not file.exists():
+        return {"status": "unknown"}
+    content: dict[str, Any] = json.loads(file.read_text())
+    if content["status"] == "running" and content["host"] == socket.gethostname() and not is_locked(path):
+        content["status"] = "died"
+    return content
+
+
+# --- files that appear whole or not at all
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file aside, flush it to the disk, rename it over `path`, flush the folder: a crash leaves old or new."""
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # writing and flushing do not say which file it was
+        with contextlib.suppress(OSError):  # the error that counts is the one being raised
+            aside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text`, whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def link(path: Path, other: Path) -> None:
+    """Make `other` the same file as `path`, whole or not at all; a copy where the file system has no links."""
+    aside = other.with_name(f".{other.name}.tmp")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(path, aside)
+    except OSError:
+        shutil.copyfile(path, aside)
+    os.replace(aside, other)
+    aside.unlink(missing_ok=True)  # renaming one name of a file to another of the same file does nothing
+    _sync_folder(other.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut (elsewhere than on POSIX a folder cannot be opened)."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def storage_error(path: Path, error: BaseException, size: int | None = None) -> StorageError:
+    """The error for a file that could not be written: path, cause, bytes needed and free."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):  # torch hides a full disk in a RuntimeError
+        cause = cause.__cause__ or cause.__context__
+    why = str(cause or error).partition("\n")[0]
+    if isinstance(cause, OSError) and cause.strerror:
+        why = cause.strerror
+    try:
+        space = f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB free"
+    except OSError:
+        space = "free space unknown"
+    needed = ""
+    if size is not None:
+        needed = f"{size / 1e6:.1f} MB needed, "
+    return StorageError(f"could not write {path}: {why} ({needed}{space}); what was there before is untouched")

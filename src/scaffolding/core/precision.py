@@ -1,0 +1,66 @@
+"""What torch's own gradient scaler and averaged weights lack: whether an update was applied, and extra state."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .errors import RunError
+
+MAX_SKIPPED = 20  # float16 updates skipped in a row; the scale halves each time, so this many is no longer a search
+
+
+class Scaler(torch.amp.GradScaler):
+    """The gradient scaler that float16 needs; for other types it is disabled and passes everything through."""
+
+    num_skipped = 0  # updates in a row whose gradients were infinite
+
+    def update(self, new_scale: Any = None) -> None:
+        """Adjust the scale: it falls where an update was skipped."""
+        before = self.get_scale()
+        super().update(new_scale)
+        if self.get_scale() < before:
+            self.num_skipped += 1
+        else:
+            self.num_skipped = 0
+
+    def took_step(self) -> bool:
+        """Whether the last update was applied.
+
+        Raises:
+            RunError: too many in a row were not.
+        """
+        if self.num_skipped > MAX_SKIPPED:
+            raise RunError(f"{MAX_SKIPPED} updates in a row had infinite gradients in float16")
+        return self.num_skipped == 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scale and the count; empty where the scaler is disabled."""
+        state = super().state_dict()
+        if state:
+            state["num_skipped"] = self.num_skipped
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.num_skipped = state.get("num_skipped", 0)
+
+
+class AveragedWeights(AveragedModel):
+    """An exponential moving average of the weights, as `.module`; buffers and extra state are copied."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.extra = [name for name, part in model.named_modules() if _has_extra_state(part)]
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Average in the weights of `model`."""
+        super().update_parameters(model)
+        for name in self.extra:
+            self.module.get_submodule(name).set_extra_state(model.get_submodule(name).get_extra_state())
+
+
+def _has_extra_state(module: nn.Module) -> bool:
+    return type(module).get_extra_state is not nn.Module.get_extra_state

@@ -1,0 +1,337 @@
+"""Three ways on from a run: `resume=` carries it on, `fork=` starts another from it, `rerun=` does it again to compare.
+
+What a setting changed with one of them does is a word at its field in the schema: free (takes effect, no consequence
+for the run), course (changes how it continues), identity (refused). Settings outside of run, loader and paths have the
+word of ELSEWHERE.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from loguru import logger
+
+from ..config.build import by_network, check_specs, takes_total
+from ..config.compose import Project, masked, portable
+from ..config.trust import read_config
+from ..errors import UserError
+from ..folder import folder
+from ..folder.provenance import code_hash
+from ..session.run import own_words
+from ..state import checkpoint
+from ..state.checkpoint import CheckpointFiles
+from ..tree import changed_keys, leaves
+
+ELSEWHERE = {"optimizer": "course", "plots": "free", "tracker": "free", "imports": "free"}  # all others: identity
+IN_WORKERS = ("loader.num_workers", "loader.start_method", "loader.timeout")
+SCHEDULED = ("lr", "momentum", "betas")  # of an optimizer: what a schedule sets from its own state
+ENDS = ("run.budget", "run.patience", "run.target_loss", "run.monitor", "run.monitor_mode")  # what can end a run
+
+
+# --- what may be changed
+
+
+def check(cfg: Any, verb: str, project: Project) -> None:
+    """Refuse what the command line may not change of a run; a run to be resumed is locked from here on.
+
+    Raises:
+        UserError: the run is in use, a key may not be changed, or the code is not that of the run to be done again.
+    """
+    run = Path(cfg[verb])
+    before = portable(read_config(run, project), project)
+    if cfg.run.precision == "auto" and (verb != "fork" or cfg.fork_state):
+        cfg.run.precision = before["run"]["precision"]  # a run keeps what `auto` meant
+    after = portable(cfg, project)
+    check_specs(after)
+    for key, value in leaves(after):
+        if value == "***":
+            raise UserError(f"{key}: {run.name} did not keep it, its name says that it is a secret\ngive it again")
+    changes = {key: pair for key, pair in changed_keys(before, after).items() if pair[0] != "***"}
+    for key, (old, new) in changes.items():
+        reason, _, advice = _reason_against(verb, key, changes, cfg, project).partition("\n")
+        if reason:
+            advice = advice or f"start a new run from its weights with fork={run.name} {key}={new}"
+            raise UserError(f"{key}={new}: refused, {run.name} has {key}={old} and {reason}\n{advice}")
+    if verb == "rerun":
+        _check_code(run, project)
+    if verb == "resume":
+        folder.acquire(run)
+        if folder.read_status(run)["status"] != "finished":
+            folder.announce(run)
+
+
+def change_word(key: str, schema: type) -> str:
+    """free, course or identity: what a change of a setting is."""
+    section, _, name = key.partition(".")
+    for part in dataclasses.fields(schema):
+        if part.name == section and dataclasses.is_dataclass(part.type):
+            return next(field.metadata["change"] for field in dataclasses.fields(part.type) if field.name == name)
+    return ELSEWHERE.get(section, "identity")
+
+
+def _reason_against(verb: str, key: str, changes: dict[str, tuple[Any, Any]], cfg: Any, project: Project) -> str:
+    """Why a changed setting is refused; empty where it is not. A second line says what to do."""
+    keeps_state = verb == "resume" or (verb == "fork" and cfg.fork_state)
+    if key == "run.name" and verb != "resume":
+        return ""
+    if verb == "fork" and not keeps_state:
+        return ""
+    word = change_word(key, project.schema)
+    if key == "run.name":
+        return "a run keeps its name"
+    if word == "identity":
+        return "it is part of what this run is"
+    if verb == "rerun" and word == "course":
+        return "the rows would not be comparable"
+    if not keeps_state:
+        return ""
+    schedules = schedule_targets(cfg)
+    if key.startswith("optimizer.") and schedules and key.rpartition(".")[2] in SCHEDULED:
+        return "a schedule sets it"
+    if key == "run.budget" and any(map(takes_total, schedules)):
+        before, after = changes[key]
+        if "run.schedule_budget" not in changes and cfg.run.schedule_budget is None:
+            return (
+                "a schedule depends on the total\nsay which total the schedule is made for: "
+                f"run.schedule_budget={before} (as until now) or run.schedule_budget={after} (stretched)"
+            )
+    return ""
+
+
+def schedule_targets(cfg: Any) -> list[str]:
+    """Dotted names of the schedules of a config."""
+    specs = by_network(cfg.scheduler, "scheduler", marker="schedule").values()
+    return [spec.schedule._target_ for spec in specs if spec.schedule is not None]
+
+
+def _check_code(run: Path, project: Project) -> None:
+    """UserError if the package is not what it was when the run began, with the way to get it back."""
+    known = read_record(run)
+    if "code" not in known:
+        raise UserError(f"rerun={run.name}: it does not say which code it ran: it ended before its first step")
+    if known["code"] != code_hash(project.sources):
+        way = "check out the code of then"
+        if known["commit"]:
+            way = f"git worktree add ../again {known['commit']}"
+        raise UserError(
+            f"rerun={run.name}: refused, the code in {project.sources} has changed since"
+            f"\nget it back with: {way}; git -C ../again apply {run / 'changes.patch'}"
+        )
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """provenance.json of a run; empty where there is none."""
+    file = run / "provenance.json"
+    if not file.exists():
+        return {}
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
+
+
+# --- when everything is built: where the run begins
+
+
+def go_on(exp: Any, create: Any) -> Path:
+    """Give an experiment the state that its verb asks for.
+
+    Args:
+        exp: built from the config that `check` accepted.
+        create: `create(exp, parent, words)` makes a new run's folder.
+
+    Returns:
+        The folder of the run that is carried on, or of the new one.
+
+    Raises:
+        UserError: the checkpoint and the experiment do not fit.
+        SystemExit: with code 0 and nothing changed, if there is nothing left to do.
+    """
+    if exp.cfg.resume:
+        return _resume(exp, Path(exp.cfg.resume))
+    if exp.cfg.fork:
+        return _fork(exp, Path(exp.cfg.fork), create)
+    return _rerun(exp, Path(exp.cfg.rerun), create)
+
+
+def _resume(exp: Any, run: Path) -> Path:
+    newest = CheckpointFiles(run).newest()
+    if newest is None:  # killed before its first save
+        if folder.read_status(run).get("step"):
+            raise UserError(
+                f"{run} has no checkpoint any more, though it took steps\nstart it again with rerun={run.name}"
+            )
+        changes = changed_keys(read_yaml(run / "config.yaml"), exp.config)
+        _start_like(exp, run)
+    else:
+        file, content = newest
+        changes = changed_keys(content.get("config", read_yaml(run / "config.yaml")), exp.config)
+        _check_left(exp, run, content["state"], changes)
+        load_state(exp, content, run.name, changes)
+        latest = CheckpointFiles(run).latest
+        if file != latest and latest.exists():  # damaged: kept aside
+            latest.rename(latest.with_suffix(".pt.damaged"))
+    _announce(exp, changes)
+    logger.info(f"resuming {run} at step {exp.state.step} of {exp.num_steps}")
+    if changed_keys(read_yaml(run / "config.yaml"), exp.config):
+        words = [*read_yaml(run / "overrides.yaml"), *own_words()]
+        folder.write_text(run / "overrides.yaml", yaml.safe_dump(words, allow_unicode=True))
+        folder.write_text(run / "config.yaml", yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True))
+    return run
+
+
+def _check_left(exp: Any, run: Path, state: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Whether there is anything left to do; a run that ended early goes on if what ended it was changed."""
+    status = folder.read_status(run)
+    if exp.num_steps < state["step"]:
+        raise UserError(
+            f"run.budget: {exp.num_steps} steps are fewer than the {state['step']} that {run.name} has done"
+        )
+    is_used = exp.num_steps == state["step"]
+    ended_early = status.get("step", 0) < status.get("num_steps", 0) and not set(ENDS) & set(changes)
+    if status["status"] == "finished" and (is_used or ended_early):
+        logger.info(f"{run} is finished at step {state['step']}; a larger run.budget would carry it on")
+        raise SystemExit(0)
+
+
+def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, Any]) -> None:
+    """Restore a checkpoint of a run, with the settings that were changed since it was written.
+
+    Raises:
+        UserError: the data are not those of the run, or its state cannot take over a changed setting.
+    """
+    for name, split in exp.datasets.items():
+        saved, now = content["splits"][name], split.fingerprint()
+        if saved != now:
+            raise UserError(f"data: the {name} split is not the one of {run}: {saved[0]} items, now {now[0]}")
+    for schedule in content["schedulers"].values():
+        if schedule.get("total_steps", exp.schedule_steps) != exp.schedule_steps:
+            raise UserError(f"run.budget: refused, the schedule of {run} keeps its {schedule['total_steps']} steps")
+    if content["format"] == 1:
+        logger.warning(
+            f"{run} was made by an older version, whose dropout and noise came from generators that were saved: "
+            "it goes on, but not with the numbers that it would have drawn"
+        )
+    exp.load_state_dict(content)
+    for key, (_, value) in changes.items():
+        if key.startswith("optimizer."):
+            _set_optimizers(exp.optimizers, key, value)
+    if {"run.monitor", "run.monitor_mode"} & changes.keys():  # values of another kind cannot be compared
+        exp.state.best = exp.state.best_step = None
+        exp.state.evaluations_since_best = 0
+    if "run.target_loss" in changes:
+        exp.state.target_reached = False
+
+
+def _set_optimizers(optimizers: dict[str, Any], key: str, value: Any) -> None:
+    """Give restored optimizers a changed setting; UserError: an optimizer has no such setting."""
+    name = key.removeprefix("optimizer.")
+    for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
+        if name not in group:
+            raise UserError(f"{key}: refused, an optimizer at work cannot take it over")
+        group[name] = value
+
+
+def _fork(exp: Any, run: Path, create: Any) -> Path:
+    """Start from a run's best weights or, with fork_state=true, from the whole of its newest state."""
+    files, kept = CheckpointFiles(run), "weights"
+    config = read_yaml(run / "config.yaml")
+    changes = changed_keys(config, exp.config)
+    if exp.cfg.fork_state:
+        kept = "state"
+        newest = files.newest()
+        if newest is None:
+            raise UserError(f"fork={run.name}: it has no checkpoint yet\nfork_state=true needs one")
+        file, content = newest
+        load_state(exp, content, run.name, changed_keys(content.get("config", config), exp.config))
+        if exp.num_steps <= exp.state.step:
+            raise UserError(
+                f"run.budget: {exp.num_steps} steps, and {run.name} has done {exp.state.step}\ngive a larger run.budget"
+            )
+        exp.state.target_reached = False
+    else:
+        file = files.best_or_latest()
+        content = checkpoint.load(file)
+        _load_weights(exp, content, run.name)
+    _announce(exp, changes)
+    parent = {"verb": "fork", "run": str(run), "checkpoint": file.name, "step": content["state"]["step"], "kept": kept}
+    path: Path = create(exp, parent, [])
+    own = CheckpointFiles(path)
+    own.folder.mkdir()
+    checkpoint.link_checkpoint(file, own.parent)
+    if exp.cfg.fork_state:
+        checkpoint.link_checkpoint(file, own.latest)
+        if files.best.exists() and exp.state.best_step is not None:
+            checkpoint.link_checkpoint(files.best, own.best)
+    return path
+
+
+def _load_weights(exp: Any, content: dict[str, Any], run: str) -> None:
+    """Take over weights, and say so where they were trained on other data: with another vocabulary they know nothing."""
+    exp.load_weights(content)
+    for name, part in exp.objects().items():
+        if name.startswith("datasets.") and name in content["objects"]:
+            try:
+                part.load_state_dict(content["objects"][name])
+            except UserError as error:
+                logger.warning(f"{error}; the weights of {run} were trained on that one")
+
+
+def _rerun(exp: Any, run: Path, create: Any) -> Path:
+    _announce(exp, changed_keys(read_yaml(run / "config.yaml"), exp.config))
+    _start_like(exp, run)
+    parent = {"verb": "rerun", "run": str(run), "kept": (read_record(run).get("parent") or {}).get("kept")}
+    path: Path = create(exp, parent, read_yaml(run / "overrides.yaml"))
+    own, other = CheckpointFiles(path), CheckpointFiles(run)
+    own.folder.mkdir()
+    if other.parent.exists():
+        checkpoint.link_checkpoint(other.parent, own.parent)
+    return path
+
+
+def _start_like(exp: Any, run: Path) -> None:
+    """Start where a run started: from nothing, or as a fork from the checkpoint that it keeps as parent.pt."""
+    file = CheckpointFiles(run).parent
+    if not file.exists():
+        return
+    content = checkpoint.load(file)
+    if (read_record(run).get("parent") or {}).get("kept") == "state":
+        load_state(exp, content, run.name, changed_keys(content.get("config", exp.config), exp.config))
+        exp.state.target_reached = False
+    else:
+        _load_weights(exp, content, run.name)
+
+
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file of a run that was checked before; [] where there is none."""
+    if not file.exists():
+        return []
+    return yaml.safe_load(file.read_text())
+
+
+def _announce(exp: Any, changes: dict[str, Any]) -> None:
+    """Say of every changed setting what it does."""
+    for key, (_, value) in changes.items():
+        effect = "takes effect"
+        if _is_idle(exp, key):
+            effect = "has no effect here"
+        if key != "run.name":  # a new run has another name
+            logger.info(f"{masked(f'{key}={value}')} {effect}")
+
+
+def _is_idle(exp: Any, key: str) -> bool:
+    """Whether a setting has no effect in this experiment, because of others."""
+    cfg = exp.cfg
+    if key in IN_WORKERS and all(loader.workers is None for loader in exp.loaders.values()):
+        return True
+    if key in ("loader.start_method", "loader.timeout"):
+        return bool(cfg.loader.num_workers == 0)
+    if key in ("run.monitor_mode", "run.patience"):
+        return exp.monitor is None or cfg.run.eval_every is None
+    if key == "run.rollout_every":
+        return exp.rollout is None
+    if key == "run.plot_every":
+        return not exp.plots
+    if key == "run.schedule_budget":
+        return not any(map(takes_total, schedule_targets(cfg)))
+    return False

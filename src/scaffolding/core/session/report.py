@@ -1,0 +1,93 @@
+"""What a run says of itself: after the first step of a session, and in its last lines."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+from torch import Tensor
+
+from ..errors import RunError
+from ..folder import provenance
+from ..folder.facts import Facts
+from ..state.checkpoint import check_plain
+from ..tree import describe
+
+
+def describe_start(exp: Any, micro_batches: list[Any], metrics: dict[str, Tensor]) -> None:
+    """Record where the numbers come from; of a new run, say what went into its first step and what came out.
+
+    Raises:
+        RunError: the experiment's state is of a type that could not be loaded again.
+    """
+    check_plain(exp.state_dict())
+    provenance.record(exp.path, exp.project, exp.device, exp.state.step)
+    if exp.state.step > 1:
+        return
+    losses = ", ".join(_describe_loss(exp, metrics, name) for name in metrics if name.endswith("loss"))
+    logger.info(f"{exp!r}; batch: {describe(micro_batches[0].batch)}; initial {losses}")
+
+
+def _describe_loss(exp: Any, metrics: dict[str, Tensor], name: str) -> str:
+    """A loss and, of a cross-entropy, what guessing gives."""
+    text = f"{name} {float(metrics[name]):.4f}"
+    fact = ""
+    if "accuracy" in metrics:
+        fact = "num_classes"
+    if "bits_per_token" in metrics:
+        fact = "vocab_size"
+    count = exp.cfg.data.get(fact)
+    if count:
+        text += f" (ln {count} = {math.log(count):.4f})"
+    return text
+
+
+def report(exp: Any, main: Callable[[Any], Any]) -> None:
+    """Add to the last lines of a run, fit to be pasted; where the config asks for it, rehearse the resume with `main`.
+
+    Raises:
+        RunError: the rehearsal, or a comparison with the run that this one repeats, found a difference; a figure failed.
+    """
+    run, settings = exp.run, exp.settings
+    trust = ""
+    if run.trust:
+        trust = f", trust={tuple(run.trust)}"
+    run.closing.append(f'load:     exp = Experiment.from_path("{run.path}", checkpoint="best"{trust})')
+    if settings.target_loss is not None:
+        outcome = "did NOT go: a bug, unless the loss cannot be 0 (noise in it)"
+        if exp.state.target_reached:
+            outcome = "is gone"
+        run.closing.append(f"overfit:  the loss {outcome} (below {settings.target_loss} wanted; step {exp.state.step})")
+    if settings.rehearse_resume:
+        from ..resume.rehearsal import rehearse  # only in rehearsals
+
+        run.closing += rehearse(exp, main)
+    run.closing += _compare_with_parent(run.path)
+    if exp.failed_figures:
+        raise RunError(f"trained to the end, but figures failed: {exp.failed_figures}")
+
+
+def _compare_with_parent(path: Path) -> list[str]:
+    """Of a run that does another again, a line on how many logged rows are identical; RunError: the first difference."""
+    parent = json.loads((path / "provenance.json").read_text()).get("parent") or {}
+    if parent.get("verb") != "rerun":
+        return []
+    original = Path(parent["run"])
+    before, after = _rows_by_step(original), _rows_by_step(path)
+    common = [key for key in before if key in after]
+    for step, split in common:
+        old, new = before[step, split], after[step, split]
+        for name in {**old, **new}:
+            if repr(old.get(name)) != repr(new.get(name)):
+                values = f"{old.get(name)} in {original.name}, {new.get(name)} now"
+                raise RunError(f"rerun: first difference at step {step}, {split}/{name}: {values}")
+    line = f"rerun:    {len(common)} rows identical to {original.name}"
+    if len(common) < len(before):
+        line += f"; {len(before) - len(common)} rows of the original have no counterpart"
+    return [line]
+
+
+def _rows_by_step(run: Path) -> dict[Any, dict[str, Any]]:
+    return {(row["step"], row["split"]): row for row in Facts(run / "facts").values()}

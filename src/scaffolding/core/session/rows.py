@@ -1,0 +1,96 @@
+"""The rows of one run: written to facts/ first, then handed to the trackers and shown on the console."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from loguru import logger
+
+from ..folder.facts import Facts
+from ..state.progress import RunState
+from .console import describe_row
+from .tracking import Tracking
+
+ROWS_OF_LOOKS = {"eval": "val", "rollout": "rollout"}  # the split of the row that a look at a step adds
+
+
+class Start(NamedTuple):
+    """Where and when a session began."""
+
+    step: int
+    looks: list[str]  # those that a resumed run does again
+    samples: int
+    time: float  # time.perf_counter()
+
+
+class Rows:
+    """Adds rows to a run.
+
+    Made with the first row or event of a session, not before: nothing of it stands between the start and the first
+    step. Making it cuts the rows that a resumed run does again.
+    """
+
+    def __init__(
+        self, path: Path, state: RunState, start: Start, num_steps: int, trackers: dict[str, Any],
+        config: dict[str, Any], bar: Any,
+    ) -> None:  # fmt: skip
+        self.state, self.num_steps, self.bar = state, num_steps, bar
+        self.since = (start.time, start.samples)  # of the last training row
+        self.left_out: set[str] = set()  # names of logged values that are not numbers
+        self.facts = Facts(path / "facts")
+        if self.facts.events_file.exists():
+            again = [ROWS_OF_LOOKS[look] for look in start.looks if look in ROWS_OF_LOOKS]
+            rows_cut = self.facts.cut_after(start.step, again)
+            self.facts.event("on_resume", step=start.step, rows_cut=rows_cut)
+        else:
+            self.facts.event("on_start", step=start.step)
+        self.tracking = Tracking(trackers)
+        self.tracking.start(path, config)
+
+    def add(self, split: str, values: dict[str, Any]) -> dict[str, float]:
+        """Record one row. Tensors are read here; returns the values as numbers."""
+        state, numbers = self.state, self._numbers(values)
+        row: dict[str, Any] = {"step": state.step, "epoch": state.epoch, "samples": state.samples, "split": split}
+        row |= {**numbers, "time": round(time.time(), 3)}
+        if split == "train":
+            now = time.perf_counter()
+            row["items_per_second"] = round((state.samples - self.since[1]) / (now - self.since[0]), 1)
+            row["peak_memory_mb"] = round(peak_memory() / 1e6, 1)
+            self.since = (now, state.samples)
+        had_error = self.facts.error is not None
+        self.facts.add_row(row)
+        if self.facts.error is not None and not had_error:
+            logger.warning(f"{self.facts.error}; rows wait in memory, training goes on")
+        self.tracking.log(row)
+        self._show(row)
+        return numbers
+
+    def _show(self, row: dict[str, Any]) -> None:
+        line = describe_row(row, self.num_steps)
+        if self.bar is None or row["split"] != "train":
+            logger.info(line)
+        else:
+            logger.debug(line)  # log.txt has every line; the terminal has the bar
+            self.bar.show(row["step"], line)
+
+    def _numbers(self, values: dict[str, Any]) -> dict[str, float]:
+        numbers = {}
+        for name, value in values.items():
+            try:
+                numbers[name] = float(value)
+            except (TypeError, ValueError, RuntimeError):
+                if name not in self.left_out:
+                    logger.warning(f"{name} is not logged: {type(value).__name__} is not a number")
+                self.left_out.add(name)
+        return numbers
+
+
+def peak_memory() -> float:
+    """Peak memory in bytes: of the GPU if one is used, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return float(torch.cuda.max_memory_allocated())
+    unit = 1.0 if sys.platform == "darwin" else 1024.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
