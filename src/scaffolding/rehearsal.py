@@ -69,7 +69,7 @@ def continue_halfway(cfg: DictConfig, run: Run, train: Train) -> int:
     """
     logger.info("rehearsing the resume, from the half-way checkpoint in a folder of its own")
     with tempfile.TemporaryDirectory(prefix=".rehearsal_", dir=run.path) as folder:
-        again = Run(Path(folder), None, run.num_steps)
+        again = Run(Path(folder), {}, run.num_steps)
         again.stop = run.stop  # a Ctrl-C counts here too
         write_config(again.path, portable(cfg, PROJECT))
         shutil.copyfile(run.facts.scalars_file, again.facts.scalars_file)

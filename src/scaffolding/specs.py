@@ -26,13 +26,12 @@ def check_specs(cfg: Mapping[str, Any]) -> None:
     for part in ("loss", "optimizer"):
         for name, block in by_network(cfg[part], part).items():
             _check_block(block, _key(part, name))
-    for part in ("metrics", "plots"):
+    for part in ("metrics", "plots", "tracker"):
         for name, block in _mapping(cfg[part] or {}, part).items():
             if block is not None:
                 _check_block(block, f"{part}.{name}")
-    for part in ("rollout", "tracker"):
-        if cfg[part]:
-            _check_block(cfg[part], part)
+    if cfg["rollout"]:
+        _check_block(cfg["rollout"], "rollout")
     names = list(by_network(cfg["loss"], "loss"))
     schedules = by_network(cfg["scheduler"], "scheduler", names, marker="interval")
     for part, mapping in (("optimizer", by_network(cfg["optimizer"], "optimizer", names)), ("scheduler", schedules)):

@@ -57,7 +57,7 @@ def start(cfg: DictConfig) -> Experiment:
     changes = check(cfg)
     exp = Experiment(cfg)
     exp.prepare()  # data, optimizers, schedules: whatever is wrong with them shows before a folder is made
-    tracker = build(cfg.tracker, "tracker") if cfg.tracker else None
+    trackers = {name: build(spec, f"tracker.{name}") for name, spec in cfg.tracker.items() if spec}
     cfg.run.precision = exp.precision  # the run keeps what `auto` meant
     keys.seed_all(keys.key(cfg.run.seed, "train"))
     if cfg.resume:
@@ -66,7 +66,7 @@ def start(cfg: DictConfig) -> Experiment:
     else:
         parent = start_from(exp, changes)
         exp.path = Run.create(Path(cfg.paths.output), portable(cfg, PROJECT), cfg.run.name, parent)
-    exp.run = Run(exp.path, tracker, exp.num_steps, cfg.run.num_checkpoints, cfg.run.rehearse_resume)
+    exp.run = Run(exp.path, trackers, exp.num_steps, cfg.run.num_checkpoints, cfg.run.rehearse_resume)
     return exp
 
 

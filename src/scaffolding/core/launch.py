@@ -25,6 +25,7 @@ from .folder import provenance
 from .folder.files import storage_error
 from .session import console
 from .session.signals import leave_at_once
+from .session.tracking import leave_unfinished
 
 gc.enable()
 if "triton" not in sys.modules:  # what is frozen is never freed, and triton complains of that at exit
@@ -54,6 +55,8 @@ def launch(main: Callable[[DictConfig], Any], project: Project, help_text: Calla
             raise
         print(f"error: {storage_error(Path(error.filename or '.').resolve(), error)}", file=sys.stderr)
         sys.exit(StorageError.code)
+    finally:
+        leave_unfinished()
 
 
 def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:

@@ -36,14 +36,14 @@ class Stopped(SystemExit):
 
 
 class Run:
-    """The record of one run in the folder `path`, claimed before; `tracker` (or None) follows its rows and figures.
+    """The record of one run in the folder `path`, claimed before; `trackers` follow its rows and figures.
 
     `num_steps` is the budget; `keep_halfway` keeps the last checkpoint before half of it, for the rehearsal;
     `num_checkpoints` newest ones are kept beside the best.
     """
 
     def __init__(
-        self, path: Path, tracker: Any, num_steps: int, num_checkpoints: int = 1, keep_halfway: bool = False
+        self, path: Path, trackers: dict[str, Any], num_steps: int, num_checkpoints: int = 1, keep_halfway: bool = False
     ) -> None:
         self.path, self.num_steps = path, num_steps
         self.keep_halfway, self.num_checkpoints = keep_halfway, num_checkpoints
@@ -52,7 +52,7 @@ class Run:
         for aside in (*path.glob(".*.tmp"), *path.glob("*/.*.tmp")):  # what a kill during a write left
             aside.unlink()
         self.latest, self.best, self.halfway = (path / f"checkpoints/{n}.pt" for n in ("latest", "best", "halfway"))
-        self.facts, self.tracking, self.stop = Facts(path / "facts"), Tracking(tracker), StopFlag()
+        self.facts, self.tracking, self.stop = Facts(path / "facts"), Tracking(trackers), StopFlag()
         self.console: Console | None = None
         self.closing: list[str] = []  # the last lines, fit to be pasted
         self.left_out: set[str] = set()  # names of logged values that are no numbers
