@@ -1,7 +1,7 @@
-"""Deliver to the tracker what it has not got of runs that ended or died: rows and figures, each once.
+"""Deliver what the trackers of a run have missed: all rows and figures, from the run's files.
 
-python scripts/sync.py RUN [RUN ...]               # online with WANDB_API_KEY, else a complete folder to upload later
-python scripts/sync.py RUN --tracker wandb         # a run that had none: configs/tracker/wandb.yaml
+python scripts/sync.py RUN                     # W&B: online with WANDB_API_KEY, else a complete folder to upload later
+python scripts/sync.py RUN --tracker wandb     # only this one; where the run has none of that name, the one of configs/
 """
 
 import argparse
@@ -10,101 +10,78 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from scaffolding.core.config.build import build
+from scaffolding.core.config.compose import COMPOSE_ERRORS, explained, read_config
+from scaffolding.core.config.trust import check_trusted
 from scaffolding.core.errors import UserError
+from scaffolding.core.folder import lock
 from scaffolding.core.folder.find import find_run
 from scaffolding.core.folder.run_folder import read_status
 from scaffolding.core.session import console
-from scaffolding.core.session.tracking import Tracking
+from scaffolding.core.session.tracking import Follower, leave_unfinished, unfinished
+from scaffolding.experiment import PROJECT
 
-EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}  # of any other: preempted, it can be carried on
-TIMEOUT = 3600.0  # seconds for one run
-
-
-class Recorder:
-    """Remembers the ordinals that come by, and passes everything on to a tracker, if there is one."""
-
-    def __init__(self, tracker: Any = None) -> None:
-        self.tracker = tracker
-        self.ordinals: dict[str, list[int]] = {"log": [], "log_figure": []}
-
-    def __getattr__(self, method: str) -> Any:
-        def call(*arguments: Any) -> Any:
-            if method in self.ordinals:
-                self.ordinals[method].append(arguments[-1])
-            return getattr(self.tracker, method)(*arguments) if self.tracker else 0
-
-        return call
-
-    def follow(self, run: Path, exit_code: int) -> bool:
-        """Let all rows and figures of a run come by; False if the tracker failed."""
-        tracking = Tracking(self)
-        tracking.start(run, yaml.safe_load((run / "config.yaml").read_text()))
-        tracking.finish(exit_code, TIMEOUT)
-        return not tracking.ended.locked()
+EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}
+PREEMPTED = 143  # any other: it can be carried on
 
 
-def sync(run: Path, group: str | None) -> bool:
-    """Deliver one run and say what went where; False if the tracker failed. UserError: it runs, or has no tracker."""
-    from scaffolding.core.config.build import build
-    from scaffolding.core.config.compose import read_config
-    from scaffolding.core.config.trust import check_trusted
-    from scaffolding.experiment import PROJECT
+def sync(run: Path, name: str | None) -> None:
+    """Deliver one run, and say what went where. UserError: it runs, or has no such tracker."""
+    lock.acquire(run)
+    trackers = read_trackers(run, name)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    exit_code = EXIT_CODES.get(read_status(run)["status"], PREEMPTED)
+    for name, spec in trackers.items():
+        if "mode" in spec:
+            spec["mode"] = "auto"  # dev runs are offline by choice; here the choice is to deliver
+        follower = Follower(name, build(spec, f"tracker.{name}"))
+        follower.folder, follower.config = run, config
+        if follower.deliver(exit_code):
+            where = getattr(follower.tracker, "where", name)
+            print(f"{run.name}: {follower.num_rows} rows and {len(follower.told)} figures delivered to {where}")
 
-    status = read_status(run)
-    if status["status"] == "running":
-        raise UserError(f"{run.name} is running (process {status['pid']} on {status['host']}): it delivers by itself")
-    cfg = read_config(run, PROJECT)
-    spec = read_tracker(cfg, group) if group else cfg.tracker
-    if not spec:
+
+def read_trackers(run: Path, name: str | None) -> dict[str, Any]:
+    """The trackers of a run, or the one called `name`; all of them code of this checkout."""
+    trackers: Any = OmegaConf.to_container(read_config(run, PROJECT).tracker, resolve=True)
+    if name is not None and name not in trackers:
+        trackers = read_group(name)
+    if name is not None:
+        trackers = {name: trackers[name]}
+    if not trackers:
         raise UserError(f"{run.name} has no tracker\nname one: --tracker wandb")
-    check_trusted({"tracker": OmegaConf.to_container(spec)}, PROJECT, ())
-    if "mode" in spec:
-        spec.mode = "auto"  # dev runs are offline by choice; here the choice is to deliver
-    tracker, exit_code = build(spec, "tracker"), EXIT_CODES.get(status["status"], 143)
-    wanted, delivered = Recorder(), Recorder(tracker)
-    wanted.follow(run, exit_code)
-    known, copy = tracker.delivered(run) if hasattr(tracker, "delivered") else ([], "")
-    if copy and all(set(ordinals) <= set(known) for ordinals in wanted.ordinals.values()):
-        print(f"{run.name}: nothing to deliver, {copy} is complete")
-    elif not delivered.follow(run, exit_code):
-        return False
-    else:
-        rows, figures = (len(ordinals) for ordinals in delivered.ordinals.values())
-        print(f"{run.name}: {rows} rows and {figures} figures delivered to {tracker.where}")
-    return True
+    check_trusted({"tracker": trackers}, PROJECT, ())
+    return dict(trackers)
 
 
-def read_tracker(cfg: DictConfig, name: str) -> Any:
-    """The tracker that `configs/tracker/NAME.yaml` describes, in the config of a run; UserError: there is none."""
-    from hydra import compose, initialize_config_dir
-
-    from scaffolding.core.config.compose import COMPOSE_ERRORS, explained
-    from scaffolding.experiment import PROJECT
-
+def read_group(name: str) -> Any:
+    """What configs/tracker/NAME.yaml describes."""
     try:
         with initialize_config_dir(str(PROJECT.configs), version_base="1.3"):
-            cfg.tracker = compose(f"tracker/{name}").tracker
+            return OmegaConf.to_container(compose(f"tracker/{name}").tracker, resolve=True)
     except COMPOSE_ERRORS as error:
         raise explained(error, PROJECT, []) from error
-    return cfg.tracker
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="a name, its first letters, latest, or a path")
-    parser.add_argument("--tracker", metavar="NAME", help="of configs/tracker, instead of the run's own")
-    args = parser.parse_args()
+    parser.add_argument("run", metavar="RUN", help="a name, its first letters, latest, or a path")
+    parser.add_argument("--tracker", metavar="NAME", help="one of the run's, or of configs/tracker")
+    arguments = parser.parse_args()
     console.setup()
-    from scaffolding.experiment import PROJECT
-
+    run = Path(arguments.run)
     try:
-        runs = [Path(n) if (Path(n) / "config.yaml").is_file() else find_run(n, PROJECT.output_root) for n in args.runs]
-        delivered = [sync(run.resolve(), args.tracker) for run in runs]
+        if not (run / "config.yaml").is_file():
+            run = find_run(arguments.run, PROJECT.output_root)
+        sync(run.resolve(), arguments.tracker)
+        sys.exit(1 if unfinished else 0)
     except UserError as error:
         parser.error(str(error))
-    sys.exit(0 if all(delivered) else 1)
+    finally:
+        leave_unfinished()
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from .errors import RunError, StorageError, UserError
 from .folder.folder import storage_error
 from .session.console import LOG
 from .session.run import STOP_SIGNALS
+from .session.tracking import leave_unfinished
 
 gc.enable()
 if "triton" not in sys.modules:  # what is frozen is never freed, and triton complains of that at exit
@@ -74,6 +75,8 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
             raise
         print(f"error: {storage_error(Path(error.filename or '.').resolve(), error)}", file=sys.stderr)
         sys.exit(StorageError.code)
+    finally:
+        leave_unfinished()
 
 
 def _without_control_characters(record: Any) -> None:

@@ -1,69 +1,177 @@
-"""Guards a tracker: it follows a run's files in a thread of its own, so it can neither stop nor stall training."""
+"""Trackers: each is told about a run in a thread of its own, which training never waits for.
+
+A tracker is an object with four methods. Whenever it starts, at a resume and in scripts/sync.py too, it is told the
+whole run from the first row on; the figures of a step come after its rows. What it raises ends it, and nothing else.
+
+    start(folder, config)         begin, or carry on
+    log(row)                      a row of facts/scalars.csv
+    log_figure(kind, file, step)  a figure <kind>-<moment>-<step>.png
+    finish(exit_code)             0, 1 where the run failed, 128 + the number of the signal that stopped it
+"""
 
 import contextlib
+import os
 import queue
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
-MAX_WAITING = 10_000  # rows kept for a slow tracker; those after them it gets from facts/scalars.csv
-FINISH_TIMEOUT, STOP_TIMEOUT = 60.0, 1.5  # seconds to wait for what is not yet delivered: at the end, after a signal
+from ..folder.facts import Facts
+
+MAX_WAITING = 10_000  # rows and figures that wait in memory for a slow tracker
+FINISH_TIMEOUT, STOP_TIMEOUT = 60.0, 1.5  # seconds that all trackers together may take in the end, after a signal
+
+unfinished: list[str] = []  # trackers of this process that failed or hang
 
 
 class Tracking:
-    """Hands rows and figures to a tracker (following.py); None: to nobody.
+    """Hands the rows and figures of a run to its `trackers`, by name. They start with the first row."""
 
-    It starts with the first row, off the path to the first step; what it has not got by then is read from the files.
-    """
-
-    def __init__(self, tracker: Any) -> None:
-        self.tracker = tracker
-        self.waiting: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
-        self.thread: threading.Thread | None = None
-        self.count = 0  # rows there are
-        self.ended = threading.Lock()  # taken by the first who says that it is over
+    def __init__(self, trackers: dict[str, Any]) -> None:
+        self.followers = [Follower(name, tracker) for name, tracker in trackers.items()]
+        self.num_rows = 0
 
     def start(self, folder: Path, config: dict[str, Any]) -> None:
-        """Set what to follow: the run's folder, after rows were cut."""
-        self.folder, self.config, file = folder, config, folder / "facts" / "scalars.csv"
-        if self.tracker is not None and file.exists():
-            self.count = max(0, file.read_bytes().count(b"\n") - 1)
+        """Say where the run is; after rows were cut, and before the next one is added."""
+        for follower in self.followers:
+            follower.folder, follower.config = folder, config
+        if self.followers:
+            self.num_rows = len(Facts(folder / "facts").rows())
 
     def log(self, row: dict[str, Any]) -> None:
-        self.count += 1
-        self._put("row", row)
+        self.num_rows += 1
+        for follower in self.followers:
+            follower.put(self.num_rows, "row", row)
 
     def log_figure(self, file: Path) -> None:
-        self._put("figure", file)
+        for follower in self.followers:
+            follower.put(self.num_rows, "figure", file)
 
-    def finish(self, exit_code: int, timeout: float | None = None) -> None:
-        """Deliver what there is, for `timeout` seconds; None: what was followed, for as long as the constants say."""
-        if self.thread is not None or timeout is not None:
-            self._put("finish", exit_code)
-        if self.thread is not None:
-            self.thread.join(timeout := timeout or (STOP_TIMEOUT if exit_code > 128 else FINISH_TIMEOUT))
-        if self.thread is not None and self.thread.is_alive():
-            self._end(f"not everything was delivered in {timeout:g} s")
+    def finish(self, exit_code: int) -> None:
+        """Let the trackers finish, for a while."""
+        timeout = STOP_TIMEOUT if exit_code > 128 else FINISH_TIMEOUT
+        deadline = time.monotonic() + timeout
+        started = [follower for follower in self.followers if follower.thread is not None]
+        for follower in started:
+            follower.put(self.num_rows, "finish", exit_code)
+        for follower in started:
+            follower.wait(deadline, f"not everything was delivered in {timeout:g} s")
 
-    def _put(self, what: str, item: Any) -> None:
-        if self.tracker is not None and (self.waiting.qsize() < MAX_WAITING or what == "finish"):
-            self.waiting.put((what, self.count, item))
-            if self.thread is None:
-                self.thread = threading.Thread(target=self._work, name="tracker", daemon=True)
-                self.thread.start()
 
-    def _work(self) -> None:
+class Follower:
+    """Tells one tracker about a run, in order: what the run's files hold first, then what comes."""
+
+    def __init__(self, name: str, tracker: Any) -> None:
+        self.name, self.tracker = name, tracker
+        self.folder, self.config = Path(), dict[str, Any]()
+        self.waiting: queue.Queue[tuple[int, str, Any]] = queue.Queue(MAX_WAITING)
+        self.thread: threading.Thread | None = None
+        self.is_over = False
+        self.num_rows, self.step = 0, 0  # rows told, and the step they reach
+        self.figures: set[tuple[int, str, Path]] = set()  # (step, kind, file) of those to be told
+        self.told: set[Path] = set()  # those that have been told
+
+    def put(self, num_rows: int, what: str, item: Any) -> None:
+        """Pass on a row, a figure or the end, at which the run has `num_rows`. Never waits.
+
+        In a full queue the oldest makes room: what is missing then is read from the files.
+        """
+        if self.thread is None:
+            self.thread = threading.Thread(target=self.deliver, name=f"tracker {self.name}", daemon=True)
+            self.thread.start()
+        while not self.is_over:
+            try:
+                return self.waiting.put_nowait((num_rows, what, item))
+            except queue.Full:
+                with contextlib.suppress(queue.Empty):
+                    self.waiting.get_nowait()
+
+    def wait(self, deadline: float, why: str) -> None:
+        """Wait for the thread to end; at the deadline, give it up."""
+        assert self.thread is not None
+        self.thread.join(max(0.0, deadline - time.monotonic()))
+        if self.thread.is_alive():
+            self._give_up(why)
+
+    def deliver(self, exit_code: int | None = None) -> bool:
+        """Tell the tracker what the files hold and, without an `exit_code`, what comes. False: the tracker failed."""
         try:
-            from .following import follow  # imported only here
+            self.tracker.start(self.folder, self.config)
+            if exit_code is None:
+                exit_code = self._tell_what_comes()
+            else:
+                self._tell_files()
+            self._tell_figures(self.step + 1)  # later ones are of steps that were cut and come again
+            self.tracker.finish(exit_code)
+        except BaseException as error:  # whatever a tracker does, sys.exit() too
+            self._give_up(f"stopped ({type(error).__name__}: {str(error).partition(chr(10))[0]})")
+        return not self.is_over
 
-            follow(self.tracker, self.folder, self.config, self.waiting)
-        except BaseException as error:  # anything a tracker does wrong is a line in the log, never the end of a run
-            self._end(f"stopped ({type(error).__name__}: {str(error).partition(chr(10))[0]})")
+    def _tell_what_comes(self) -> int:
+        while True:
+            num_rows, what, item = self.waiting.get()
+            if what == "row" and num_rows == self.num_rows + 1:
+                self._tell_row(item)
+            elif num_rows > self.num_rows:  # rows from before the start, or there was no room for them
+                self._tell_files()
+            if what == "figure":
+                self.step = max(self.step, self._add_figure(item))
+            if what == "finish":
+                return int(item)
 
-    def _end(self, why: str) -> None:
-        if self.ended.acquire(blocking=False):
-            logger.warning(f"tracker: {why}; facts/ is complete, python scripts/sync.py {self.folder.name} delivers it")
-            with contextlib.suppress(Exception):  # at worst the process takes longer to end
-                self.tracker.abandon()
+    def _tell_files(self) -> None:
+        for file in self.folder.glob("figures/*-*-*.png"):
+            self._add_figure(file)
+        for row in Facts(self.folder / "facts").rows()[self.num_rows :]:
+            self._tell_row(row)
+
+    def _tell_row(self, row: dict[str, Any]) -> None:
+        self._tell_figures(row["step"])
+        self.tracker.log(row)
+        self.num_rows, self.step = self.num_rows + 1, row["step"]
+
+    def _add_figure(self, file: Path) -> int:
+        """Remember a figure until the rows of its step are told. Returns its step; 0: it is something else."""
+        kind, _, step = file.stem.rsplit("-", 2)
+        if not step.isdecimal():
+            return 0
+        if file not in self.told:
+            self.figures.add((int(step), kind, file))
+        return int(step)
+
+    def _tell_figures(self, before: int) -> None:
+        for figure in sorted(figure for figure in self.figures if figure[0] < before):
+            step, kind, file = figure
+            self.tracker.log_figure(kind, file, step)
+            self.figures.remove(figure)
+            self.told.add(file)
+
+    def _give_up(self, why: str) -> None:
+        if not self.is_over:
+            self.is_over = True
+            unfinished.append(self.name)
+            sync = f"python scripts/sync.py {self.folder.name}"
+            logger.warning(f"tracker {self.name}: {why}; facts/ is complete, {sync} delivers the rest")
+
+
+def leave_unfinished() -> None:
+    """For the very end: where a tracker failed or hangs, end the process without what libraries do at exit.
+
+    W&B would wait there, for as long as its server is silent, or complain that its service is gone.
+    """
+    if not unfinished:
+        return
+    error = sys.exc_info()[1]
+    code: Any = 0
+    if isinstance(error, SystemExit):
+        code = error.code
+    elif error is not None:
+        code = 1
+        sys.excepthook(type(error), error, error.__traceback__)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(int(code or 0))
