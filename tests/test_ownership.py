@@ -1,154 +1,86 @@
 """Who may import whom. What breaks a rule still runs today; it stops the next copy of core/, or the next rename."""
 
-import ast
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import command
+from imports import Import, cycles, imports, python_files
 
 from scaffolding import config
 
 FOLDER = Path(config.__file__).parent
 NAME = FOLDER.name
-FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.py"))
-MODULES = "|".join(sorted({file.partition("/")[0].removesuffix(".py") for file in FILES}))
-DOTTED = re.compile(rf"\b{NAME}\.({MODULES})\b|src/{NAME}\b")  # the package's modules, in a text
-HEAVY = {"datasets", "matplotlib", "tokenizers", "torchmetrics", "torchvision", "wandb"}
+FILES = python_files(FOLDER)
+IMPORTS = [found for file in FILES for found in imports(FOLDER, file)]
 
-# what a file, or the files of a folder, may import of this package; a file of your own that is not listed is free
-ALLOWED = {
-    "core": {"core"},
-    "data": {"data"},
-    "model": {"model"},
-    "losses.py": set(),
-    "metrics.py": set(),
-    "intervals.py": set(),
-    "config.py": {"intervals"},
-    "plot": {"plot"},
-    "plot/__init__.py": {"core"},
-    "tracker": {"core", "tracker"},
-    "evaluate.py": {"core"},
-    "precision.py": {"core"},
-    "schedules.py": {"core"},
-    "specs.py": {"core", "schedules"},
-    "splits.py": {"core"},
-    "states.py": {"core"},
-    "experiment.py": {"config", "core", "intervals", "precision", "schedules", "specs", "splits", "states"},
-    "verbs.py": {"core", "experiment", "precision", "schedules", "specs", "states"},
-    "rehearsal.py": {"core", "experiment", "intervals", "verbs"},
-    "report.py": {"core", "experiment", "plot", "rehearsal", "verbs"},
-}
+# imported inside the functions that use them; coolname is small, but draws from the global generator at its import
+HEAVY = {"coolname", "datasets", "matplotlib", "rich", "tokenizers", "torchmetrics", "torchvision", "wandb"}
+# the wings that most runs do not use: they, too, may be imported where they are needed
+LATER = ("core/report/", "core/resume/", *(f"core/config/{n}.py" for n in ("explain", "plugins", "trust", "usage")))
+# what stands alone, and all of this package that it may import
+ALONE = ("data", "model", "losses.py", "metrics.py", "plot", "tracker")
+HELPERS = ("core/errors.py", "core/folder/facts.py", "core/intervals.py", "core/state/keys.py", "core/tree.py")
 
 
-def tree(file: str) -> ast.Module:
-    return ast.parse((FOLDER / file).read_text(), file)
+def lines(wrong: list[Import]) -> str:
+    return "\n".join(map(str, wrong))
 
 
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+def test_core_imports_only_core() -> None:
+    own = [found for found in IMPORTS if found.file.startswith("core/") and found.target]
+    wrong = [found for found in own if not found.target.startswith("core/")]
+    assert not wrong, f"core/ is copied alone:\n{lines(wrong)}"
 
 
-def nodes(node: ast.AST, into_functions: bool) -> Iterator[ast.AST]:
-    """All nodes that are run: without `if TYPE_CHECKING`, and perhaps only those that are run at import."""
-    for child in ast.iter_child_nodes(node):
-        if is_type_checking(child):
-            continue
-        if not into_functions and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        yield child
-        yield from nodes(child, into_functions)
-
-
-def imports(file: str, into_functions: bool = True) -> Iterator[tuple[str, str]]:
-    """(line, dotted module) of every import; of this package's own modules without the package's name, after a dot."""
-    for node in nodes(tree(file), into_functions):
-        where = f"{file}:{getattr(node, 'lineno', 0)}"
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield where, own(alias.name)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            base = own(node.module or "")
-            for alias in node.names:  # `from package import module` as well as `from package.module import name`
-                yield where, f".{alias.name}" if base == "." else base
-        elif isinstance(node, ast.ImportFrom):
-            parts = file.split("/")[: -node.level] + (node.module or "").split(".")
-            folder = ".".join(part for part in parts if part)
-            assert len(file.split("/")) >= node.level, f"{where} imports from outside of the package"
-            for alias in node.names:
-                yield where, f".{folder}" if folder else f".{alias.name}"
-
-
-def own(module: str) -> str:
-    first, _, rest = module.partition(".")
-    return f".{rest}" if first == NAME else module
-
-
-def test_imports_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = f"""
-from . import rng
-from .a import b
-from ..config import c
-from .. import losses
-from {NAME} import train
-import {NAME}.core.x
-import torch.nn as nn
-if TYPE_CHECKING:
-    import wandb
-class C:
-    import inside
-    def f(self):
-        import later
-"""
-    monkeypatch.setattr(f"{__name__}.tree", lambda file: ast.parse(source))
-    found = [module for _, module in imports("core/file.py")]
-    assert found == [".core", ".core.a", ".config", ".losses", ".train", ".core.x", "torch.nn", "inside", "later"]
-    assert [module for _, module in imports("core/file.py", into_functions=False)] == found[:-1]
-    source = "from . import rng\nfrom .core.a import b\nfrom .core import c"
-    assert [module for _, module in imports("file.py")] == [".rng", ".core.a", ".core"]
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_imports_go_one_way(file: str) -> None:
-    allowed = ALLOWED.get(file, ALLOWED.get(file.partition("/")[0]))
-    for where, module in imports(file):
-        if not module.startswith("."):
-            continue
-        target = module.split(".")[1]
-        assert target != "train", f"{where}: nothing imports train"
-        if file != "train.py" and allowed is not None:
-            assert target in allowed, f"{where}: {file} may import only {sorted(allowed) or 'nothing'} of the package"
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_heavy_packages_are_imported_where_they_are_used(file: str) -> None:
-    for where, module in imports(file, into_functions=False):
-        assert module.partition(".")[0] not in HEAVY, f"{where}: import {module} inside the function that uses it"
-
-
-@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("core/")])
-def test_core_never_names_the_package(file: str) -> None:
+def test_core_never_names_the_package() -> None:
     """So that a newer core/ can be copied over the one of a renamed project."""
-    for node in ast.walk(tree(file)):
-        where = f"{file}:{getattr(node, 'lineno', 0)}"
-        if isinstance(node, ast.Import):
-            assert NAME not in [alias.name.partition(".")[0] for alias in node.names], where
-        if isinstance(node, ast.ImportFrom):
-            assert node.level < 2, f"{where} imports from outside of core/"
-            assert (node.module or "").partition(".")[0] != NAME or node.level, where
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            assert node.value != NAME and not node.value.startswith(f"{NAME}.") and f"src/{NAME}" not in node.value, (
-                where
-            )
+    modules = "|".join(sorted({file.partition("/")[0].removesuffix(".py") for file in FILES}))
+    named = re.compile(rf"(?<![\w.]){NAME}\.({modules})\b|src/{NAME}\b|\b(from|import) {NAME}\b")
+    for file in FILES:
+        if file.startswith("core/"):
+            found = named.search((FOLDER / file).read_text())
+            assert not found, f"{file}: write a relative import instead of {found.group()}"
 
 
-def test_training_does_not_import_heavy_packages() -> None:
-    """Importing the entry point imports none of them, however indirectly."""
-    program = f"import sys, {NAME}.train; print(*sorted({HEAVY!r} & set(sys.modules)))"
+def test_what_stands_alone_imports_helpers_only() -> None:
+    wrong = []
+    for found in IMPORTS:
+        owner = found.file.partition("/")[0]
+        is_free = not found.target or found.target in HELPERS or found.target.partition("/")[0] == owner
+        if owner in ALONE and not is_free:
+            wrong.append(found)
+    assert not wrong, f"only these of the package may be imported here: {', '.join(HELPERS)}\n{lines(wrong)}"
+
+
+def test_nothing_imports_train() -> None:
+    wrong = [found for found in IMPORTS if found.target == "train.py"]
+    assert not wrong, f"train.py imports the others; hand them what they need of it\n{lines(wrong)}"
+
+
+def test_no_files_import_each_other() -> None:
+    assert cycles(FOLDER) == [], "deferred imports count: move what two files share into a third"
+
+
+def test_only_what_a_run_may_not_need_is_imported_later() -> None:
+    deferred = [found for found in IMPORTS if found.deferred]
+    own = [found for found in deferred if found.target and not found.target.startswith(LATER)]
+    others = [found for found in deferred if not found.target and found.module.partition(".")[0] not in HEAVY]
+    assert not own + others, f"import these at the top, or add them to HEAVY or LATER:\n{lines(own + others)}"
+
+
+def test_heavy_packages_are_imported_where_they_are_used() -> None:
+    wrong = [found for found in IMPORTS if found.module.partition(".")[0] in HEAVY and not found.deferred]
+    assert not wrong, f"import these inside the functions that use them:\n{lines(wrong)}"
+
+
+def test_training_does_not_import_what_is_deferred() -> None:
+    """However indirectly: neither heavy packages nor what a function of ours imports where it is needed."""
+    deferred = {found.module for found in IMPORTS if found.deferred and found.target}
+    program = f"import sys, {NAME}.train; print(*sorted({HEAVY | deferred!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.split() == []
 
@@ -166,3 +98,52 @@ def test_our_modules_do_not_hide_installed_packages(tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=100, env=environment)
     assert done.returncode == 2, done.stderr
     assert "nearest: evaluate.Installed" in done.stderr
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """An empty package with the files that the tests below import."""
+    for file in ("__init__.py", "losses.py", "core/__init__.py", "core/a.py", "core/b.py", "core/wing/c.py"):
+        path = tmp_path / "pack" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "pack"
+
+
+def test_imports_are_understood(package: Path) -> None:
+    (package / "core/b.py").write_text("""
+from . import a, constant
+from .a import x, y
+from .wing.c import z
+from .. import losses
+from pack import losses
+import pack.core.a
+import torch.nn as nn
+if TYPE_CHECKING:
+    import hidden
+class C:
+    import inside
+    async def f(self):
+        from .wing import c
+        if self:
+            import later
+""")
+    found = imports(package, "core/b.py")
+    targets = ["core/a.py", "core/__init__.py", "core/a.py", "core/wing/c.py", "losses.py", "losses.py", "core/a.py"]
+    assert [one.target for one in found if one.target] == [*targets, "core/wing/c.py"]
+    assert [one.module for one in found if not one.target] == ["torch.nn", "inside", "later"]
+    assert [one.module for one in found if one.deferred] == ["pack.core.wing.c", "later"]
+    (package / "__init__.py").write_text("from . import losses\nfrom .core import b\nfrom .core.b import C")
+    assert [one.target for one in imports(package, "__init__.py")] == ["losses.py", "core/b.py", "core/b.py"]
+    (package / "losses.py").write_text("from ..other import x")
+    with pytest.raises(AssertionError, match=r"losses.py:1 imports from outside"):
+        imports(package, "losses.py")
+
+
+def test_cycles_are_found(package: Path) -> None:
+    (package / "core/a.py").write_text("from . import b")
+    (package / "core/b.py").write_text("from .wing.c import x")
+    (package / "losses.py").write_text("from .core import a")
+    assert cycles(package) == []
+    (package / "core/wing/c.py").write_text("def f():\n    from ..a import y")
+    assert cycles(package) == [["core/a.py", "core/b.py", "core/wing/c.py"]]
