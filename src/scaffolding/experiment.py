@@ -21,7 +21,7 @@ from .core.folder.facts import Facts
 from .core.folder.provenance import numerics
 from .core.intervals import Intervals, in_steps
 from .core.precision import AveragedWeights, Scaler
-from .core.session.run import NoRun, Run
+from .core.session.run import NoRun
 from .core.state import checkpoint as checkpoints
 from .core.state import keys
 from .core.state.finite import FiniteWatch
@@ -55,9 +55,8 @@ class Experiment:
         self.settings = RunConfig(**plain["run"])
         self.state = RunState()
         self.path: Path | None = None
-        self.run: Run | NoRun = NoRun()
-        self.device = choose_device(device or self.settings.device)
-        self.precision = choose_precision(self.settings.precision, self.device)
+        self.run: Any = NoRun()
+        self.device, self.precision = choose_device(device or self.settings.device, self.settings.precision)
         cfg.run.precision = self.precision  # a run keeps what `auto` meant
         self.autocast: Any = contextlib.nullcontext()  # what forward passes run in
         if self.precision != "float32":
@@ -69,6 +68,11 @@ class Experiment:
         specs = by_network(cfg.loss, "loss")
         self.losses = {name: build(spec, f"loss.{name}".rstrip(".")) for name, spec in specs.items()}
         self.networks = subnetworks(self.model, self.losses)
+        self.monitor = self.settings.monitor  # the logged value that decides what is best; None: the latest is
+        if self.monitor == "auto":
+            self.monitor = None  # of several losses none alone says what is best
+            if list(self.losses) == [""]:
+                self.monitor = "val/loss"
         self.ema: AveragedWeights | None = None
         if self.settings.ema_decay is not None:
             self.ema = AveragedWeights(self.model, self.settings.ema_decay)
@@ -165,7 +169,7 @@ class Experiment:
 
     @cached_property
     def schedule_steps(self) -> int:
-        """The total number of optimizer steps that schedules are made for: the budget, unless the run says otherwise."""
+        """The optimizer steps that schedules are made for: the budget, unless the run says otherwise."""
         return in_steps(self.settings.schedule_budget or self.settings.budget, self.steps_per_epoch)
 
     @cached_property
@@ -252,15 +256,6 @@ class Experiment:
         self.watch.check({"model": dict(self.model.named_parameters()), "optimizers": states}, self.state.step)
 
     @property
-    def monitor(self) -> str | None:
-        """The logged value that decides what is best; None: the latest is."""
-        if self.settings.monitor != "auto":
-            return self.settings.monitor
-        if list(self.losses) == [""]:
-            return "val/loss"
-        return None
-
-    @property
     def eval_model(self) -> nn.Module:
         """The network that is evaluated and kept as best: with averaged weights if EMA is on."""
         if self.ema is None:
@@ -276,7 +271,7 @@ class Experiment:
     # --- what a checkpoint holds
 
     def state_dict(self) -> dict[str, Any]:
-        """A checkpoint: every state without which a resumed run would not be the same run, as tensors and plain values."""
+        """What a checkpoint holds: every state that makes a resumed run the same run, in tensors and plain values."""
         averaged = None
         if self.ema is not None:
             averaged = {"model": self.ema.module.state_dict(), "count": int(self.ema.n_averaged)}
@@ -351,29 +346,25 @@ class Experiment:
         return f"Experiment({where}: {what}, step {self.state.step})"
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that `run.device` asks for.
+def choose_device(name: str, precision: str) -> tuple[torch.device, str]:
+    """The device and the number format that `run.device` and `run.precision` ask for.
+
+    `auto` is the first accelerator of this machine, and bfloat16 where that computes it natively, else float32.
 
     Raises:
-        UserError: it is not a device, or not on this machine.
+        UserError: the device is not one, or not on this machine.
     """
-    accelerators = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    present = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        accelerators.append("mps")
+        present.append("mps")
+    present.append("cpu")
     if name == "auto":
-        return torch.device((accelerators or ["cpu"])[0].removesuffix(":0"))
-    present = ["cpu", *accelerators]
-    if torch.cuda.is_available():
-        present.append("cuda")
-    if name not in present:
+        name = present[0]
+    if name not in present and not (name == "cuda" and "cuda:0" in present):
         raise UserError(f"run.device={name}: no such device on this machine\nhere: auto, {', '.join(present)}")
-    return torch.device(name)
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """float32, bfloat16 or float16; auto is bfloat16 where the device computes it natively, else float32."""
-    if name == "auto":
+    device = torch.device(name)
+    if precision == "auto":
+        precision = "float32"
         if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-            return "bfloat16"
-        return "float32"
-    return name
+            precision = "bfloat16"
+    return device, precision

@@ -1,4 +1,4 @@
-"""Nested values (dicts, lists, tuples): their leaves, what differs, what they look like. The one place that walks them."""
+"""Walks over nested dicts, lists and tuples: their leaves, what differs in them, what they look like."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

@@ -41,8 +41,14 @@ def claim(output: Path, name: str | None, suffix: str = "") -> Path:
     """
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"run.name={name!r} is not a folder name\nallowed: letters, digits and . _ - = , +, up to 200")
+    state = random.getstate()
+    import coolname  # draws from the global generator when it is imported
+
+    random.setstate(state)
+    coolname.replace_random(random.Random())  # a name must not change what the run draws
     while True:
-        path = output / f"{name or _new_name()}{suffix}"
+        new_name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{'_'.join(coolname.generate(2))}"
+        path = output / f"{name or new_name}{suffix}"
         try:
             output.mkdir(parents=True, exist_ok=True)
             path.mkdir()
@@ -58,15 +64,6 @@ def claim(output: Path, name: str | None, suffix: str = "") -> Path:
                 ) from None
         except OSError as error:
             raise UserError(f"paths.output={output}: no run folder can be made there: {error.strerror}") from error
-
-
-def _new_name() -> str:
-    state = random.getstate()
-    import coolname  # draws from the global generator when it is imported
-
-    random.setstate(state)
-    coolname.replace_random(random.Random())  # a name must not change what the run draws
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_" + "_".join(coolname.generate(2))
 
 
 def list_runs(output_root: Path) -> list[Path]:
@@ -137,39 +134,34 @@ def read_output_root(project_root: Path) -> Path:
 # --- one writer at a time: a lock that the system frees when the process ends, however it ends
 
 
-def acquire(run: Path) -> None:
-    """Take the lock of a run until `release` or the end of this process.
+def acquire(run: Path, note: bool = True) -> None:
+    """Take the lock of a run until `release` or the end of this process, and note down who has it.
 
     Raises:
         UserError: another process has it; it is named.
     """
     path = (run / ".lock").resolve()
-    if path in _held:
-        return
-    file = open(path, "a+")  # kept open: closing it would free the lock
+    file = _held.get(path) or open(path, "a+")  # noqa: SIM115 (closing it would free the lock)
     begin = time.monotonic()
-    while True:
+    while path not in _held:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
+            _held[path] = file
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 logger.warning(f"{path}: no locks here ({error.strerror}); do not carry a run on twice at a time")
-                break
-        if time.monotonic() - begin > PATIENCE:
-            file.seek(0)
-            raise UserError(f"{run.name} is in use by {file.read() or 'a process'}\nwait for it, or stop it")
-        time.sleep(0.05)
-    _held[path] = file
-
-
-def announce(run: Path) -> None:
-    """Write down who has the lock, for the message that another process gets."""
-    file = _held[(run / ".lock").resolve()]
-    with contextlib.suppress(OSError):  # a full disk: the lock itself holds all the same
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
-        file.flush()
+                _held[path] = file
+            if time.monotonic() - begin > PATIENCE:
+                file.seek(0)
+                raise UserError(
+                    f"{run.name} is in use by {file.read() or 'a process'}\nwait for it, or stop it"
+                ) from None
+            time.sleep(0.05)
+    if note:
+        with contextlib.suppress(OSError):  # a full disk: the lock itself holds all the same
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+            file.flush()
 
 
 def release(run: Path) -> None:
@@ -198,10 +190,13 @@ def is_locked(run: Path) -> bool:
 # --- status
 
 
-def write_status(path: Path, status: str, **values: Any) -> None:
-    """Replace status.json: running, finished, interrupted, preempted or failed, with step, reason, pid and host."""
-    content = {"status": status, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname(), **values}
-    write_text(path / "status.json", json.dumps(content, indent=2) + "\n")
+def write_status(path: Path, values: dict[str, Any]) -> None:
+    """Replace status.json by `values` and when, where and by which process it was written; a full disk is a warning."""
+    content = {**values, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
+    try:
+        write_text(path / "status.json", json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        logger.warning(storage_error(path / "status.json", error))
 
 
 def read_status(path: Path) -> dict[str, Any]:

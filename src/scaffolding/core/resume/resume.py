@@ -57,9 +57,7 @@ def check(cfg: Any, verb: str, project: Project) -> None:
     if verb == "rerun":
         _check_code(run, project)
     if verb == "resume":
-        folder.acquire(run)
-        if folder.read_status(run)["status"] != "finished":
-            folder.announce(run)
+        folder.acquire(run, note=folder.read_status(run)["status"] != "finished")
 
 
 def change_word(key: str, schema: type) -> str:
@@ -267,7 +265,7 @@ def _fork(exp: Any, run: Path, create: Any) -> Path:
 
 
 def _load_weights(exp: Any, content: dict[str, Any], run: str) -> None:
-    """Take over weights, and say so where they were trained on other data: with another vocabulary they know nothing."""
+    """Take over weights; warn if they were trained on other data: with another vocabulary they know nothing."""
     exp.load_weights(content)
     for name, part in exp.objects().items():
         if name.startswith("datasets.") and name in content["objects"]:

@@ -48,7 +48,7 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
     """Add to the last lines of a run, fit to be pasted; where the config asks for it, rehearse the resume with `main`.
 
     Raises:
-        RunError: the rehearsal, or a comparison with the run that this one repeats, found a difference; a figure failed.
+        RunError: the rehearsal, or the comparison with the run that is repeated, found a difference; a figure failed.
     """
     run, settings = exp.run, exp.settings
     trust = ""
@@ -70,7 +70,7 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
 
 
 def _compare_with_parent(path: Path) -> list[str]:
-    """Of a run that does another again, a line on how many logged rows are identical; RunError: the first difference."""
+    """Of a `rerun=`, a line on how many logged rows are identical; RunError: the first difference."""
     parent = json.loads((path / "provenance.json").read_text()).get("parent") or {}
     if parent.get("verb") != "rerun":
         return []

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -36,12 +37,12 @@ class Stopped(SystemExit):
     """A signal asked the run to stop; it did, with a checkpoint. The code is 128 + the signal's number."""
 
 
+@dataclass
 class StopFlag:
     """While active, remembers the first stop signal in `received`; a second one ends the process with 128 + number."""
 
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._before: dict[int, Any] = {}
+    received: signal.Signals | None = None
+    _before: dict[int, Any] = field(default_factory=dict)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
@@ -179,10 +180,6 @@ class Run:
         self.facts.event("on_best", step=self.state.step)
         return True
 
-    def is_where_it_began(self) -> bool:
-        """Whether this session has not taken a step yet."""
-        return self.state.step == self.start.step
-
     def is_first_step(self) -> bool:
         """Whether the last step was the first of this session."""
         return self.state.step == self.start.step + 1
@@ -193,8 +190,7 @@ class Run:
     def session(self) -> Iterator[None]:
         """While training: lock, log file, signals, status. Records how the block ended, whichever way."""
         folder.acquire(self.path)
-        folder.announce(self.path)
-        self._write_status("running")
+        folder.write_status(self.path, self._status("running"))
         code = 0
         with self._log_file(), self.stop:
             try:
@@ -203,7 +199,7 @@ class Run:
                 self.facts.sync()
                 if self.save_error is not None:
                     raise self.save_error
-                self._write_status("finished")
+                folder.write_status(self.path, self._status("finished"))
             except Stopped as error:
                 code = int(str(error.code))
                 reason = signal.Signals(code - 128).name
@@ -235,15 +231,12 @@ class Run:
 
     def _end(self, status: str, reason: str) -> None:
         self.facts.event("on_exception", step=self.state.step, reason=reason)
-        self._write_status(status, reason)
+        folder.write_status(self.path, self._status(status, reason))
 
-    def _write_status(self, status: str, reason: str | None = None) -> None:
+    def _status(self, status: str, reason: str | None = None) -> dict[str, Any]:
         state = self.state
-        values = {"step": state.step, "num_steps": self.num_steps, "best": state.best, "best_step": state.best_step}
-        try:
-            folder.write_status(self.path, status, reason=reason, **values)
-        except OSError as error:
-            logger.warning(folder.storage_error(self.path / "status.json", error))
+        values = {"status": status, "reason": reason, "step": state.step, "num_steps": self.num_steps}
+        return values | {"best": state.best, "best_step": state.best_step}
 
     @contextlib.contextmanager
     def _log_file(self) -> Iterator[None]:
@@ -291,18 +284,19 @@ def own_words() -> list[str]:
     return [masked(word) for word in HydraConfig.get().overrides.task]
 
 
+@dataclass
 class _Tee:
     """Standard output, a copy of which goes to `copy`."""
 
-    def __init__(self, stream: Any, copy: Callable[[str], None]) -> None:
-        self._stream, self._copy = stream, copy
+    stream: Any
+    copy: Callable[[str], None]
 
     def write(self, text: str) -> int:
-        self._copy(text)
-        return int(self._stream.write(text))
+        self.copy(text)
+        return int(self.stream.write(text))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
 
 def _worker_fault(error: BaseException) -> RunError | None:

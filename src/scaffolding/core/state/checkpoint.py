@@ -39,7 +39,7 @@ class Parts(dict[str, Any]):
 
 
 class CheckpointFiles:
-    """checkpoints/ of one run: latest.pt, best.pt, the newest step_<N>.pt, and halfway.pt where a rehearsal needs it."""
+    """checkpoints/ of one run: latest.pt, best.pt, step_<N>.pt, of a fork parent.pt, for a rehearsal halfway.pt."""
 
     def __init__(self, run: Path) -> None:
         self.folder = run / "checkpoints"
