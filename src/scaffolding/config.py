@@ -1,99 +1,120 @@
-"""Types and ranges of what the template itself reads: `run`, `loader`, `paths`. Values live in configs/base.yaml.
+"""Types, ranges and rules of what the template itself reads: `run`, `loader`, `paths`. Values: configs/base.yaml.
 
 Everything else (data, model, loss, optimizer, ...) accepts what its own YAML declares. Add a field here when you add
 a key to base.yaml; a key that is in neither is refused at the start.
 """
 
+import copy
+import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
-
-from .intervals import is_interval
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]  # relative paths in `paths` are taken from here
 
 # Names this package had before it was renamed, so that runs made under them still load.
 FORMER_NAMES: tuple[str, ...] = ()
 
-# What the `_target_`s of a loaded run (from_path, resume=, fork=) may name: these and everything below them. Add the
-# libraries whose classes your configs name, such as "timm". A run is data: what it names is not imported otherwise.
+# What a loaded run (from_path, resume=, fork=) may name, besides what the YAML files of this checkout name: these and
+# everything below them. Add the libraries whose classes you name on the command line, such as "timm". List nothing
+# that fetches, imports or executes what its arguments say (URLs, names on a hub, files).
 TRUSTED: tuple[str, ...] = (
-    *(f"{__package__}.{name}" for name in ("data", "model", "losses", "metrics", "schedules", "plot", "tracker")),
-    *("torch.nn", "torch.optim", "torchmetrics", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
+    *(f"{__package__}.{name}" for name in ("model", "losses", "metrics", "schedules", "plot")),
+    *("torch.nn", "torch.optim", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
+    *(f"torchmetrics.{name}" for name in ("aggregation", "classification", "clustering", "regression", "segmentation")),
     *(f"torchvision.datasets.{name}" for name in ("SVHN", "STL10", "GTSRB", "Food101", "Flowers102", "PCAM", "CelebA")),
 )  # of torchvision's datasets only some: others unpickle, or unpack unchecked, what lies in their folder
 
+# Named by YAML files here, and yet a loaded run needs trust= for it: it downloads what its arguments say.
+FETCHING: tuple[str, ...] = (f"{__package__}.data.hf_text",)
 
-def setting(allowed: str = "", check: Callable[[Any], Any] = lambda value: True, default: Any = MISSING) -> Any:
+# What a changed setting does when a run is resumed. FREE: nothing to the run. COURSE: it changes how the run goes on.
+# IDENTITY: refused, it is part of what the run is. A fork may change all of them, a rerun only what is free.
+FREE, COURSE, IDENTITY = "free", "course", "identity"
+
+
+def setting(change: str, allowed: str = "", check: Callable[[Any], Any] | None = None) -> Any:
     """A field whose value stands in YAML; unless it is null, `check` must hold, and `allowed` says so in words."""
-    return field(default=default, metadata={"allowed": allowed, "check": check})
+    return field(default=MISSING, metadata={"change": change, "allowed": allowed, "check": check})
 
 
-def at_least(low: int) -> Any:
-    return setting(f"{low} or more", lambda value: value >= low)
+def at_least(low: int, change: str) -> Any:
+    return setting(change, f"{low} or more", partial(operator.le, low))
 
 
-def one_of(*options: str) -> Any:
-    return setting(f"one of {', '.join(options)}", lambda value: value in options)
+def one_of(*options: str, change: str) -> Any:
+    return setting(change, f"one of {', '.join(options)}", options.__contains__)
 
 
-POSITIVE = ("a number above 0", lambda value: value > 0)
-BUDGET = ("optimizer steps (500 or 500steps) or epochs (5epochs)", lambda text: is_interval(text, minutes=False))
-INTERVAL = ("optimizer steps (500), epochs (1epoch) or minutes (10min)", is_interval)
+STEPS_OR_EPOCHS = r"\s*(?=.*[1-9])(\d+(\.0+)?\s*(steps?)?|\d+(\.\d+)?\s*epochs?"
+POSITIVE = ("a number above 0", partial(operator.lt, 0))
+FRACTION = ("a number between 0 and 1", lambda value: 0 < value < 1)
+BUDGET = ("optimizer steps (500 or 500steps) or epochs (5epochs)", re.compile(rf"{STEPS_OR_EPOCHS})\s*").fullmatch)
+INTERVAL = (
+    "optimizer steps (500), epochs (1epoch) or minutes (10min)",
+    re.compile(rf"{STEPS_OR_EPOCHS}|\d+(\.\d+)?\s*min)\s*").fullmatch,
+)
 
 
 @dataclass
 class RunConfig:
     """How to train."""
 
-    name: str | None = setting()
-    description: str = setting()
-    tags: list[str] = setting()
-    seed: int = at_least(0)
-    budget: str = setting(*BUDGET)
-    accumulate: int = at_least(1)
-    clip_grad_norm: float | None = setting(*POSITIVE)
-    precision: str = one_of("auto", "float32", "bfloat16", "float16")
-    compile: bool = setting()
-    device: str = setting()
-    ema_decay: float | None = setting("a number between 0 and 1", lambda value: 0 < value < 1)
-    monitor: str | None = setting(default="val/loss")  # not in base.yaml: a model with several losses has none
-    monitor_mode: str = one_of("min", "max")
-    log_every: str | None = setting(*BUDGET)
-    eval_every: str | None = setting(*INTERVAL)
-    plot_every: str | None = setting(*INTERVAL)
-    rollout_every: str | None = setting(*INTERVAL)
-    save_every: str | None = setting(*INTERVAL)
-    patience: int | None = at_least(1)
-    target_loss: float | None = setting()
-    rehearse_resume: bool = setting()
-    num_checkpoints: int = at_least(1)
-    schedule_budget: str | None = setting(*BUDGET)
+    name: str | None = setting(IDENTITY)
+    description: str = setting(FREE)
+    tags: list[str] = setting(FREE)
+    seed: int = at_least(0, IDENTITY)
+    budget: str = setting(COURSE, *BUDGET)
+    schedule_budget: str | None = setting(COURSE, *BUDGET)
+    accumulate: int = at_least(1, IDENTITY)
+    clip_grad_norm: float | None = setting(COURSE, *POSITIVE)
+    precision: str = one_of("auto", "float32", "bfloat16", "float16", change=IDENTITY)
+    compile: bool = setting(COURSE)
+    device: str = setting(COURSE)
+    ema_decay: float | None = setting(IDENTITY, *FRACTION)
+    monitor: str | None = setting(COURSE)
+    monitor_mode: str = one_of("min", "max", change=COURSE)
+    log_every: str | None = setting(COURSE, *BUDGET)
+    eval_every: str | None = setting(COURSE, *INTERVAL)
+    plot_every: str | None = setting(FREE, *INTERVAL)
+    rollout_every: str | None = setting(COURSE, *INTERVAL)
+    save_every: str | None = setting(FREE, *INTERVAL)
+    num_checkpoints: int = at_least(1, FREE)
+    patience: int | None = at_least(1, COURSE)
+    target_loss: float | None = setting(COURSE)
+    rehearse_resume: bool = setting(FREE)
 
 
 @dataclass
 class LoaderConfig:
     """How data is read."""
 
-    batch_size: int = at_least(1)
-    num_workers: int = at_least(0)
-    start_method: str | None = one_of("fork", "spawn", "forkserver")
-    timeout: float | None = setting(*POSITIVE)
-    limit_train: float | None = setting(*POSITIVE)
-    limit_eval: float | None = setting(*POSITIVE)
-    sample: bool = setting()
+    batch_size: int = at_least(1, IDENTITY)
+    num_workers: int = at_least(0, FREE)
+    start_method: str | None = one_of("fork", "spawn", "forkserver", change=FREE)
+    timeout: float | None = setting(FREE, *POSITIVE)
+    limit_train: float | None = setting(IDENTITY, *POSITIVE)
+    limit_eval: float | None = setting(IDENTITY, *POSITIVE)
+    sample: bool = setting(IDENTITY)
 
 
 @dataclass
 class PathsConfig:
     """Where things lie."""
 
-    data: str = setting()
-    output_root: str = setting()
-    output: str = setting()
+    data: str = setting(FREE)
+    output_root: str = setting(FREE)
+    output: str = setting(FREE)
+
+
+def part(change: str, default: Callable[[], Any]) -> Any:
+    """A block that a YAML file of a group may leave out."""
+    return field(default_factory=default, metadata={"change": change})
 
 
 @dataclass
@@ -103,17 +124,52 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
-    data: Any = MISSING
-    model: Any = MISSING
-    loss: Any = MISSING
-    optimizer: Any = MISSING
-    scheduler: Any = MISSING
-    metrics: Any = field(default_factory=dict)
-    rollout: Any = None
-    plots: Any = field(default_factory=dict)
-    tracker: Any = field(default_factory=dict)
-    imports: list[str] = field(default_factory=list)
+    data: Any = setting(IDENTITY)
+    model: Any = setting(IDENTITY)
+    loss: Any = setting(IDENTITY)
+    optimizer: Any = setting(COURSE)
+    scheduler: Any = setting(IDENTITY)
+    metrics: Any = part(IDENTITY, dict)
+    rollout: Any = part(IDENTITY, type(None))
+    plots: Any = part(FREE, dict)
+    tracker: Any = part(FREE, dict)
+    imports: list[str] = part(FREE, list)
     resume: str | None = None
     fork: str | None = None
     fork_state: bool = False
     rerun: str | None = None
+
+
+# Arguments that losses had in runs of format 1 and read from the model now, by their names below the package.
+DROPPED = {
+    "model.gan.DiscriminatorLoss": "noise_size",
+    "model.gan.GeneratorLoss": "noise_size",
+    "model.diffusion.DiffusionLoss": "num_timesteps",
+    "model.autoencoder.AutoencoderLoss": "num_codes",
+}
+PER_STEP = ("schedules.linear", "schedules.cosine", "schedules.one_cycle")
+
+
+def upgrade(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a run (or a part of one) as an earlier version wrote it, in today's form. Add your own moves."""
+    config = copy.deepcopy(config)
+    tracker, loss, scheduler = (config.get(name) for name in ("tracker", "loss", "scheduler"))
+    if isinstance(tracker, dict) and not all(isinstance(block, dict) for block in tracker.values()):
+        module = str(tracker.get("_target_", "wandb.Wandb")).rpartition(".")[0]
+        config["tracker"] = {module.rpartition(".")[2]: tracker}  # it was a single block
+    for block in [loss, *loss.values()] if isinstance(loss, dict) else ():
+        if isinstance(block, dict) and "_target_" in block:
+            package, _, name = str(block["_target_"]).partition(".")
+            block.pop(DROPPED.get(name), None)
+            if name == "losses.MappedLoss":
+                block["_target_"] = f"{package}.model.module.MappedLoss"
+    if isinstance(scheduler, dict):
+        for block in [scheduler] if "schedule" in scheduler else scheduler.values():
+            if isinstance(block, dict) and "schedule" in block:
+                target = str((block["schedule"] or {}).get("_target_", ""))
+                interval = block.pop("interval", None)
+                if interval is not None and interval != "metric":
+                    block.pop("monitor", None)
+                    if target and target.partition(".")[2] not in PER_STEP:
+                        block["interval"] = interval
+    return config

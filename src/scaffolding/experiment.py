@@ -9,10 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from . import states
-from .config import FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config
+from .config import FETCHING, FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config, upgrade
 from .core.batches.loader import Loader
-from .core.config.build import build
-from .core.config.compose import Project, compose_config, read_config
+from .core.config.build import build, by_network, check_losses, check_specs, interval_of, subnetworks
+from .core.config.compose import Project, compose_config
+from .core.config.plugins import import_plugins
+from .core.config.trust import read_config
 from .core.folder.run_folder import Facts
 from .core.session.run import Run
 from .core.state import checkpoint as checkpoints
@@ -22,10 +24,9 @@ from .core.state.finite import FiniteWatch
 from .intervals import Intervals, in_steps
 from .precision import autocast, choose_device, choose_precision, make_ema, make_scaler
 from .schedules import Schedule, takes_total
-from .specs import by_network, check_losses, check_specs, subnetworks
 from .splits import Split, make_splits
 
-PROJECT = Project(PROJECT_ROOT, __package__, Config, FORMER_NAMES, TRUSTED)
+PROJECT = Project(PROJECT_ROOT, __package__, Config, FORMER_NAMES, TRUSTED, upgrade, FETCHING)
 
 
 class Experiment:
@@ -39,8 +40,6 @@ class Experiment:
 
     def __init__(self, cfg: DictConfig, device: str | None = None) -> None:
         if cfg.imports:
-            from .core.config.plugins import import_plugins
-
             import_plugins(cfg.imports, PROJECT_ROOT)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         check_specs(plain)
@@ -61,6 +60,8 @@ class Experiment:
         self.watch = FiniteWatch(self.model, self.device)
         losses = by_network(cfg.loss, "loss")
         self.losses = {name: build(spec, f"loss.{name}".rstrip(".")) for name, spec in losses.items()}
+        if self.monitor == "auto":
+            self.monitor = "val/loss" if list(self.losses) == [""] else None
         self.networks = subnetworks(self.model, self.losses)
         self.ema = make_ema(self.model, settings.ema_decay)
 
@@ -157,11 +158,11 @@ class Experiment:
     def schedulers(self) -> dict[str, Schedule]:
         """A learning rate schedule for each optimizer that has one."""
         schedules = {}
-        for name, spec in by_network(self.cfg.scheduler, "scheduler", self.losses, "interval").items():
+        for name, spec in by_network(self.cfg.scheduler, "scheduler", self.losses, "schedule").items():
             if spec.schedule is not None:
                 total = {"num_steps": self.schedule_steps} if takes_total(spec.schedule._target_) else {}
                 scheduler = build(spec.schedule, "scheduler.schedule", self.optimizers[name], **total)
-                schedules[name] = Schedule(scheduler, spec.interval, spec.monitor)
+                schedules[name] = Schedule(scheduler, interval_of(spec), spec.get("monitor"))
         return schedules
 
     @cached_property

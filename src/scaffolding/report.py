@@ -8,6 +8,7 @@ from torch import Tensor
 from . import plot
 from .core.batches.loader import Window
 from .core.config.compose import portable
+from .core.config.trust import needed_trust
 from .core.errors import RunError
 from .experiment import PROJECT, Experiment
 from .rehearsal import Train, TrainStep, rehearse
@@ -23,8 +24,8 @@ def describe_start(exp: Experiment, window: Window, metrics: dict[str, Tensor]) 
     known = f" (ln {count} = {math.log(count):.4f})" if (count := exp.cfg.data.get(fact)) else ""  # of a cross-entropy
     losses = ", ".join(f"{name} {float(value):.4f}{known}" for name, value in metrics.items() if name.endswith("loss"))
     logger.info(f"{exp!r}; batch: {plot.describe_batch(window[0][0])}; initial {losses}")
-    if foreign := ",".join(sorted(set(PROJECT.untrusted(portable(exp.cfg, PROJECT)).values()))):
-        logger.info(f"not in TRUSTED of config.py: to resume, fork or load this run, add trust={foreign}")
+    if foreign := needed_trust(portable(exp.cfg, PROJECT), PROJECT):
+        logger.info(f"not in TRUSTED of config.py: to resume, fork or load this run, add trust={','.join(foreign)}")
     plot.draw(exp, "start")
 
 

@@ -8,16 +8,9 @@ python src/scaffolding/train.py rerun=RUN                      # the same run ag
 python src/scaffolding/train.py --multirun run.seed=1,2,3      # one run per value
 """
 
-import signal
-import sys
 from pathlib import Path
 
-_folder = Path(__file__).resolve().parent
-if sys.path[0] == str(_folder):  # started as a script: our evaluate.py must not hide an installed package of that name
-    sys.path[0] = str(_folder.parent)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: a Ctrl-C just ends it
-
-from scaffolding.core.launch import launch  # isort: skip  (first: it imports torch and hydra the fast way)
+from scaffolding.core.launch import launch  # isort: skip  (first: it finds our modules and imports torch the fast way)
 
 import torch
 from loguru import logger
@@ -36,7 +29,6 @@ from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.report import describe_start, report
 from scaffolding.schedules import advance, read
-from scaffolding.usage import help_text
 from scaffolding.verbs import check, restore, start_from
 
 MAX_SKIPPED = 20  # float16 updates skipped in a row; the scale halves each time, so this many is no longer a search
@@ -57,8 +49,9 @@ def start(cfg: DictConfig) -> Experiment:
     changes = check(cfg)
     exp = Experiment(cfg)
     exp.prepare()  # data, optimizers, schedules: whatever is wrong with them shows before a folder is made
-    tracker = build(cfg.tracker, "tracker") if cfg.tracker else None
-    cfg.run.precision = exp.precision  # the run keeps what `auto` meant
+    trackers = [build(spec, f"tracker.{name}") for name, spec in cfg.tracker.items()]
+    tracker = trackers[0] if trackers else None
+    cfg.run.precision, cfg.run.monitor = exp.precision, exp.monitor  # the run keeps what `auto` meant
     keys.seed_all(keys.key(cfg.run.seed, "train"))
     if cfg.resume:
         exp.path = Path(cfg.resume)
@@ -174,7 +167,7 @@ def test(exp: Experiment) -> None:
 
 def run() -> None:
     """The console command."""
-    launch(main, PROJECT, help_text)
+    launch(main, PROJECT)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from typing import Any
 
 from loguru import logger
 
-from .core.config.compose import portable, read_config
+from .core.config.build import by_network, check_specs
+from .core.config.compose import portable
+from .core.config.trust import read_config
 from .core.errors import RunError, UserError
 from .core.folder import lock, provenance
 from .core.folder.run_folder import TIMINGS, Facts, read_status
@@ -19,7 +21,6 @@ from .core.state import checkpoint
 from .experiment import PROJECT, Experiment
 from .precision import choose_device, choose_precision
 from .schedules import takes_total
-from .specs import by_network, check_specs
 from .states import objects
 
 SOURCES = Path(__file__).parent  # of this package
@@ -140,7 +141,7 @@ def announce(exp: Experiment, changes: dict[str, Any]) -> None:
 
 def schedule_targets(cfg: Any) -> list[str]:
     """Dotted names of the schedules of a config."""
-    specs = by_network(cfg.scheduler, "scheduler", marker="interval").values()
+    specs = by_network(cfg.scheduler, "scheduler", marker="schedule").values()
     return [spec.schedule._target_ for spec in specs if spec.schedule is not None]
 
 

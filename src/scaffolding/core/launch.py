@@ -4,26 +4,42 @@ Exit codes: 0 finished, 1 a run that failed, 2 wrong input (nothing was created)
 more, 128 + n stopped by signal n.
 """
 
+import os
+import signal
+import sys
+from pathlib import Path
+
+_package = Path(__file__).resolve().parents[1]
+_folder = Path(sys.argv[0]).resolve().parent
+_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+if sys.argv[0].endswith(".py") and _folder.name == _package.name and _folder != _package:
+    if (_folder / "core" / "launch.py").exists() and _path[0] != str(_folder.parent):
+        # a script of another checkout that shares this environment, a git worktree say: it must run its own sources
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(_folder.parent), *filter(None, _path)])
+        os.execv(sys.executable, sys.orig_argv)
+if sys.path[0] and Path(sys.path[0]).resolve() == _package:  # started as a script: our evaluate.py must not hide an
+    sys.path[0] = str(_package.parent)  # installed package of that name
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: a Ctrl-C just ends it
+
 import errno
 import gc
-import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import dotenv
 
-gc.disable()  # most of an import's time, beside reading files, is the collector looking at what cannot be garbage
+gc.disable()  # most of an import's time, besides reading files, is the collector looking at what cannot be garbage
 import hydra
 import torch
+from hydra.core.hydra_config import HydraConfig
+from loguru import logger
 from omegaconf import DictConfig
 
-from .config.compose import COMPOSE_ERRORS, Project, checked, explained, groups
+from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, groups, masked
+from .config.usage import help_text
 from .errors import RunError, StorageError, UserError
-from .folder import provenance
 from .folder.files import storage_error
-from .session import console
+from .session.console import SHORT
 from .session.signals import leave_at_once
 
 gc.enable()
@@ -31,23 +47,26 @@ if "triton" not in sys.modules:  # what is frozen is never freed, and triton com
     gc.freeze()
 
 TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong input
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}  # a terminal obeys them
 
 
-def launch(main: Callable[[DictConfig], Any], project: Project, help_text: Callable[[list[str]], str]) -> None:
+def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
     """Compose the config of this command line and call `main` with it, once or, with --multirun, once per job."""
     leave_at_once()
     dotenv.load_dotenv(project.root / ".env")
-    console.setup()
+    logger.remove()
+    logger.add(sys.stderr, **SHORT)
+    logger.configure(patcher=_without_control_characters)
     full = os.environ.get(TRACEBACK) == "1"
     try:
         if {"--help", "-h"} & set(sys.argv):
-            print(help_text(sys.argv))
+            print(help_text(project, sys.argv))
         else:
             _run_hydra(main, project, sys.argv[1:])
     except (UserError, RunError) as error:
         if full:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}".translate(CONTROL), file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else error.code)
     except OSError as error:
         if full or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
@@ -56,29 +75,40 @@ def launch(main: Callable[[DictConfig], Any], project: Project, help_text: Calla
         sys.exit(StorageError.code)
 
 
+def _without_control_characters(record: Any) -> None:
+    """Show those of a file's names or a checkpoint's keys, which may be a stranger's, instead of obeying them."""
+    record["message"] = record["message"].translate(CONTROL)
+
+
 def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:
-    root = _output_root(words, project)
-    verb, parent = _named_run(words, root)
-    is_sweep = bool({"--multirun", "-m"} & set(words))
+    keys = {word.partition("=")[0].lstrip("+") for word in words}
+    trust = [name for name in (_value(words, "trust") or "").split(",") if name]
+    is_sweep = bool({"--multirun", "-m"} & keys)
+    verb, parent = "", None
+    if {"resume", "fork", "rerun"} & keys:
+        verb, parent = _named_run(words, _output_root(words, project))
+    if trust and not parent:
+        raise UserError("trust: goes with resume, fork or rerun\nthe checkout and the command line are trusted anyway")
     # Hydra makes no folders and no log of its own; the jobs of a sweep lie together
     more = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
     more += [f"hydra/{log}=disabled" for log in ("job_logging", "hydra_logging")]
-    more += [f"hydra.sweep.dir={root}/exp_${{now:%Y-%m-%d_%H-%M-%S}}"] if is_sweep else []
+    if is_sweep:
+        more.append(f"hydra.sweep.dir={_output_root(words, project)}/exp_${{now:%Y-%m-%d_%H-%M-%S}}")
     rest = [word for word in words if word.partition("=")[0] not in ("resume", "fork", "rerun", "trust")]
-    trust = [name for name in (_value(words, "trust") or "").split(",") if name]
-    if trust and not parent:
-        raise UserError("trust: goes with resume, fork or rerun\nthe checkout and the command line are trusted anyway")
-    options, inherited = _read_run(verb, parent, rest, project, trust) if parent else ([], [])
-    more += inherited
+    options: list[str] = []
+    if parent:
+        options, inherited = _read_run(verb, parent, rest, project, trust)
+        more += inherited
     raised: list[Exception] = []
 
     def task(composed: DictConfig) -> Any:
         try:
+            check_files(HydraConfig.get().runtime, project)
             cfg = checked(composed, project)
             if parent:
                 cfg[verb] = str(parent)
                 cfg.run.name = _value(words, "run.name") if verb == "rerun" else cfg.run.name
-            sys.argv[1:] = map(provenance.masked, words)  # libraries may note down what they find there
+            sys.argv[1:] = map(masked, words)  # libraries may note down what they find there
             _import_rest()
             return main(cfg)
         except Exception as error:  # kept, and raised below: Hydra would print lines of its own first

@@ -54,6 +54,7 @@ class Autoencoder(nn.Module):
         if latent != "none":
             down.append(nn.Conv2d(sizes[-1], latent_size, kernel_size=1))
             up.insert(0, nn.Conv2d(latent_size, sizes[-1], kernel_size=3, padding=1))
+        self.num_codes = num_codes
         self.encoder = nn.Sequential(*down)
         self.latent = VectorQuantizer(num_codes, latent_size) if latent == "vq" else Continuous()
         self.decoder = nn.Sequential(*up)
@@ -121,11 +122,10 @@ class AutoencoderLoss:
 
     Args:
         commitment: beta, the weight of the commitment term.
-        num_codes: vectors in the codebook, if there is one.
     """
 
-    def __init__(self, commitment: float, num_codes: int) -> None:
-        self.commitment, self.num_codes = commitment, num_codes
+    def __init__(self, commitment: float) -> None:
+        self.commitment = commitment
 
     def __call__(self, model: Autoencoder, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and its parts from images (B, C, H, W), the first of the batch; errors are means over pixels.
@@ -142,7 +142,7 @@ class AutoencoderLoss:
         if codes is None:
             return reconstruction, metrics
         codebook, commitment = F.mse_loss(z_q, z_e.detach()), F.mse_loss(z_e, z_q.detach())
-        metrics |= {"codebook": codebook} | codebook_usage(codes, self.num_codes)
+        metrics |= {"codebook": codebook} | codebook_usage(codes, model.num_codes)
         return reconstruction + codebook + self.commitment * commitment, metrics
 
 

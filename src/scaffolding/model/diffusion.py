@@ -200,19 +200,12 @@ def time_embedding(t: Tensor, size: int) -> Tensor:
 
 
 class DiffusionLoss:
-    """Squared error of the predicted noise, at a time step drawn for each image (algorithm 1, equation 14).
-
-    Args:
-        num_timesteps: T.
-    """
-
-    def __init__(self, num_timesteps: int) -> None:
-        self.num_timesteps = num_timesteps
+    """Squared error of the predicted noise, at a time step drawn for each image (algorithm 1, equation 14)."""
 
     def __call__(self, model: Diffusion, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss, a mean over pixels, from images (B, C, H, W), the first of the batch."""
         x_0 = batch[0]
-        t = torch.randint(self.num_timesteps, (len(x_0),), device=x_0.device)
+        t = torch.randint(model.num_timesteps, (len(x_0),), device=x_0.device)
         epsilon = torch.randn_like(x_0)
         x_t = model.forward_process(x_0, t, epsilon)
         return F.mse_loss(model(x_t, t), epsilon), {}

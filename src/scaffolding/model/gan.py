@@ -102,37 +102,23 @@ class Discriminator(nn.Module):
 
 
 class DiscriminatorLoss:
-    """-log D(x) - log(1 - D(G(z))): real images shall be called real, generated ones not.
-
-    Args:
-        noise_size: values in a noise vector.
-    """
-
-    def __init__(self, noise_size: int) -> None:
-        self.noise_size = noise_size
+    """-log D(x) - log(1 - D(G(z))): real images are to be called real, generated ones not."""
 
     def __call__(self, model: GAN, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss in nats; D(x) as `real`, D(G(z)) as `fake`, mean probabilities 0..1; images are the batch's first."""
         images = batch[0]
         with torch.no_grad():
-            fakes = model.generator(torch.randn(len(images), self.noise_size, device=images.device))
+            fakes = model.generator(torch.randn(len(images), model.noise_size, device=images.device))
         real, fake = model.discriminator(images), model.discriminator(fakes)
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()  # softplus(-logit) = -log sigmoid(logit)
         return loss, {"real": real.sigmoid().mean(), "fake": fake.sigmoid().mean()}
 
 
 class GeneratorLoss:
-    """-log D(G(z)), the non-saturating form: its gradient is strong where the discriminator is not fooled.
-
-    Args:
-        noise_size: values in a noise vector.
-    """
-
-    def __init__(self, noise_size: int) -> None:
-        self.noise_size = noise_size
+    """-log D(G(z)), the non-saturating form: its gradient is strong where the discriminator is not fooled."""
 
     def __call__(self, model: GAN, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss in nats, on as many generated images as the batch has."""
         images = batch[0]
-        fakes = model.generator(torch.randn(len(images), self.noise_size, device=images.device))
+        fakes = model.generator(torch.randn(len(images), model.noise_size, device=images.device))
         return F.softplus(-model.discriminator(fakes)).mean(), {}

@@ -1,17 +1,159 @@
-"""Building what a `_target_` names, with errors that name the config key and the cause."""
+"""From a plain config to objects: its blocks are checked before anything is built; errors name the key and the cause.
+
+A block is a mapping with a `_target_`, the dotted name of a class or function; its other keys are the arguments.
+"""
 
 import importlib
 import inspect
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import nn
+from torch.utils.data import default_collate
 
 from ..errors import UserError, nearest
-from ..folder.provenance import hide_secrets
+from ..state import keys
+from .compose import hide_secrets
+
+
+def check_specs(cfg: Mapping[str, Any]) -> None:
+    """Check, without building anything, that a plain config has the parts of an experiment and that they fit together.
+
+    Raises:
+        UserError: the key, what it holds, and what is wanted there.
+    """
+    blocks = {"data.dataset": by_network(cfg["data"], "data", marker="").get("dataset"), "model": cfg["model"]}
+    for part in ("loss", "optimizer"):
+        blocks |= {f"{part}.{name}".rstrip("."): block for name, block in by_network(cfg[part], part).items()}
+    for part in ("metrics", "plots", "tracker"):
+        named = by_network(cfg[part] or {}, part, marker="")
+        blocks |= {f"{part}.{name}": block for name, block in named.items() if block is not None}
+    if cfg["rollout"]:
+        blocks["rollout"] = cfg["rollout"]
+    names = list(by_network(cfg["loss"], "loss"))
+    schedules = by_network(cfg["scheduler"], "scheduler", names, marker="schedule")
+    for part, mapping in (("optimizer", by_network(cfg["optimizer"], "optimizer", names)), ("scheduler", schedules)):
+        if set(mapping) != set(names):
+            raise UserError(
+                f"{part}: is for {', '.join(mapping) or 'no network'}, and loss for {', '.join(names)}"
+                f"\ngive one {part} for all networks, or one under each of these names"
+            )
+    for name, spec in schedules.items():
+        key = f"scheduler.{name}".rstrip(".")
+        for part in by_network(spec, key, marker=""):
+            if part not in ("schedule", "interval", "monitor"):
+                raise UserError(f"{key}.{part}: not a part of a schedule\nallowed: schedule, interval, monitor")
+        if spec.get("schedule") is not None:
+            blocks[f"{key}.schedule"] = spec["schedule"]
+    for key, block in blocks.items():
+        if not isinstance(block, Mapping) or "_target_" not in block:
+            raise UserError(f"{key}: {block!r:.60} is not a block with a _target_\ngive {key}._target_, a dotted name")
+    if len(names) > 1 and cfg["run"]["target_loss"] is not None:
+        raise UserError(
+            f"run.target_loss={cfg['run']['target_loss']}: {', '.join(names)} have a loss each, and none has to go"
+            "\na model with several losses has no mode=overfit; leave run.target_loss=null"
+        )
+    check_targets(dict(cfg))
+    for name, spec in schedules.items():
+        if spec.get("schedule") is not None:
+            key = f"scheduler.{name}".rstrip(".")
+            if interval_of(spec, key) == "metric" and cfg["run"]["eval_every"] is None:
+                raise UserError(f"{key}.monitor: run.eval_every=null, so there would be nothing to look at")
+
+
+def by_network(spec: Any, key: str, names: Iterable[str] = ("",), marker: str = "_target_") -> dict[str, Any]:
+    """A config block by network: one spec (it has `marker`) serves all of `names`, else it is a mapping already."""
+    if not isinstance(spec, Mapping):
+        raise UserError(f"{key}: {spec!r:.60} is not a mapping\ngive a block with a _target_, or one under each name")
+    if marker in spec:
+        return dict.fromkeys(names, spec)
+    return dict(spec)
+
+
+def subnetworks(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """The parts of a model that have a loss of their own, "" being all of it; UserError: the model has no such part."""
+    parts = dict(model.named_modules())
+    for name in names:
+        if name not in parts:
+            near = ", ".join(nearest(name, [part for part in parts if part], 3)) or "it has none"
+            raise UserError(f"loss.{name}: {type(model).__name__} has no network {name!r}\nnearest: {near}")
+    return {name: parts[name] for name in names}
+
+
+def interval_of(spec: Mapping[str, Any], key: str = "scheduler") -> str:
+    """When a schedule advances: "metric" if it watches a logged value, "step" if it takes `num_steps`, else as it says.
+
+    Raises:
+        UserError: it says something else, or nothing where it has a choice.
+    """
+    given, allowed = spec.get("interval"), ["step", "epoch"]
+    if spec.get("monitor") is not None:
+        allowed = ["metric"]
+    elif "num_steps" in inspect.signature(locate(str(spec["schedule"]["_target_"]), f"{key}.schedule")).parameters:
+        allowed = ["step"]
+    if given is None and len(allowed) == 1:
+        return allowed[0]
+    if given not in allowed:
+        text = f"{key}.interval={given}: allowed for this schedule: {', '.join(allowed)}"
+        if len(allowed) > 1:
+            text += f"\nor give {key}.monitor, a logged value to watch, e.g. val/loss"
+        raise UserError(text)
+    return str(given)
+
+
+def check_losses(losses: Mapping[str, Any], model: nn.Module, split: Any, seed: int) -> None:
+    """Let every loss that has `check(model, batch)` look at a batch of one item, before a run is made.
+
+    Raises:
+        UserError: a loss raised a ValueError: the model or the batches are not what it takes.
+    """
+    for name, loss in losses.items():
+        if not hasattr(loss, "check"):
+            continue
+        with keys.keyed(seed, "check"):
+            if hasattr(split, "get_batch"):
+                batch = split.get_batch(torch.tensor([0]))
+            else:
+                batch = getattr(split, "collate", default_collate)([split[0]])
+        try:
+            loss.check(model, batch)
+        except ValueError as error:
+            raise UserError(f"{f'loss.{name}'.rstrip('.')}: {error}") from error
+
+
+def check_targets(config: Any, key: str = "") -> None:
+    """UserError, with key and dotted name: a `_target_` does not exist, or takes no such argument. Builds nothing."""
+    parts: Any = ()
+    if isinstance(config, list):
+        parts = enumerate(config)
+    elif isinstance(config, dict):
+        parts = config.items()
+    for name, value in parts:
+        check_targets(value, f"{key}.{name}".lstrip("."))
+    if not isinstance(config, dict) or "_target_" not in config:
+        return
+    target = str(config["_target_"])
+    if target == "???":
+        raise UserError(f"{key}._target_ is not set\ngive a dotted name: {key}._target_=package.module.Class")
+    found = locate(target, f"{key}._target_")
+    if not callable(found):
+        raise UserError(f"{key}._target_: {target} is a {type(found).__name__}, not a class or function")
+    try:
+        parameters = inspect.signature(found).parameters
+    except (TypeError, ValueError):  # some built-in classes tell nothing of their arguments
+        return
+    unknown = [name for name in config if not str(name).startswith("_") and name not in parameters]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        near = ", ".join(nearest(unknown[0], parameters)) or "none"
+        raise UserError(
+            f"{key}.{unknown[0]}: {target} takes no argument {unknown[0]!r}\nnearest: {near}; "
+            f"it takes {', '.join(parameters) or 'none'}"
+        )
 
 
 def locate(target: str, key: str) -> Any:
@@ -35,36 +177,6 @@ def locate(target: str, key: str) -> Any:
     raise UserError(f"{key}: {target}: there is no module {parts[0]!r}\ngive the dotted name of a class or function")
 
 
-def targets(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """(dotted key, mapping) of every mapping in a plain config that has a `_target_`."""
-    if isinstance(node, dict) and "_target_" in node:
-        yield key, node
-    for name, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
-        yield from targets(value, f"{key}.{name}" if key else str(name))
-
-
-def check_targets(config: Any) -> None:
-    """UserError, with key and dotted name: a `_target_` does not exist, or takes no such argument. Builds nothing."""
-    for key, spec in targets(config):
-        target = str(spec["_target_"])
-        if target == "???":
-            raise UserError(f"{key}._target_ is not set\ngive a dotted name: {key}._target_=package.module.Class")
-        found = locate(target, f"{key}._target_")
-        if not callable(found):
-            raise UserError(f"{key}._target_: {target} is a {type(found).__name__}, not a class or function")
-        try:
-            parameters = inspect.signature(found).parameters
-        except (TypeError, ValueError):  # some built-in classes tell nothing of their arguments
-            continue
-        unknown = [name for name in spec if not str(name).startswith("_") and name not in parameters]
-        if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            near = ", ".join(nearest(unknown[0], parameters)) or "none"
-            raise UserError(
-                f"{key}.{unknown[0]}: {target} takes no argument {unknown[0]!r}\nnearest: {near}; "
-                f"it takes {', '.join(parameters)}"
-            )
-
-
 def build(spec: Any, key: str, *args: Any, **kwargs: Any) -> Any:
     """Instantiate a `_target_` mapping with plain containers as arguments.
 
@@ -82,7 +194,10 @@ def build(spec: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         wrong_call = isinstance(cause, TypeError) and "site-packages" in frame.filename  # raised by a library
         if isinstance(cause, UserError) or not (wrong_call or isinstance(cause, OSError | ValueError | ImportError)):
             raise cause from None
-        where = "" if "\n" in str(cause) else f" ({frame.filename}:{frame.lineno})"
-        values: Any = OmegaConf.to_container(spec, resolve=True) if OmegaConf.is_config(spec) else spec
-        given = [f"given: {hide_secrets({k: v for k, v in values.items() if k != '_target_'})}"] if wrong_call else []
-        raise UserError("\n".join([f"{key}: {spec['_target_']}: {cause}{where}", *given])) from error
+        lines = [f"{key}: {spec['_target_']}: {cause}"]
+        if "\n" not in str(cause):
+            lines[0] += f" ({frame.filename}:{frame.lineno})"
+        if wrong_call:
+            given: Any = OmegaConf.to_container(OmegaConf.create(spec), resolve=True)
+            lines.append(f"given: {hide_secrets({name: given[name] for name in given if name != '_target_'})}")
+        raise UserError("\n".join(lines)) from error

@@ -1,8 +1,10 @@
-"""Composing configs: Hydra's result checked against the schema, and every mistake named with the nearest right word."""
+"""Composing configs: Hydra's result on top of the schema, checked; and as a run keeps it, without secrets."""
 
 import dataclasses
+import functools
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,26 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from torch.utils._pytree import MappingKey, tree_map_with_path
 
 from ..errors import UserError
 from ..folder.run_folder import read_output_root
-from .build import targets
+from ..tree import leaves, specs
+from .explain import explain, unknown_key
+from .explain import groups as groups  # of a folder of configs
 
 VERBS = ("resume", "fork", "fork_state", "rerun")  # said of a run, not part of its config
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)  # of user's words
+TOP_KEY = re.compile(r"(?m)^([A-Za-z]\w*):")
+GLOBAL = "# @package _global_"
+
+# not every token or key is a secret: pad_token and sort_key are settings, which a resumed run must find again
+KINDS = "api|access|auth|bearer|hf|hub|private|refresh|secret|session|wandb"
+NAMES = rf"(\w*(secret|password|passwd|credentials?)|(\w+_)?({KINDS})[_-]?(key|token)|token|key)"
+SECRET = re.compile(rf"(^|[./+~]){NAMES}$", re.IGNORECASE)
+INNER = re.compile(rf"""([{{\[,\s.]{NAMES}\s*:\s*)('[^']*'|"[^"]*"|[^,}}\]]+)""", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -32,25 +45,18 @@ class Project:
     schema: type
     former_names: tuple[str, ...] = ()  # of the package, so that runs made under them still load
     trusted: tuple[str, ...] = ()  # what a loaded run may name as targets: everything below these dotted names
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict  # a run's config, as earlier versions wrote it
+    fetching: tuple[str, ...] = ()  # what a loaded run may not name, though a YAML file here does
+    configs: Path = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "configs", self.root / "configs")
         ConfigStore.instance().store("schema", self.schema)
-
-    @property
-    def configs(self) -> Path:
-        return self.root / "configs"
 
     def present_name(self, target: str) -> str:
         """A dotted name, under the package's present name where it has a former one."""
         first, dot, rest = target.partition(".")
         return f"{self.package}{dot}{rest}" if first in self.former_names else target
-
-    def untrusted(self, config: Any, trust: Iterable[str] = ()) -> dict[str, str]:
-        """The targets and imports of a plain config that neither `trusted` nor `trust` lists, by key."""
-        names = {f"{key}._target_": self.present_name(str(spec["_target_"])) for key, spec in targets(config)}
-        names |= {f"imports.{index}": name for index, name in enumerate(config.get("imports") or ())}
-        listed = tuple(f"{entry}." for entry in (*self.trusted, *trust))
-        return {key.lstrip("."): name for key, name in names.items() if not f"{name}.".startswith(listed)}
 
     @property
     def output_root(self) -> Path:
@@ -77,16 +83,47 @@ def compose_unchecked(project: Project, overrides: list[str]) -> DictConfig:
     before, hydra.hydra = hydra.hydra, None
     try:
         with initialize_config_dir(str(project.configs), version_base="1.3"):
-            return compose("base", overrides)
+            composed = compose("base", overrides, return_hydra_config=True)
     finally:
         hydra.hydra = before
+    check_files(composed.hydra.runtime, project)
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
 
 
-def read_config(folder: Path, project: Project, trust: Iterable[str] | None = None) -> DictConfig:
-    """The checked config of a run, fit to be built if `trust` is given; UserError as in trust.open_config."""
-    from .trust import open_config
+def explained(error: BaseException, project: Project, overrides: list[str]) -> UserError:
+    """A composing error in words: key, value, what is allowed or nearest."""
+    return explain(error, project.configs, overrides, functools.partial(compose_unchecked, project))
 
-    return checked(OmegaConf.create(open_config(folder, project, trust)), project)
+
+def check_files(runtime: Any, project: Project) -> None:
+    """Check that the chosen files of groups set what they can set; `runtime` is Hydra's account of the choices.
+
+    Raises:
+        UserError: a file sets what base.yaml, which is read after it, would silently override; or keys outside its
+            group, but Hydra puts them into the group.
+    """
+    schema = {field.name: field.type for field in dataclasses.fields(project.schema)}
+    sections = [name for name, content in schema.items() if dataclasses.is_dataclass(content)]
+    places = [source.path for source in runtime.config_sources if source.schema == "file"]
+    for group, option in runtime.choices.items():
+        for file in [Path(place, group, f"{option}.yaml") for place in places]:
+            if group not in schema or not file.is_file():
+                continue
+            text = file.read_text("utf-8")
+            keys = TOP_KEY.findall(text)
+            wrong = [key for key in keys if key in sections]
+            if wrong and text.startswith(GLOBAL):
+                raise UserError(
+                    f"{file}: sets {wrong[0]}:, which base.yaml, read later, would override without a word"
+                    "\nput it into base.yaml or an experiment"
+                )
+            if not text.startswith(GLOBAL) and (wrong or group in keys or f"\n{GLOBAL}" in text):
+                raise UserError(
+                    f"{file}: sets {(wrong or keys)[0]}:, and Hydra would put it into {group}:"
+                    f"\nmake `{GLOBAL}` its very first line, or set keys of {group} only"
+                )
 
 
 def checked(composed: Any, project: Project) -> DictConfig:
@@ -95,30 +132,33 @@ def checked(composed: Any, project: Project) -> DictConfig:
     Raises:
         UserError: a key that no YAML declares, a wrong type, a value out of range, an interpolation to nothing.
     """
-    known = list(dotted_keys(OmegaConf.to_container(composed)))
+    schema = project.schema.__dataclass_fields__  # type: ignore[attr-defined]
     for key in composed:
-        if key not in _fields(project.schema):
-            inner = [name for name in known if name.startswith(f"{key}.")]
-            known = [name for name in known if name.partition(".")[0] in _fields(project.schema)]
-            raise unknown_key(inner[0] if inner else str(key), known, project)
+        if key not in schema:
+            names = [name for name, _ in leaves(OmegaConf.to_container(composed))]
+            wrong = [name for name in names if name.partition(".")[0] == key]
+            known = [name for name in names if name.partition(".")[0] in schema]
+            raise unknown_key((wrong or [str(key)])[0], [*schema, *known], project.configs)
     try:
         cfg: Any = OmegaConf.merge(OmegaConf.structured(project.schema), composed)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise explained(error, project, []) from error
-    for key, spec in targets(plain):
-        if (name := project.present_name(str(spec["_target_"]))) != spec["_target_"]:
-            OmegaConf.update(cfg, f"{key}._target_", name)
-    for section, field in _fields(project.schema).items():
-        if not dataclasses.is_dataclass(field.type):
+    if project.former_names:
+        for key, spec in specs(plain):
+            OmegaConf.update(cfg, f"{key}._target_", project.present_name(str(spec["_target_"])))
+    for section, content in schema.items():
+        if not dataclasses.is_dataclass(content.type):
             continue
+        fields = content.type.__dataclass_fields__
         for name, value in plain[section].items():
-            if name not in _fields(field.type):
-                raise unknown_key(wrong := f"{section}.{name}", [key for key in known if key != wrong], project)
-            rules = _fields(field.type)[name].metadata
+            if name not in fields:
+                known = [f"{section}.{field}" for field in fields]
+                raise unknown_key(f"{section}.{name}", known, project.configs)
+            rules = fields[name].metadata
             if value == "???":
                 raise UserError(f"{section}.{name} has no value\ngive it one in configs/base.yaml")
-            if value is not None and not rules["check"](value):
+            if value is not None and rules["check"] is not None and not rules["check"](value):
                 raise UserError(f"{section}.{name}={value}: not allowed\nallowed: {rules['allowed']}")
     for name in cfg.paths:  # in order: later ones refer to earlier ones
         cfg.paths[name] = str(project.root / cfg.paths[name])
@@ -126,13 +166,9 @@ def checked(composed: Any, project: Project) -> DictConfig:
     return cfg  # type: ignore[no-any-return]
 
 
-def _fields(schema: Any) -> dict[str, Any]:
-    return {field.name: field for field in dataclasses.fields(schema)}
-
-
 def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
     """The config as config.yaml holds it: resolved, but paths relative to the project and referred to as ${paths...},
-    so that a run still finds its data where the project or the data has been moved.
+    so that a run still finds its data where the project or the data has been moved. Secrets are still in it.
     """
     copy = cfg.copy()
     paths = {}
@@ -144,29 +180,23 @@ def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key not in VERBS} | {"paths": paths}
 
 
-def groups(folder: Path) -> dict[str, list[str]]:
-    """Config groups below a folder and their options."""
-    found = {sub.name: sorted(file.stem for file in sub.glob("*.yaml")) for sub in sorted(folder.glob("*/"))}
-    return {name: options for name, options in found.items() if options}
+def hide_secrets(plain: Any) -> Any:
+    """A plain config with the values of secret-looking keys replaced by ***."""
+
+    def hidden(path: Any, value: Any) -> Any:
+        names = [str(part.key) for part in path if isinstance(part, MappingKey)]
+        if names and value and isinstance(value, str) and SECRET.search(names[-1]):
+            return "***"
+        return value
+
+    return tree_map_with_path(hidden, plain)
 
 
-def dotted_keys(node: Any, key: str = "") -> Iterator[str]:
-    """Dotted keys of a plain config, inner ones included."""
-    for name, value in node.items() if isinstance(node, dict) else ():
-        dotted = f"{key}.{name}" if key else str(name)
-        yield dotted
-        yield from dotted_keys(value, dotted)
-
-
-def explained(error: BaseException, project: Project, overrides: list[str]) -> UserError:
-    """A composing error in words: key, value, what is allowed or nearest."""
-    from .explain import explain  # imported only here
-
-    return explain(error, project, overrides)
-
-
-def unknown_key(key: str, keys: list[str], project: Project) -> UserError:
-    """The error for a key that no YAML declares, with the nearest one that is."""
-    from .explain import unknown_key
-
-    return unknown_key(key, keys, project)
+def masked(override: str) -> str:
+    """An override `key=value`, its value, or those in it, hidden where a key's name says that it is a secret."""
+    key, equals, value = override.partition("=")
+    if equals and SECRET.search(key):
+        return f"{key}=***"
+    if value.startswith(("{", "[")):
+        value = INNER.sub(r"\1***", value)
+    return key + equals + value

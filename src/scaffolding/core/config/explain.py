@@ -1,70 +1,104 @@
-"""Composing errors in words. Imported only when there is one."""
+"""Composing errors in words."""
 
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from ..errors import UserError, nearest
-from .compose import COMPOSE_ERRORS, Project, compose_unchecked, dotted_keys, groups
+from ..tree import leaves
 
 
-def _known(overrides: list[str], project: Project) -> list[str]:
-    """The keys there are with the group choices of a command line; the groups, where those do not compose."""
-    options = groups(project.configs)
-    try:
-        chosen = [text for text in overrides if text.partition("=")[0].lstrip("+~") in options]
-        return list(dotted_keys(OmegaConf.to_container(compose_unchecked(project, chosen))))
-    except COMPOSE_ERRORS:
-        return list(options)
+def groups(folder: Path) -> dict[str, list[str]]:
+    """Config groups below a folder and their options; a folder `_...` holds parts of files, not options."""
+    found = {sub.name: sorted(file.stem for file in sub.glob("*.yaml")) for sub in sorted(folder.glob("[!_]*/"))}
+    return {name: options for name, options in found.items() if options}
 
 
-def unknown_key(key: str, keys: list[str], project: Project) -> UserError:
+def unknown_key(key: str, keys: list[str], configs: Path) -> UserError:
     """The error for a key that no YAML declares, with the nearest one that is."""
-    known, near = groups(project.configs), nearest(key, keys)[0]
-    place = f"configs/{near.partition('.')[0]}/" if near.partition(".")[0] in known else "configs/base.yaml"
+    near = nearest(key, keys)[0]
+    place = "configs/base.yaml"
+    if near.partition(".")[0] in groups(configs):
+        place = f"configs/{near.partition('.')[0]}/"
     return UserError(
         f"{key}: no such key\nnearest: {near} (declared in {place})"
         f"\nto add a key, write +{key}=VALUE, or declare it in YAML (in run, loader and paths: in config.py)"
     )
 
 
-def _no_such_reference(key: str, other: str, project: Project) -> UserError:
-    """The error for a key that refers to one which the chosen files do not have: what would have it."""
-    group, _, fact = other.partition(".")
-    files = {name: project.configs / group / f"{name}.yaml" for name in groups(project.configs).get(group, ())}
-    having = [name for name, file in files.items() if re.search(rf"(?m)^{re.escape(fact)}:", file.read_text("utf-8"))]
-    choose = f"choose one that has it ({', '.join(f'{group}={name}' for name in having)}), " if having else ""
-    return UserError(
-        f"{key} refers to {other}, which {f'the chosen {group} does not have' if fact else 'is no key'}\n"
-        f"{choose}declare {other} in YAML, or set {key} itself"
-    )
+def explain(
+    error: BaseException, configs: Path, overrides: list[str], compose: Callable[[list[str]], Any]
+) -> UserError:
+    """A composing error in words: key, value, what is allowed or nearest.
 
-
-def explain(error: BaseException, project: Project, overrides: list[str]) -> UserError:
-    """A composing error in words: key, value, what is allowed or nearest."""
+    Args:
+        error: what Hydra or OmegaConf raised.
+        configs: the folder of configs.
+        overrides: the words of the command line.
+        compose: gives the config of other overrides, to name the keys that there are.
+    """
     text, cause = str(error), error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        near, options = nearest(option, error.options or ()), ", ".join(sorted(error.options or ())) or "none"
-        return UserError(f"{group}={option}: no such option\nnearest: {', '.join(near) or 'none'}; options: {options}")
-    if found := re.search(r"Could not (?:override|delete from config\.(?: The key)?) '([^']+)'", text):
-        return unknown_key(found[1], _known(overrides, project), project)
-    if found := re.search(r"Error merging override (.+)", text):
-        return UserError(f"{found[1]}: {str(cause).splitlines()[0]}")
-    if found := re.search(r"Missing mandatory value: ([\w.]+)", text):
-        return UserError(f"{found[1]} is not set\ngive {found[1]}=VALUE")
-    if found := re.search(r"Interpolation key '([^']+)' not found\s+full_key: ([\w.]+)", text):
-        return _no_such_reference(found[2], found[1], project)
-    if mark := getattr(cause, "problem_mark", None):
+        options = sorted(error.options or groups(configs).get(group, []))
+        near = ", ".join(nearest(option, options)) or "none"
+        return UserError(f"{group}={option}: no such option\nnearest: {near}; options: {', '.join(options) or 'none'}")
+    found = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    if found:
+        key, _, value = found[1].partition("=")
         return UserError(
-            f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {getattr(cause, 'problem', 'not valid YAML')}"
+            f"{found[1]}: several values\none run for each of them: add --multirun; a list: {key}=[{value}]"
         )
+    found = re.search(r"Could not (?:override|delete from config\.(?: The key)?) '([^']+)'", text)
+    if found:
+        return unknown_key(found[1], _known(overrides, configs, compose), configs)
+    found = re.search(r"Error merging override (.+)", text)
+    if found:
+        return UserError(f"{found[1]}: {str(cause).splitlines()[0]}")
+    found = re.search(r"Missing mandatory value: ([\w.]+)", text)
+    if found:
+        return UserError(f"{found[1]} is not set\ngive {found[1]}=VALUE")
+    found = re.search(r"Interpolation key '([^']+)' not found\s+full_key: ([\w.]+)", text)
+    if found:
+        return _no_such_reference(found[2], found[1], configs)
+    mark = getattr(cause, "problem_mark", None)
+    if mark is not None:
+        problem = getattr(cause, "problem", "not valid YAML")
+        return UserError(f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {problem}")
     for word in overrides:
         group, _, option = word.partition("=")
-        if group in groups(project.configs) and (option in ("", "null") or option[0] in "[{"):
-            return UserError(f"{word}: no such option\noptions: {', '.join(groups(project.configs)[group])}")
+        if group in groups(configs) and (option in ("", "null") or option[0] in "[{"):
+            return UserError(f"{word}: no such option\noptions: {', '.join(groups(configs)[group])}")
     key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
-    return UserError((f"{key}: " if key else "") + "; ".join(line for line in text.splitlines()[:2] if line))
+    lines = "; ".join(line for line in text.splitlines()[:2] if line)
+    return UserError(f"{key}: {lines}" if key else lines)
+
+
+def _known(overrides: list[str], configs: Path, compose: Callable[[list[str]], Any]) -> list[str]:
+    """The keys there are with the group choices of a command line; the groups, where those do not compose."""
+    options = groups(configs)
+    chosen = [text for text in overrides if text.partition("=")[0].lstrip("+~") in options]
+    try:
+        config: Any = OmegaConf.to_container(compose(chosen))
+    except Exception:  # whatever else is wrong with the command line: this one is being told already
+        return list(options)
+    return [*config, *(name for name, _ in leaves(config))]
+
+
+def _no_such_reference(key: str, other: str, configs: Path) -> UserError:
+    """The error for a key that refers to one which the chosen files do not have: what would have it."""
+    group, _, fact = other.partition(".")
+    files = {name: configs / group / f"{name}.yaml" for name in groups(configs).get(group, ())}
+    having = [name for name, file in files.items() if re.search(rf"(?m)^{re.escape(fact)}:", file.read_text("utf-8"))]
+    choose, why = "", "is not a key"
+    if having:
+        choose = f"choose one that has it ({', '.join(f'{group}={name}' for name in having)}), "
+    if fact:
+        why = f"the chosen {group} does not have"
+    return UserError(f"{key} refers to {other}, which {why}\n{choose}declare {other} in YAML, or set {key} itself")

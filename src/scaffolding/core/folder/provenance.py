@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -13,31 +12,10 @@ from typing import Any
 
 import torch
 
-# not every token or key is a secret: pad_token and sort_key are settings, which a resumed run must find again
-KINDS = "api|access|auth|bearer|hf|hub|private|refresh|secret|session|wandb"
-NAMES = rf"(\w*(secret|password|passwd|credentials?)|(\w+_)?({KINDS})[_-]?(key|token)|token|key)"
-SECRET = re.compile(rf"(^|[./+~]){NAMES}$", re.IGNORECASE)
-INNER = re.compile(rf"""([{{\[,\s.]{NAMES}\s*:\s*)('[^']*'|"[^"]*"|[^,}}\]]+)""", re.IGNORECASE)
-
-
-def masked(override: str) -> str:
-    """An override `key=value`, its value, or those in it, hidden where a key's name says that it is a secret."""
-    key, equals, value = override.partition("=")
-    if equals and SECRET.search(key):
-        return f"{key}=***"
-    return key + equals + (INNER.sub(r"\1***", value) if value.startswith(("{", "[")) else value)
-
+from ..config.compose import hide_secrets as hide_secrets
+from ..config.compose import masked as masked
 
 ARGV = [masked(word) for word in sys.argv]  # as it was typed: what Hydra is given comes later
-
-
-def hide_secrets(node: Any, key: str = "") -> Any:
-    """A plain config with the values of secret-looking keys replaced by ***."""
-    if isinstance(node, dict):
-        return {name: hide_secrets(value, str(name)) for name, value in node.items()}
-    if isinstance(node, list):
-        return [hide_secrets(value, key) for value in node]
-    return "***" if isinstance(node, str) and node and SECRET.search(key) else node
 
 
 def _git(root: Path, *arguments: str, index: str | None = None) -> str | None:
