@@ -205,20 +205,17 @@ class Experiment:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """Metrics that are not means over items: objects with update(model, batch), compute(), reset()."""
-        return self._build_all("metrics")
+        return {name: build(spec, f"metrics.{name}") for name, spec in (self.cfg.metrics or {}).items() if spec}
 
     @cached_property
     def plots(self) -> dict[str, Any]:
         """Kinds of figures by name (plot/__init__.py)."""
-        return self._build_all("plots")
+        return {name: build(spec, f"plots.{name}") for name, spec in (self.cfg.plots or {}).items() if spec}
 
     @cached_property
     def trackers(self) -> dict[str, Any]:
         """What follows the rows and figures of a run, by name."""
-        return self._build_all("tracker")
-
-    def _build_all(self, part: str) -> dict[str, Any]:
-        return {name: build(spec, f"{part}.{name}") for name, spec in (self.cfg[part] or {}).items() if spec}
+        return {name: build(spec, f"tracker.{name}") for name, spec in (self.cfg.tracker or {}).items() if spec}
 
     @cached_property
     def rollout(self) -> Any:

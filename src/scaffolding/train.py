@@ -67,14 +67,16 @@ def finish_step(exp: Experiment) -> None:
     The checkpoint is the state before anything looked at it: a crash in a look loses nothing.
     """
     run, state = exp.run, exp.state
+    is_asked_to_stop = run.stop.received is not None  # read once: who leaves has saved
     if state.step != run.start.step:  # where a session starts, the checkpoint says what is due
         state.looks = [look for look in ("eval", "rollout", "plot") if exp.due(look)]
-        is_last = exp.is_done() or run.stop.received is not None
+        is_last = exp.is_done() or is_asked_to_stop
         if exp.due("save") or state.looks or is_last:
             run.save(exp.state_dict(), is_last)
             if exp.monitor is None:
                 run.keep_best()
-    run.leave_if_asked()
+    if is_asked_to_stop:
+        run.leave_if_asked()
     if "eval" in state.looks:
         values = run.log("val", evaluate(exp, "val"))
         judge(exp, values)

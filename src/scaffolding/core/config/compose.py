@@ -13,10 +13,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from torch.utils._pytree import MappingKey, tree_map_with_path
+from torch.utils._pytree import MappingKey, tree_flatten_with_path, tree_unflatten
 
 from ..errors import UserError
 from ..folder.folder import read_output_root
@@ -183,14 +184,14 @@ def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
 
 def hide_secrets(plain: Any) -> Any:
     """A plain config with the values of secret-looking keys replaced by ***."""
-
-    def hidden(path: Any, value: Any) -> Any:
+    pairs, structure = tree_flatten_with_path(plain)
+    values = []
+    for path, value in pairs:
         names = [str(part.key) for part in path if isinstance(part, MappingKey)]
         if names and value and isinstance(value, str) and SECRET.search(names[-1]):
-            return "***"
-        return value
-
-    return tree_map_with_path(hidden, plain)
+            value = "***"
+        values.append(value)
+    return tree_unflatten(values, structure)
 
 
 def masked(override: str) -> str:
@@ -201,3 +202,10 @@ def masked(override: str) -> str:
     if value.startswith(("{", "[")):
         value = INNER.sub(r"\1***", value)
     return key + equals + value
+
+
+def own_words() -> list[str]:
+    """The overrides of the running command, without the machinery's; secrets hidden."""
+    if not HydraConfig.initialized():
+        return []
+    return [masked(word) for word in HydraConfig.get().overrides.task]

@@ -90,7 +90,8 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
     for word in sorted(words, key=lambda word: not word.lstrip("+").startswith("imports")):  # others may need them
         try:
             setting = OverridesParser.create().parse_override(word)
-            key, value = setting.key_or_group.split("."), setting.value()
+            key = setting.key_or_group.split(".")
+            value: Any = setting.value()
             if SETTING.fullmatch(word) is None or setting.package is not None or len(word) > MAX_SIZE // 30:
                 raise ValueError("it reaches for what does not belong to the experiment")
             is_choice = len(key) == 1 and key != ["imports"] and not isinstance(value, dict)

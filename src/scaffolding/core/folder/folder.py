@@ -190,15 +190,6 @@ def is_locked(run: Path) -> bool:
 # --- status
 
 
-def write_status(path: Path, values: dict[str, Any]) -> None:
-    """Replace status.json by `values` and when, where and by which process it was written; a full disk is a warning."""
-    content = {**values, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
-    try:
-        write_text(path / "status.json", json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        logger.warning(storage_error(path / "status.json", error))
-
-
 def read_status(path: Path) -> dict[str, Any]:
     """status.json; a run whose process is gone from this machine without a word reads `died`."""
     file = path / "status.json"

@@ -14,12 +14,11 @@ import yaml
 from loguru import logger
 
 from ..config.build import by_network, check_specs, takes_total
-from ..config.compose import Project, masked, portable
+from ..config.compose import Project, masked, own_words, portable
 from ..config.trust import read_config
 from ..errors import UserError
 from ..folder import folder
 from ..folder.provenance import code_hash
-from ..session.run import own_words
 from ..state import checkpoint
 from ..state.checkpoint import CheckpointFiles
 from ..tree import changed_keys, leaves
@@ -33,13 +32,17 @@ ENDS = ("run.budget", "run.patience", "run.target_loss", "run.monitor", "run.mon
 # --- what may be changed
 
 
-def check(cfg: Any, verb: str, project: Project) -> None:
-    """Refuse what the command line may not change of a run; a run to be resumed is locked from here on.
+def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Project) -> None:
+    """Note in the config which run it goes on from, and refuse what the command line may not change of it.
+
+    A run to be resumed is locked from here on.
 
     Raises:
         UserError: the run is in use, a key may not be changed, or the code is not that of the run to be done again.
     """
-    run = Path(cfg[verb])
+    cfg[verb] = str(run)
+    if verb == "rerun":
+        cfg.run.name = given.get("run.name")
     before = portable(read_config(run, project), project)
     if cfg.run.precision == "auto" and (verb != "fork" or cfg.fork_state):
         cfg.run.precision = before["run"]["precision"]  # a run keeps what `auto` meant

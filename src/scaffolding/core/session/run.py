@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from loguru import logger
 
-from ..config.compose import masked
+from ..config.compose import own_words
 from ..config.trust import needed_trust
 from ..errors import RunError, StorageError
 from ..folder import folder
@@ -190,7 +191,7 @@ class Run:
     def session(self) -> Iterator[None]:
         """While training: lock, log file, signals, status. Records how the block ended, whichever way."""
         folder.acquire(self.path)
-        folder.write_status(self.path, self._status("running"))
+        self._write_status("running")
         code = 0
         with self._log_file(), self.stop:
             try:
@@ -199,7 +200,7 @@ class Run:
                 self.facts.sync()
                 if self.save_error is not None:
                     raise self.save_error
-                folder.write_status(self.path, self._status("finished"))
+                self._write_status("finished")
             except Stopped as error:
                 code = int(str(error.code))
                 reason = signal.Signals(code - 128).name
@@ -224,19 +225,24 @@ class Run:
                 folder.release(self.path)
 
     def leave_if_asked(self) -> None:
-        """Raise Stopped where a signal asked for it. The caller has saved, or a resumed run does again what is left."""
+        """Raise Stopped if a signal asked for it. The caller has saved, or a resumed run does again what is left."""
         if self.stop.received is not None:
             logger.info(f"{self.stop.received.name}: stopped at step {self.state.step}, saved at {self.saved_step}")
             raise Stopped(128 + self.stop.received)
 
     def _end(self, status: str, reason: str) -> None:
         self.facts.event("on_exception", step=self.state.step, reason=reason)
-        folder.write_status(self.path, self._status(status, reason))
+        self._write_status(status, reason)
 
-    def _status(self, status: str, reason: str | None = None) -> dict[str, Any]:
-        state = self.state
-        values = {"status": status, "reason": reason, "step": state.step, "num_steps": self.num_steps}
-        return values | {"best": state.best, "best_step": state.best_step}
+    def _write_status(self, status: str, reason: str | None = None) -> None:
+        state, file = self.state, self.path / "status.json"
+        content = {"status": status, "reason": reason, "step": state.step, "num_steps": self.num_steps}
+        content |= {"best": state.best, "best_step": state.best_step}
+        content |= {"time": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
+        try:
+            folder.write_text(file, json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            logger.warning(folder.storage_error(file, error))
 
     @contextlib.contextmanager
     def _log_file(self) -> Iterator[None]:
@@ -275,13 +281,6 @@ def create(exp: Any, parent: dict[str, Any] | None, words: list[str]) -> Path:
     text = yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True)
     folder.write_text(path / "config.yaml", text)  # last: a folder with a config is a run
     return path
-
-
-def own_words() -> list[str]:
-    """The overrides of the running command, without the machinery's; secrets hidden."""
-    if not HydraConfig.initialized():
-        return []
-    return [masked(word) for word in HydraConfig.get().overrides.task]
 
 
 @dataclass
