@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -77,6 +76,7 @@ class Experiment:
         if self.settings.ema_decay is not None:
             self.ema = AveragedWeights(self.model, self.settings.ema_decay)
         self.failed_figures: dict[str, str] = {}
+        self.restored_numerics: dict[str, Any] = {}
         self.saved_optimizers: dict[str, Any] = {}  # of a checkpoint: for optimizers that are not built yet
 
     @classmethod
@@ -287,7 +287,7 @@ class Experiment:
         }
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Restore exactly what `state_dict` returned; says so where this machine may round otherwise.
+        """Restore exactly what `state_dict` returned.
 
         Raises:
             UserError: weights or objects are not those of the checkpoint; the first names are given.
@@ -306,19 +306,26 @@ class Experiment:
             checkpoints.load_optimizer(optimizer, content["optimizers"][name])
         for name, schedule in self.schedulers.items():
             schedule.scheduler.load_state_dict(content["schedulers"][name])
-        self.scaler.load_state_dict(content["scaler"])
+        if content["scaler"]:
+            self.scaler.load_state_dict(content["scaler"])
         for name, part in parts.items():
             part.load_state_dict(content["objects"][name])
         self.state = RunState(**content["state"])
-        for name, value in numerics(self.device).items():
-            before = content["numerics"].get(name)
-            if value != before:
-                logger.warning(f"{name} is {value}, was {before}: from here on the last bits may differ")
+        self.restored_numerics = content["numerics"]  # compared with this machine's after the first step
 
     def objects(self) -> dict[str, Any]:
         """Whatever else has state_dict and load_state_dict: attributes that you add, your losses, metrics, figures."""
-        saved = ("model", "train_model", "networks", "ema", "optimizers", "schedulers", "scaler")  # on their own
-        return checkpoints.stateful({name: value for name, value in vars(self).items() if name not in saved})
+        found: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if name in ("model", "train_model", "networks", "ema", "optimizers", "schedulers", "scaler"):
+                continue  # they stand in the list above
+            parts = {"": value}
+            if isinstance(value, dict):
+                parts = value
+            for key, part in parts.items():
+                if hasattr(part, "load_state_dict"):
+                    found[f"{name}.{key}".rstrip(".")] = part
+        return found
 
     def load_weights(self, content: dict[str, Any]) -> None:
         """Load the weights of a checkpoint, averaged ones if it has them, and nothing else."""

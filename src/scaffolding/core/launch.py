@@ -35,9 +35,10 @@ from hydra.core.hydra_config import HydraConfig
 from loguru import logger
 from omegaconf import DictConfig
 
-from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, groups, masked
-from .config.trust import open_to_resume, read_words
+from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, masked
+from .config.trust import open_to_resume
 from .config.usage import help_text
+from .config.words import read_words
 from .errors import RunError, StorageError, UserError
 from .folder.folder import find_run, storage_error
 from .session.console import LOG
@@ -50,7 +51,8 @@ if "triton" not in sys.modules:  # what is frozen is never freed, and triton com
 
 VERBS = ("resume", "fork", "rerun")
 TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong input
-CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}  # a terminal obeys them
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+# a terminal obeys them, and they may stand in the names and keys of a stranger's run
 
 
 def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
@@ -60,7 +62,7 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
     dotenv.load_dotenv(project.root / ".env")
     logger.remove()
     logger.add(lambda text: sys.stderr.write(text), **LOG)
-    logger.configure(patcher=_without_control_characters)
+    logger.configure(patcher=lambda record: record.update(message=record["message"].translate(CONTROL)))
     full = os.environ.get(TRACEBACK) == "1"
     try:
         if {"--help", "-h"} & set(sys.argv):
@@ -79,11 +81,6 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
         sys.exit(StorageError.code)
     finally:
         leave_unfinished()
-
-
-def _without_control_characters(record: Any) -> None:
-    """Show those of a file's names or a checkpoint's keys, which may be a stranger's, instead of obeying them."""
-    record["message"] = record["message"].translate(CONTROL)
 
 
 def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:
@@ -158,11 +155,12 @@ def _read_run(
         own = {*keys, "run.name", "paths.output", "paths.output_root"}
         before = read_words(run / "overrides.yaml", project, trust)
         return [], [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
-    for group in set(groups(project.configs)) & set(keys):  # there are no groups to choose from any more
-        raise UserError(
-            f"{keys[group]}: refused, {verb} keeps the run's {group}\nset single keys ({group}.KEY=VALUE), "
-            f"or start a new run from its weights with fork={run.name}"
-        )
+    for key, word in keys.items():
+        if (project.configs / key).is_dir():  # there are no groups to choose from any more
+            raise UserError(
+                f"{word}: refused, {verb} keeps the run's {key}\nset single keys ({key}.KEY=VALUE), "
+                f"or start a new run from its weights with fork={run.name}"
+            )
     return ["--config-name", open_to_resume(run, project, trust)], []
 
 

@@ -11,16 +11,23 @@ def leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if not isinstance(content, Mapping | list | tuple):
         yield name, content
         return
-    for key, value in _items(content):
-        yield from leaves(value, f"{name}.{key}" if name else str(key))
+    items: Any = enumerate(content)
+    if isinstance(content, Mapping):
+        items = content.items()
+    for key, value in items:
+        yield from leaves(value, f"{name}.{key}".lstrip("."))
 
 
 def containers(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, mapping or sequence) of every container in nested ones, outer ones first."""
-    if isinstance(content, Mapping | list | tuple):
-        yield name, content
-        for key, value in _items(content):
-            yield from containers(value, f"{name}.{key}" if name else str(key))
+    if not isinstance(content, Mapping | list | tuple):
+        return
+    yield name, content
+    items: Any = enumerate(content)
+    if isinstance(content, Mapping):
+        items = content.items()
+    for key, value in items:
+        yield from containers(value, f"{name}.{key}".lstrip("."))
 
 
 def specs(config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -36,7 +43,7 @@ def changed_keys(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any,
         return {} if before == after else {key: (before, after)}
     changes: dict[str, tuple[Any, Any]] = {}
     for part in [*before, *(name for name in after if name not in before)]:
-        changes |= changed_keys(before.get(part), after.get(part), f"{key}.{part}" if key else str(part))
+        changes |= changed_keys(before.get(part), after.get(part), f"{key}.{part}".lstrip("."))
     return changes
 
 
@@ -84,9 +91,3 @@ def describe_tensor(tensor: Tensor) -> str:
     if num_broken:
         text += f", {num_broken} not finite"
     return text
-
-
-def _items(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return content.items()
-    return enumerate(content)

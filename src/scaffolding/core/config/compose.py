@@ -37,6 +37,9 @@ SECRET = re.compile(rf"(^|[./+~]){NAMES}$", re.IGNORECASE)
 INNER = re.compile(rf"""([{{\[,\s.]{NAMES}\s*:\s*)('[^']*'|"[^"]*"|[^,}}\]]+)""", re.IGNORECASE)
 
 
+VERSION = 2  # of a run's config.yaml; 1 had none
+
+
 @dataclass(frozen=True)
 class Project:
     """What the machinery must know of the project around it."""
@@ -179,7 +182,8 @@ def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
         paths[str(name)] = os.path.relpath(path, project.root) if inside else path
         copy.paths[name] = f"\\${{paths.{name}}}"
     plain: Any = OmegaConf.to_container(copy, resolve=True)
-    return {key: value for key, value in plain.items() if key not in VERBS} | {"paths": paths}
+    config = {key: value for key, value in plain.items() if key not in VERBS}
+    return {"version": VERSION, **config, "paths": paths}
 
 
 def hide_secrets(plain: Any) -> Any:

@@ -70,12 +70,11 @@ def list_runs(output_root: Path) -> list[Path]:
     """All run folders under the output root (dev runs and jobs of sweeps too), oldest first."""
     found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/config.yaml")}
     runs = [path for path in found if found.isdisjoint(path.parents)]
-    return sorted(runs, key=_age)
-
-
-def _age(run: Path) -> float:
-    files = (run / "config.yaml", run / "overrides.yaml")  # a resume may write them again: the older one tells
-    return min(file.stat().st_mtime for file in files if file.exists())
+    ages = {}
+    for run in runs:
+        files = (run / "config.yaml", run / "overrides.yaml", run / "provenance.json")
+        ages[run] = min(file.stat().st_mtime for file in files if file.exists())  # a resume may write some again
+    return sorted(runs, key=lambda run: ages[run])
 
 
 def find_run(name: str, output_root: Path) -> Path:

@@ -1,8 +1,7 @@
 """Three ways on from a run: `resume=` carries it on, `fork=` starts another from it, `rerun=` does it again to compare.
 
 What a setting changed with one of them does is a word at its field in the schema: free (takes effect, no consequence
-for the run), course (changes how it continues), identity (refused). Settings outside of run, loader and paths have the
-word of ELSEWHERE.
+for the run), course (changes how it continues), identity (refused).
 """
 
 import dataclasses
@@ -14,7 +13,7 @@ import yaml
 from loguru import logger
 
 from ..config.build import by_network, check_specs, takes_total
-from ..config.compose import Project, masked, own_words, portable
+from ..config.compose import Project, hide_secrets, masked, own_words, portable
 from ..config.trust import read_config
 from ..errors import UserError
 from ..folder import folder
@@ -23,7 +22,6 @@ from ..state import checkpoint
 from ..state.checkpoint import CheckpointFiles
 from ..tree import changed_keys, leaves
 
-ELSEWHERE = {"optimizer": "course", "plots": "free", "tracker": "free", "imports": "free"}  # all others: identity
 IN_WORKERS = ("loader.num_workers", "loader.start_method", "loader.timeout")
 SCHEDULED = ("lr", "momentum", "betas")  # of an optimizer: what a schedule sets from its own state
 ENDS = ("run.budget", "run.patience", "run.target_loss", "run.monitor", "run.monitor_mode")  # what can end a run
@@ -66,10 +64,12 @@ def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Projec
 def change_word(key: str, schema: type) -> str:
     """free, course or identity: what a change of a setting is."""
     section, _, name = key.partition(".")
-    for part in dataclasses.fields(schema):
-        if part.name == section and dataclasses.is_dataclass(part.type):
-            return next(field.metadata["change"] for field in dataclasses.fields(part.type) if field.name == name)
-    return ELSEWHERE.get(section, "identity")
+    found = {field.name: field for field in dataclasses.fields(schema)}.get(section)
+    if found is None:
+        return "identity"
+    if dataclasses.is_dataclass(found.type):
+        found = {field.name: field for field in dataclasses.fields(found.type)}[name]
+    return str(found.metadata["change"])
 
 
 def _reason_against(verb: str, key: str, changes: dict[str, tuple[Any, Any]], cfg: Any, project: Project) -> str:
@@ -134,48 +134,35 @@ def read_record(run: Path) -> dict[str, Any]:
 # --- when everything is built: where the run begins
 
 
-def go_on(exp: Any, create: Any) -> Path:
-    """Give an experiment the state that its verb asks for.
-
-    Args:
-        exp: built from the config that `check` accepted.
-        create: `create(exp, parent, words)` makes a new run's folder.
-
-    Returns:
-        The folder of the run that is carried on, or of the new one.
+def resume(exp: Any, create: Any) -> Path:
+    """Give an experiment the state of the newest checkpoint of the run that it carries on; returns the run's folder.
 
     Raises:
         UserError: the checkpoint and the experiment do not fit.
         SystemExit: with code 0 and nothing changed, if there is nothing left to do.
     """
-    if exp.cfg.resume:
-        return _resume(exp, Path(exp.cfg.resume))
-    if exp.cfg.fork:
-        return _fork(exp, Path(exp.cfg.fork), create)
-    return _rerun(exp, Path(exp.cfg.rerun), create)
-
-
-def _resume(exp: Any, run: Path) -> Path:
+    run = Path(exp.cfg.resume)
     newest = CheckpointFiles(run).newest()
     if newest is None:  # killed before its first save
         if folder.read_status(run).get("step"):
             raise UserError(
                 f"{run} has no checkpoint any more, though it took steps\nstart it again with rerun={run.name}"
             )
-        changes = changed_keys(read_yaml(run / "config.yaml"), exp.config)
+        changes = changed_keys(_config_of(exp, run), exp.config)
         _start_like(exp, run)
     else:
         file, content = newest
-        changes = changed_keys(content.get("config", read_yaml(run / "config.yaml")), exp.config)
+        changes = changed_keys(content.get("config") or _config_of(exp, run), exp.config)
         _check_left(exp, run, content["state"], changes)
         load_state(exp, content, run.name, changes)
         latest = CheckpointFiles(run).latest
         if file != latest and latest.exists():  # damaged: kept aside
             latest.rename(latest.with_suffix(".pt.damaged"))
-    _announce(exp, changes)
+    if changes:
+        _announce(exp, changes)
     logger.info(f"resuming {run} at step {exp.state.step} of {exp.num_steps}")
-    if changed_keys(read_yaml(run / "config.yaml"), exp.config):
-        words = [*read_yaml(run / "overrides.yaml"), *own_words()]
+    if changes:
+        words = [*_words_of(run), *own_words()]
         folder.write_text(run / "overrides.yaml", yaml.safe_dump(words, allow_unicode=True))
         folder.write_text(run / "config.yaml", yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True))
     return run
@@ -233,10 +220,16 @@ def _set_optimizers(optimizers: dict[str, Any], key: str, value: Any) -> None:
         group[name] = value
 
 
-def _fork(exp: Any, run: Path, create: Any) -> Path:
-    """Start from a run's best weights or, with fork_state=true, from the whole of its newest state."""
+def fork(exp: Any, create: Any) -> Path:
+    """Start from a run's best weights or, with fork_state=true, from the whole of its newest state.
+
+    Args:
+        exp: built from the config that `check` accepted.
+        create: `create(exp, parent, words)` makes the new run's folder, which is returned.
+    """
+    run = Path(exp.cfg.fork)
     files, kept = CheckpointFiles(run), "weights"
-    config = read_yaml(run / "config.yaml")
+    config = _config_of(exp, run)
     changes = changed_keys(config, exp.config)
     if exp.cfg.fork_state:
         kept = "state"
@@ -244,7 +237,7 @@ def _fork(exp: Any, run: Path, create: Any) -> Path:
         if newest is None:
             raise UserError(f"fork={run.name}: it has no checkpoint yet\nfork_state=true needs one")
         file, content = newest
-        load_state(exp, content, run.name, changed_keys(content.get("config", config), exp.config))
+        load_state(exp, content, run.name, changed_keys(content.get("config") or config, exp.config))
         if exp.num_steps <= exp.state.step:
             raise UserError(
                 f"run.budget: {exp.num_steps} steps, and {run.name} has done {exp.state.step}\ngive a larger run.budget"
@@ -278,11 +271,13 @@ def _load_weights(exp: Any, content: dict[str, Any], run: str) -> None:
                 logger.warning(f"{error}; the weights of {run} were trained on that one")
 
 
-def _rerun(exp: Any, run: Path, create: Any) -> Path:
-    _announce(exp, changed_keys(read_yaml(run / "config.yaml"), exp.config))
+def rerun(exp: Any, create: Any) -> Path:
+    """Start where another run started. Arguments are those of `fork`."""
+    run = Path(exp.cfg.rerun)
+    _announce(exp, changed_keys(_config_of(exp, run), exp.config))
     _start_like(exp, run)
     parent = {"verb": "rerun", "run": str(run), "kept": (read_record(run).get("parent") or {}).get("kept")}
-    path: Path = create(exp, parent, read_yaml(run / "overrides.yaml"))
+    path: Path = create(exp, parent, _words_of(run))
     own, other = CheckpointFiles(path), CheckpointFiles(run)
     own.folder.mkdir()
     if other.parent.exists():
@@ -303,11 +298,15 @@ def _start_like(exp: Any, run: Path) -> None:
         _load_weights(exp, content, run.name)
 
 
-def read_yaml(file: Path) -> Any:
-    """The content of a YAML file of a run that was checked before; [] where there is none."""
-    if not file.exists():
-        return []
-    return yaml.safe_load(file.read_text())
+def _config_of(exp: Any, run: Path) -> Any:
+    """The config of a run as config.yaml would hold it today."""
+    return hide_secrets(portable(read_config(run, exp.project), exp.project))
+
+
+def _words_of(run: Path) -> list[str]:
+    """The overrides that made a run."""
+    words: list[str] = yaml.safe_load((run / "overrides.yaml").read_text())
+    return words
 
 
 def _announce(exp: Any, changes: dict[str, Any]) -> None:
@@ -336,3 +335,6 @@ def _is_idle(exp: Any, key: str) -> bool:
     if key == "run.schedule_budget":
         return not any(map(takes_total, schedule_targets(cfg)))
     return False
+
+
+WAYS = {"resume": resume, "fork": fork, "rerun": rerun}

@@ -23,6 +23,10 @@ def describe_start(exp: Any, micro_batches: list[Any], metrics: dict[str, Tensor
         RunError: the experiment's state is of a type that could not be loaded again.
     """
     check_plain(exp.state_dict())
+    for name, before in exp.restored_numerics.items():
+        now = provenance.numerics(exp.device).get(name)
+        if now != before:
+            logger.warning(f"{name} is {now}, was {before}: from here on the last bits may differ")
     provenance.record(exp.path, exp.project, exp.device, exp.state.step)
     if exp.state.step > 1:
         return

@@ -85,9 +85,10 @@ class Run:
     def begin(cls, exp: Any) -> "Run":
         """Claim a folder for a new run, or go on from another run as resume=, fork= or rerun= says."""
         if exp.cfg.resume or exp.cfg.fork or exp.cfg.rerun:
-            from ..resume.resume import go_on  # only where there is another run
+            from ..resume.resume import WAYS  # only where there is another run
 
-            exp.path = go_on(exp, create)
+            (way,) = [way for verb, way in WAYS.items() if exp.cfg[verb]]
+            exp.path = way(exp, create)
         else:
             exp.path = create(exp, None, [])
         return cls(exp, exp.path)

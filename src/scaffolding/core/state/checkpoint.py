@@ -147,19 +147,6 @@ def check_plain(content: Any) -> None:
             raise _not_plain(name, value)
 
 
-def stateful(attributes: dict[str, Any]) -> dict[str, Any]:
-    """The objects among attributes, or in their dicts, that have state_dict and load_state_dict, by dotted name."""
-    found: dict[str, Any] = {}
-    for name, value in attributes.items():
-        parts = {"": value}
-        if isinstance(value, dict):
-            parts = value
-        for key, part in parts.items():
-            if hasattr(part, "load_state_dict"):
-                found[f"{name}.{key}".rstrip(".")] = part
-    return found
-
-
 def _not_plain(name: str, value: Any) -> RunError:
     return RunError(
         f"{name} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds tensors, numbers, "
@@ -176,7 +163,12 @@ def load(path: Path) -> Parts:
     if not path.is_file():
         raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {_others(path)}")
     try:
-        _check_whole(path)
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # ours are not compressed
+                raise zipfile.BadZipFile("it would unpack to more than its size")
+            bad = archive.testzip()  # compares the CRC-32 of every record
+            if bad is not None:
+                raise zipfile.BadZipFile(f"the checksum of {bad!r:.60} does not fit")
         content = _read(path)
     except (zipfile.BadZipFile, EOFError) as error:
         raise DamagedError(
@@ -196,16 +188,6 @@ def load(path: Path) -> Parts:
     if version not in READABLE:
         raise UserError(f"{path} is a checkpoint of format {version}; this code reads {READABLE[0]} to {READABLE[-1]}")
     return Parts(content)
-
-
-def _check_whole(path: Path) -> None:
-    """zipfile.BadZipFile where a record's CRC-32 differs, or the records say that they are larger than the file."""
-    with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # ours are not compressed
-            raise zipfile.BadZipFile("it would unpack to more than its size")
-        bad = archive.testzip()
-        if bad is not None:
-            raise zipfile.BadZipFile(f"the checksum of {bad!r:.60} does not fit")
 
 
 def _read(path: Path, mmap: bool = False) -> Any:
