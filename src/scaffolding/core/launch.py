@@ -31,12 +31,13 @@ import dotenv
 gc.disable()  # most of an import's time, besides reading files, is the collector looking at what cannot be garbage
 import hydra
 import torch
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from loguru import logger
 from omegaconf import DictConfig
 
 from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, masked
-from .config.trust import open_to_resume
+from .config.trust import open_config
 from .config.usage import help_text
 from .config.words import read_words
 from .errors import RunError, StorageError, UserError
@@ -91,19 +92,20 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     more += [f"hydra/{log}=disabled" for log in ("job_logging", "hydra_logging")]
     is_sweep = bool({"--multirun", "-m"} & set(words))
     if is_sweep:
-        more.append(f"hydra.sweep.dir={_output_root(given, project)}/exp_${{now:%Y-%m-%d_%H-%M-%S}}")
+        root = project.root / (given.get("paths.output_root") or project.output_root)
+        more.append(f"hydra.sweep.dir={root}/exp_${{now:%Y-%m-%d_%H-%M-%S}}")
     rest = [word for word in words if word.partition("=")[0] not in (*VERBS, "trust")]
     options: list[str] = []
     verb = ""
     if {*VERBS, "trust"} & set(given):
-        verb, parent = _named_run(given, project)
-        options, inherited = _read_run(verb, parent, rest, project, given.get("trust", "").split(","))
+        verb, parent, options, inherited = _go_on(given, rest, project)
         more += inherited
     raised: list[Exception] = []
 
     def task(composed: DictConfig) -> Any:
         try:
-            check_files(HydraConfig.get().runtime, project)
+            if not options:  # composed of this checkout's files
+                check_files(HydraConfig.get().runtime, project)
             cfg = checked(composed, project)
             if verb:
                 from .resume.resume import check  # only where a run goes on from another
@@ -133,8 +135,12 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
         raise raised[0]
 
 
-def _named_run(given: dict[str, str], project: Project) -> tuple[str, Path]:
-    """The verb of a command line, and the run that it names; UserError: several verbs or none, or no such run."""
+def _go_on(given: dict[str, str], words: list[str], project: Project) -> tuple[str, Path, list[str], list[str]]:
+    """The verb of a command line, the run that it names, and what Hydra gets of that run.
+
+    Returns:
+        Verb, run, options that make the run's config the one to override, or the words that it was made of.
+    """
     verbs = [verb for verb in VERBS if verb in given]
     if not verbs:
         raise UserError("trust: needs resume, fork or rerun\nthe checkout and the command line are trusted anyway")
@@ -143,29 +149,20 @@ def _named_run(given: dict[str, str], project: Project) -> tuple[str, Path]:
             f"{' and '.join(verbs)}: only one of them\nresume carries the same run on, fork starts a new one, "
             "rerun does the same again"
         )
-    return verbs[0], find_run(given[verbs[0]], _output_root(given, project))
-
-
-def _read_run(
-    verb: str, run: Path, words: list[str], project: Project, trust: list[str]
-) -> tuple[list[str], list[str]]:
-    """What Hydra gets of a run: options that make its config the one to override, or the words that it was made of."""
+    verb, trust = verbs[0], [name for name in given.get("trust", "").split(",") if name]
+    root = project.root / (given.get("paths.output") or given.get("paths.output_root") or project.output_root)
+    run = find_run(given[verb], root)
     keys = {word.partition("=")[0].lstrip("+~"): word for word in words}
     if verb == "fork":  # the parent's command line, then this one's
         own = {*keys, "run.name", "paths.output", "paths.output_root"}
         before = read_words(run / "overrides.yaml", project, trust)
-        return [], [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
+        return verb, run, [], [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
     for key, word in keys.items():
         if (project.configs / key).is_dir():  # there are no groups to choose from any more
             raise UserError(
                 f"{word}: refused, {verb} keeps the run's {key}\nset single keys ({key}.KEY=VALUE), "
                 f"or start a new run from its weights with fork={run.name}"
             )
-    return ["--config-name", open_to_resume(run, project, trust)], []
-
-
-def _output_root(given: dict[str, str], project: Project) -> Path:
-    named = given.get("paths.output") or given.get("paths.output_root")
-    if named:
-        return project.root / named
-    return project.output_root
+    # as it was checked: Hydra does not read the folder
+    ConfigStore.instance().store("config of the run", open_config(run, project, trust))
+    return verb, run, ["--config-name", "config of the run"], []

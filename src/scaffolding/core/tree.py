@@ -30,11 +30,17 @@ def containers(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from containers(value, f"{name}.{key}".lstrip("."))
 
 
-def specs(config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(dotted key, mapping) of every mapping in a plain config that has a `_target_`."""
-    for key, node in containers(config):
-        if isinstance(node, Mapping) and "_target_" in node:
-            yield key, dict(node)
+def specs(config: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(dotted key, mapping) of every mapping in a plain config that has a `_target_`, outer ones first."""
+    items: Any = ()
+    if isinstance(config, list | tuple):
+        items = enumerate(config)
+    if isinstance(config, Mapping):
+        items = config.items()
+        if "_target_" in config:
+            yield key, dict(config)
+    for name, value in items:
+        yield from specs(value, f"{key}.{name}".lstrip("."))
 
 
 def changed_keys(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any, Any]]:

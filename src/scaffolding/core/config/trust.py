@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from torch import nn, optim, utils
 
@@ -71,16 +70,6 @@ def open_config(folder: Path, project: Project, trust: Iterable[str] | None) -> 
             new = {name: value for name, value in base[section].items() if name in names}
             config[section] = new | config[section]
     return config
-
-
-def open_to_resume(run: Path, project: Project, trust: Iterable[str]) -> str:
-    """Give the config of a run to Hydra, as it was checked, under the name returned: Hydra does not read the folder.
-
-    Raises:
-        UserError: as open_config.
-    """
-    ConfigStore.instance().store(name := "config of the run", open_config(run, project, trust))
-    return name
 
 
 def read_plain(file: Path) -> Any:
@@ -157,21 +146,26 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
     trust = tuple(trust)
     own, modules = owned(project)
     listed = tuple(f"{entry}." for entry in (*project.trusted, *modules))
-    given = tuple(f"{entry}." for entry in trust)
+    given, fetching = (tuple(f"{entry}." for entry in names) for names in (trust, project.fetching))
     names: dict[str, str] = {}  # what is to be judged by what it stands for
     found: dict[str, tuple[str, str]] = {}
     for index, name in enumerate(imports):
         if name not in trust:
             found[f"imports.{index}"] = (name, f"{name!r:.100}")
     for key, spec in specs(config):
-        key, name = f"{key}._target_".lstrip("."), project.present_name(str(spec["_target_"]))
+        key, name = f"{key}._target_".lstrip("."), str(spec["_target_"])
+        if project.former_names:
+            name = project.present_name(name)
         is_given = f"{name}.".startswith(given)
-        is_listed = name in own or f"{name}.".startswith(listed)
+        weights = [value for part, value in spec.items() if "weights" in str(part) or part in ("pretrained", "_args_")]
+        fetches = name.startswith("torchvision.models.") and any(weights)  # it downloads what its arguments say
+        is_safe = not fetches and not f"{name}.".startswith(fetching)
+        is_listed = is_safe and (name in own or f"{name}.".startswith(listed))
         if DOTTED.fullmatch(name) is None:
             found[key] = ("NAME", f"{name!r:.100}")
-        elif name in trust or (name in own and not _fetches(name, spec, project)):
+        elif name in trust or (name in own and is_safe):
             continue  # written out in full, it is meant, whatever it is
-        elif PRIVATE.search(name) or not (is_given or (is_listed and not _fetches(name, spec, project))):
+        elif PRIVATE.search(name) or not (is_given or is_listed):
             found[key] = (name, f"{name!r:.100}")
         else:
             names[key] = name
@@ -204,14 +198,6 @@ def owned(project: Project) -> tuple[set[str], set[str]]:
         if first == project.package or (project.root / "tests" / f"{first}.py").is_file():
             modules.add(module)
     return names, modules
-
-
-def _fetches(name: str, spec: dict[str, Any], project: Project) -> bool:
-    """Whether a target downloads what its arguments say."""
-    if f"{name}.".startswith(tuple(f"{entry}." for entry in project.fetching)):
-        return True
-    weights = [value for key, value in spec.items() if "weights" in str(key) or key in ("pretrained", "_args_")]
-    return name.startswith("torchvision.models.") and any(weights)
 
 
 def _real_name(found: Any) -> str:

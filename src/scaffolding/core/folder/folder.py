@@ -24,7 +24,7 @@ from loguru import logger
 from ..errors import StorageError, UserError, nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
-PATIENCE = 1.0  # seconds: whoever only looks (is_locked) has the lock for an instant
+PATIENCE = 1.0  # seconds: whoever only looks (read_status) has the lock for an instant
 # Record locks: a forked worker does not inherit them, as it would a flock, and so cannot keep a dead run locked. They
 # end when the process closes the file anywhere, so a file that is held is never opened a second time.
 _held: dict[Path, IO[str]] = {}
@@ -171,21 +171,6 @@ def release(run: Path) -> None:
             file.close()
 
 
-def is_locked(run: Path) -> bool:
-    """Whether any process of this machine, or of those that share the file system's locks, has the run's lock."""
-    path = (run / ".lock").resolve()
-    if path in _held:
-        return True
-    try:
-        with open(path) as file:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        return error.errno in (errno.EACCES, errno.EAGAIN)
-    return False
-
-
 # --- status
 
 
@@ -195,8 +180,18 @@ def read_status(path: Path) -> dict[str, Any]:
     if not file.exists():
         return {"status": "unknown"}
     content: dict[str, Any] = json.loads(file.read_text())
-    if content["status"] == "running" and content["host"] == socket.gethostname() and not is_locked(path):
+    lock = (path / ".lock").resolve()
+    if content["status"] != "running" or content["host"] != socket.gethostname() or lock in _held:
+        return content
+    try:
+        with open(lock) as held:
+            fcntl.lockf(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
         content["status"] = "died"
+    except FileNotFoundError:
+        content["status"] = "died"
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            content["status"] = "died"
     return content
 
 

@@ -58,7 +58,7 @@ def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Projec
     if verb == "rerun":
         _check_code(run, project)
     if verb == "resume":
-        folder.acquire(run, note=folder.read_status(run)["status"] != "finished")
+        folder.acquire(run, note=False)  # the run may be finished, and then nothing of it changes
 
 
 def change_word(key: str, schema: type) -> str:
@@ -153,7 +153,13 @@ def resume(exp: Any, create: Any) -> Path:
     else:
         file, content = newest
         changes = changed_keys(content.get("config") or _config_of(exp, run), exp.config)
-        _check_left(exp, run, content["state"], changes)
+        step, status = content["state"]["step"], folder.read_status(run)
+        if exp.num_steps < step:
+            raise UserError(f"run.budget: {exp.num_steps} steps are fewer than the {step} that {run.name} has done")
+        ended_early = status.get("step", 0) < status.get("num_steps", 0) and not set(ENDS) & set(changes)
+        if status["status"] == "finished" and (exp.num_steps == step or ended_early):
+            logger.info(f"{run} is finished at step {step}; a larger run.budget would carry it on")
+            raise SystemExit(0)
         load_state(exp, content, run.name, changes)
         latest = CheckpointFiles(run).latest
         if file != latest and latest.exists():  # damaged: kept aside
@@ -166,20 +172,6 @@ def resume(exp: Any, create: Any) -> Path:
         folder.write_text(run / "overrides.yaml", yaml.safe_dump(words, allow_unicode=True))
         folder.write_text(run / "config.yaml", yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True))
     return run
-
-
-def _check_left(exp: Any, run: Path, state: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Whether there is anything left to do; a run that ended early goes on if what ended it was changed."""
-    status = folder.read_status(run)
-    if exp.num_steps < state["step"]:
-        raise UserError(
-            f"run.budget: {exp.num_steps} steps are fewer than the {state['step']} that {run.name} has done"
-        )
-    is_used = exp.num_steps == state["step"]
-    ended_early = status.get("step", 0) < status.get("num_steps", 0) and not set(ENDS) & set(changes)
-    if status["status"] == "finished" and (is_used or ended_early):
-        logger.info(f"{run} is finished at step {state['step']}; a larger run.budget would carry it on")
-        raise SystemExit(0)
 
 
 def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, Any]) -> None:

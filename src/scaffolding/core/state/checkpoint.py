@@ -169,7 +169,8 @@ def load(path: Path) -> Parts:
             bad = archive.testzip()  # compares the CRC-32 of every record
             if bad is not None:
                 raise zipfile.BadZipFile(f"the checksum of {bad!r:.60} does not fit")
-        content = _read(path)
+        with warnings.catch_warnings(action="ignore"):  # on formats that are not ours: refused in words of our own
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, EOFError) as error:
         raise DamagedError(
             f"{path} ({path.stat().st_size} bytes) is damaged, or not a checkpoint: {error!s:.100}"
@@ -188,11 +189,6 @@ def load(path: Path) -> Parts:
     if version not in READABLE:
         raise UserError(f"{path} is a checkpoint of format {version}; this code reads {READABLE[0]} to {READABLE[-1]}")
     return Parts(content)
-
-
-def _read(path: Path, mmap: bool = False) -> Any:
-    with warnings.catch_warnings(action="ignore"):  # on formats that are not ours: refused in words of our own
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def _not_loaded(path: Path, error: Exception) -> UserError:
@@ -217,7 +213,7 @@ def _others(path: Path) -> str:
     found = {file.stem: "" for file in sorted(path.parent.glob("*.pt")) if file != path}
     for name in list(found)[:20]:
         with contextlib.suppress(Exception):  # one that cannot be read is there all the same
-            state = _read(path.with_name(f"{name}.pt"), mmap=True)["state"]
+            state = torch.load(path.with_name(f"{name}.pt"), weights_only=True, mmap=True)["state"]
             found[name] = f" (step {int(state['step'])})"
     return ", ".join(name + state for name, state in found.items()) or "none"
 
