@@ -62,8 +62,9 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
         signal.signal(number, lambda number, frame: os._exit(128 + number))
     dotenv.load_dotenv(project.root / ".env")
     logger.remove()
-    logger.add(lambda text: sys.stderr.write(text), **LOG)
-    logger.configure(patcher=lambda record: record.update(message=record["message"].translate(CONTROL)))
+    logger.add(lambda text: print(text, end="", file=sys.stderr), **LOG)
+    visible: Any = lambda record: record.update(message=record["message"].translate(CONTROL))  # noqa: E731
+    logger.configure(patcher=visible)
     full = os.environ.get(TRACEBACK) == "1"
     try:
         if {"--help", "-h"} & set(sys.argv):

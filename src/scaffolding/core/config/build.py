@@ -88,11 +88,11 @@ def interval_of(spec: Mapping[str, Any], key: str = "scheduler") -> str:
     Raises:
         UserError: it says something else, or nothing where it has a choice.
     """
-    given, allowed = spec.get("interval"), ("step", "epoch")
+    given, allowed = spec.get("interval"), ["step", "epoch"]
     if spec.get("monitor") is not None:
-        allowed = ("metric",)
+        allowed = ["metric"]
     elif takes_total(str(spec["schedule"]["_target_"])):
-        allowed = ("step",)
+        allowed = ["step"]
     if given is None and len(allowed) == 1:
         return allowed[0]
     if given not in allowed:

@@ -110,11 +110,12 @@ def check_files(runtime: Any, project: Project) -> None:
         UserError: a file sets what base.yaml, which is read after it, would silently override; or keys outside its
             group, but Hydra puts them into the group.
     """
-    sections = {field.name for field in dataclasses.fields(project.schema) if dataclasses.is_dataclass(field.type)}
+    known = {field.name: field for field in dataclasses.fields(project.schema)}
+    sections = {name for name, field in known.items() if dataclasses.is_dataclass(field.type)}
     places = [source.path for source in runtime.config_sources if source.schema == "file"]
     for group, option in runtime.choices.items():
         for file in [Path(place, group, f"{option}.yaml") for place in places]:
-            if group not in project.schema.__dataclass_fields__ or not file.is_file():
+            if group not in known or not file.is_file():
                 continue
             text = file.read_text("utf-8")
             keys = TOP_KEY.findall(text)

@@ -69,7 +69,7 @@ def open_config(folder: Path, project: Project, trust: Iterable[str] | None) -> 
             names = [inner.name for inner in dataclasses.fields(field.type)]
             new = {name: value for name, value in base[section].items() if name in names}
             config[section] = new | config[section]
-    return config
+    return dict(config)
 
 
 def read_plain(file: Path) -> Any:

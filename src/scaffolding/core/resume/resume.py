@@ -1,10 +1,5 @@
-"""Three ways on from a run: `resume=` carries it on, `fork=` starts another from it, `rerun=` does it again to compare.
+"""Three ways on from a run: `resume=` carries it on, `fork=` starts another from it, `rerun=` repeats it to compare."""
 
-What a setting changed with one of them does is a word at its field in the schema: free (takes effect, no consequence
-for the run), course (changes how it continues), identity (refused).
-"""
-
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +7,8 @@ from typing import Any
 import yaml
 from loguru import logger
 
-from ..config.build import by_network, check_specs, takes_total
-from ..config.compose import Project, hide_secrets, masked, own_words, portable
+from ..config.build import check_specs
+from ..config.compose import Project, hide_secrets, own_words, portable
 from ..config.trust import read_config
 from ..errors import UserError
 from ..folder import folder
@@ -21,9 +16,8 @@ from ..folder.provenance import code_hash
 from ..state import checkpoint
 from ..state.checkpoint import CheckpointFiles
 from ..tree import changed_keys, leaves
+from .rules import announce, refuse
 
-IN_WORKERS = ("loader.num_workers", "loader.start_method", "loader.timeout")
-SCHEDULED = ("lr", "momentum", "betas")  # of an optimizer: what a schedule sets from its own state
 ENDS = ("run.budget", "run.patience", "run.target_loss", "run.monitor", "run.monitor_mode")  # what can end a run
 
 
@@ -50,61 +44,12 @@ def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Projec
         if value == "***":
             raise UserError(f"{key}: {run.name} did not keep it, its name says that it is a secret\ngive it again")
     changes = {key: pair for key, pair in changed_keys(before, after).items() if pair[0] != "***"}
-    for key, (old, new) in changes.items():
-        reason, _, advice = _reason_against(verb, key, changes, cfg, project).partition("\n")
-        if reason:
-            advice = advice or f"start a new run from its weights with fork={run.name} {key}={new}"
-            raise UserError(f"{key}={new}: refused, {run.name} has {key}={old} and {reason}\n{advice}")
+    if changes:
+        refuse(verb, run, changes, cfg, project)
     if verb == "rerun":
         _check_code(run, project)
     if verb == "resume":
         folder.acquire(run, note=False)  # the run may be finished, and then nothing of it changes
-
-
-def change_word(key: str, schema: type) -> str:
-    """free, course or identity: what a change of a setting is."""
-    section, _, name = key.partition(".")
-    found = {field.name: field for field in dataclasses.fields(schema)}.get(section)
-    if found is None:
-        return "identity"
-    if dataclasses.is_dataclass(found.type):
-        found = {field.name: field for field in dataclasses.fields(found.type)}[name]
-    return str(found.metadata["change"])
-
-
-def _reason_against(verb: str, key: str, changes: dict[str, tuple[Any, Any]], cfg: Any, project: Project) -> str:
-    """Why a changed setting is refused; empty where it is not. A second line says what to do."""
-    keeps_state = verb == "resume" or (verb == "fork" and cfg.fork_state)
-    if key == "run.name" and verb != "resume":
-        return ""
-    if verb == "fork" and not keeps_state:
-        return ""
-    word = change_word(key, project.schema)
-    if key == "run.name":
-        return "a run keeps its name"
-    if word == "identity":
-        return "it is part of what this run is"
-    if verb == "rerun" and word == "course":
-        return "the rows would not be comparable"
-    if not keeps_state:
-        return ""
-    schedules = schedule_targets(cfg)
-    if key.startswith("optimizer.") and schedules and key.rpartition(".")[2] in SCHEDULED:
-        return "a schedule sets it"
-    if key == "run.budget" and any(map(takes_total, schedules)):
-        before, after = changes[key]
-        if "run.schedule_budget" not in changes and cfg.run.schedule_budget is None:
-            return (
-                "a schedule depends on the total\nsay which total the schedule is made for: "
-                f"run.schedule_budget={before} (as until now) or run.schedule_budget={after} (stretched)"
-            )
-    return ""
-
-
-def schedule_targets(cfg: Any) -> list[str]:
-    """Dotted names of the schedules of a config."""
-    specs = by_network(cfg.scheduler, "scheduler", marker="schedule").values()
-    return [spec.schedule._target_ for spec in specs if spec.schedule is not None]
 
 
 def _check_code(run: Path, project: Project) -> None:
@@ -144,10 +89,9 @@ def resume(exp: Any, create: Any) -> Path:
     run = Path(exp.cfg.resume)
     newest = CheckpointFiles(run).newest()
     if newest is None:  # killed before its first save
-        if folder.read_status(run).get("step"):
-            raise UserError(
-                f"{run} has no checkpoint any more, though it took steps\nstart it again with rerun={run.name}"
-            )
+        events = run / "facts" / "events.jsonl"
+        if events.exists() and '"on_save"' in events.read_text():
+            raise UserError(f"{run} has saved checkpoints, and none is there\nstart it again with rerun={run.name}")
         changes = changed_keys(_config_of(exp, run), exp.config)
         _start_like(exp, run)
     else:
@@ -165,7 +109,7 @@ def resume(exp: Any, create: Any) -> Path:
         if file != latest and latest.exists():  # damaged: kept aside
             latest.rename(latest.with_suffix(".pt.damaged"))
     if changes:
-        _announce(exp, changes)
+        announce(exp, changes)
     logger.info(f"resuming {run} at step {exp.state.step} of {exp.num_steps}")
     if changes:
         words = [*_words_of(run), *own_words()]
@@ -239,7 +183,8 @@ def fork(exp: Any, create: Any) -> Path:
         file = files.best_or_latest()
         content = checkpoint.load(file)
         _load_weights(exp, content, run.name)
-    _announce(exp, changes)
+    if changes:
+        announce(exp, changes)
     parent = {"verb": "fork", "run": str(run), "checkpoint": file.name, "step": content["state"]["step"], "kept": kept}
     path: Path = create(exp, parent, [])
     own = CheckpointFiles(path)
@@ -266,7 +211,7 @@ def _load_weights(exp: Any, content: dict[str, Any], run: str) -> None:
 def rerun(exp: Any, create: Any) -> Path:
     """Start where another run started. Arguments are those of `fork`."""
     run = Path(exp.cfg.rerun)
-    _announce(exp, changed_keys(_config_of(exp, run), exp.config))
+    announce(exp, changed_keys(_config_of(exp, run), exp.config))
     _start_like(exp, run)
     parent = {"verb": "rerun", "run": str(run), "kept": (read_record(run).get("parent") or {}).get("kept")}
     path: Path = create(exp, parent, _words_of(run))
@@ -299,34 +244,6 @@ def _words_of(run: Path) -> list[str]:
     """The overrides that made a run."""
     words: list[str] = yaml.safe_load((run / "overrides.yaml").read_text())
     return words
-
-
-def _announce(exp: Any, changes: dict[str, Any]) -> None:
-    """Say of every changed setting what it does."""
-    for key, (_, value) in changes.items():
-        effect = "takes effect"
-        if _is_idle(exp, key):
-            effect = "has no effect here"
-        if key != "run.name":  # a new run has another name
-            logger.info(f"{masked(f'{key}={value}')} {effect}")
-
-
-def _is_idle(exp: Any, key: str) -> bool:
-    """Whether a setting has no effect in this experiment, because of others."""
-    cfg = exp.cfg
-    if key in IN_WORKERS and all(loader.workers is None for loader in exp.loaders.values()):
-        return True
-    if key in ("loader.start_method", "loader.timeout"):
-        return bool(cfg.loader.num_workers == 0)
-    if key in ("run.monitor_mode", "run.patience"):
-        return exp.monitor is None or cfg.run.eval_every is None
-    if key == "run.rollout_every":
-        return exp.rollout is None
-    if key == "run.plot_every":
-        return not exp.plots
-    if key == "run.schedule_budget":
-        return not any(map(takes_total, schedule_targets(cfg)))
-    return False
 
 
 WAYS = {"resume": resume, "fork": fork, "rerun": rerun}

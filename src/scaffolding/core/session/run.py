@@ -184,7 +184,7 @@ class Run:
 
     def is_first_step(self) -> bool:
         """Whether the last step was the first of this session."""
-        return self.state.step == self.start.step + 1
+        return bool(self.state.step == self.start.step + 1)
 
     # --- beginning and end
 
