@@ -60,7 +60,7 @@ def main() -> None:
 
 def restored(path: Path, trust: list[str]) -> Any:
     """The experiment as the run's newest whole checkpoint left it, or as it began; the run itself is not touched."""
-    from scaffolding.core.config.compose import read_config
+    from scaffolding.core.config.trust import read_config
     from scaffolding.core.errors import UserError
     from scaffolding.core.state import checkpoint, keys
     from scaffolding.experiment import PROJECT, Experiment
@@ -68,8 +68,8 @@ def restored(path: Path, trust: list[str]) -> Any:
 
     cfg = read_config(path, PROJECT, trust)
     cfg.loader.num_workers, cfg.plots, cfg.rollout, cfg.run.save_every = 0, {}, None, None
-    specs = [cfg.scheduler] if "interval" in cfg.scheduler else cfg.scheduler.values()
-    if all(spec.interval != "metric" for spec in specs):
+    specs = [cfg.scheduler] if "schedule" in cfg.scheduler else cfg.scheduler.values()
+    if all(spec.get("monitor") is None for spec in specs):
         cfg.run.eval_every = None  # training cannot tell
     cfg.run.monitor = cfg.run.patience = None
     exp = Experiment(cfg)

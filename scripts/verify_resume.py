@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from scaffolding import train
 from scaffolding.core.batches.loader import Loader
+from scaffolding.core.config.trust import needed_trust
 from scaffolding.core.folder.run_folder import Facts
 from scaffolding.core.state import checkpoint, keys
 from scaffolding.core.state.checkpoint import leaves
@@ -152,10 +153,8 @@ def start(root: Path, name: str, share: float, *words: str) -> list[dict[str, An
 
 def trust(run: Path) -> list[str]:
     """The word that lets a resume build what the config names outside of the project."""
-    names = PROJECT.untrusted(yaml.safe_load((run / "config.yaml").read_text()), ()).values()
-    whole = ("torch", f"{PROJECT.package}.")  # of these, single classes; of others all
-    words = {name if name.startswith(whole) else name.partition(".")[0] for name in names}
-    return [f"trust={','.join(sorted(words))}"] if words else []
+    words = needed_trust(yaml.safe_load((run / "config.yaml").read_text()), PROJECT)
+    return [f"trust={','.join(words)}"] if words else []
 
 
 def why(pair: Pair, first: Pair, resumed: bool = True) -> str:

@@ -70,10 +70,6 @@ def train(output_root: Path) -> Train:
     """Run train.py with its output in this test's own folder: `train("mode=dev", code=0, cwd=None, env=None)`."""
 
     def run(*overrides: str, **options: object) -> "subprocess.CompletedProcess[str]":
-        if any(word.startswith(("resume=", "fork=", "rerun=")) for word in overrides) and not any(
-            word.startswith("trust=") for word in overrides
-        ):
-            overrides = (*overrides, "trust=tiny")  # what the runs of the tests are made of
         own = [] if any(word.startswith("paths.output") for word in overrides) else [f"paths.output_root={output_root}"]
         return run_train(*overrides, *own, **options)  # type: ignore[arg-type]
 

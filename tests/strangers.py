@@ -274,8 +274,12 @@ def configs(good: dict[str, Any], marks: Path, evil: Path) -> Iterator[tuple[str
     for part in ("optimizer", "loss", "plots", "metrics", "tracker", "rollout", "data", "scheduler"):
         yield f"in {part}", dumped(**{part: {"inner": copy.deepcopy(shell)}})
     for value in ("${oc.env:HOME}", "${oc.env:SECRET,x}", "${now:%Y}", "${oc.decode:1}", "a${oc.env:HOME}b", "\\${oc.env:HOME}",
-                  "${paths.${oc.env:HOME}}", "${run.name}", "${.x}", "${hydra:run.dir}", "${oc.create:{a: 1}}"):  # fmt: skip
+                  "${paths.${oc.env:HOME}}", "\x1b]0;owned\x07", "${run.name}", "${.x}", "${hydra:run.dir}", "${oc.create:{a: 1}}"):  # fmt: skip
         yield f"refers to {value}", dumped(run=good["run"] | {"description": value})
+    yield (
+        "refers when put together",
+        dumped(paths=good["paths"] | {"data": "/$"}, model={"x": "${paths.data}{oc.env:SECRET}"}),
+    )
     yield "refers in a key", dumped(data={"${oc.env:HOME}": 1})
     apply = f"!!python/object/apply:os.system ['touch {marks / 'tag'}']"
     for tag in (apply, "!!python/object/apply:pathlib.PosixPath [a]", "!!python/name:os.system", "!!python/module:os",

@@ -64,7 +64,7 @@ def test_gradients_with_a_codebook_are_those_of_the_paper() -> None:
     model, batch, beta = make("vq"), images(), 0.25
     seen: dict[str, Tensor] = {}
     model.encoder.register_forward_hook(lambda module, inputs, z_e: seen.update(z_e=z_e) or z_e.retain_grad())
-    loss, _ = autoencoder.AutoencoderLoss(beta, num_codes=6)(model, (batch,))
+    loss, _ = autoencoder.AutoencoderLoss(beta)(model, (batch,))
     loss.backward()
     z_e, gradient = seen["z_e"].detach(), seen["z_e"].grad
     z_q, codes = model.latent(z_e)
@@ -89,7 +89,7 @@ def test_gradients_with_a_codebook_are_those_of_the_paper() -> None:
 @pytest.mark.parametrize("latent", ["none", "linear"])
 def test_without_a_codebook_the_loss_is_the_error(latent: str) -> None:
     model, batch = make(latent), images()
-    loss, metrics = autoencoder.AutoencoderLoss(0.25, num_codes=6)(model, (batch,))
+    loss, metrics = autoencoder.AutoencoderLoss(0.25)(model, (batch,))
     loss.backward()
     found = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()

@@ -105,7 +105,7 @@ def test_knowing_the_noise_the_sampler_finds_the_distribution() -> None:
 
 def test_loss_is_that_of_the_predicted_noise() -> None:
     """A network that predicts nothing has the variance of the noise; one that knows the image, nothing to learn."""
-    loss_fn, model = diffusion.DiffusionLoss(num_timesteps=100), make()
+    loss_fn, model = diffusion.DiffusionLoss(), make()
     x_0 = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).expand(500, *SHAPE)
     oracle = Oracle(model.forward_process.alpha_bar, x_0[:1], variance=0)
     model.network = oracle

@@ -32,7 +32,7 @@ def replay(run: Path, code: int, **env: str) -> str:
         pytest.skip("replay.py has been deleted")
     path = os.pathsep.join([ENV["PYTHONPATH"], os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, REPLAY, run, "--trust", "tiny"],
+        [sys.executable, REPLAY, run],
         env={**os.environ, **env, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from scaffolding.core.config.build import interval_of
 from scaffolding.schedules import cosine, cosine_multiplier, linear, linear_multiplier, one_cycle
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -31,7 +32,7 @@ def make_scheduler(name, optimizer):
     config = OmegaConf.load(CONFIGS / f"scheduler/{name}.yaml")
     schedule = instantiate(config.schedule, _partial_=True, _convert_="all")
     takes_num_steps = "num_steps" in inspect.signature(schedule.func).parameters
-    return schedule(optimizer, **({"num_steps": NUM_STEPS} if takes_num_steps else {})), config.interval
+    return schedule(optimizer, **({"num_steps": NUM_STEPS} if takes_num_steps else {})), interval_of(config)
 
 
 def advance(optimizer, scheduler, interval, stop, start=0):
@@ -134,7 +135,7 @@ def test_step_and_plateau_drop_the_rate():
 
 
 def test_none_has_no_schedule():
-    assert OmegaConf.load(CONFIGS / "scheduler/none.yaml") == {"schedule": None, "interval": "step", "monitor": None}
+    assert OmegaConf.load(CONFIGS / "scheduler/none.yaml") == {"schedule": None}
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "one_cycle", "plateau", "step"])
