@@ -80,6 +80,25 @@ class TinyNet(nn.Sequential):
         super().__init__(hidden, nn.Linear(16, num_classes))
 
 
+class FrozenNet(TinyNet):
+    """Its first layer is not trained."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        self[0].requires_grad_(False)
+
+
+class HalfNet(nn.Module):
+    """Weights in bfloat16."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(num_features, num_classes, dtype=torch.bfloat16)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.layer(points.bfloat16()).float()
+
+
 class TinyLoss:
     """Cross-entropy and accuracy."""
 
