@@ -1,22 +1,18 @@
-"""Does your own data and model resume exactly? Runs short, kills, resumes, compares; names what differs and its mend.
+"""Does your own data and model resume exactly? Runs whole, runs and kills, resumes, compares; names what differs.
 
 python scripts/verify_resume.py data=NAME model=NAME       # any overrides; dev mode where they say nothing else
+
+The rehearsal of dev mode resumes within one process. Here each start is a process with another order of hashes.
 """
 
-import hashlib
-import itertools
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
-from collections import deque
-from collections.abc import Iterator
+import time
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):  # before torch, which takes seconds
     print(f"usage: verify_resume.py [OVERRIDE ...]\n\n{__doc__}")
@@ -63,19 +59,20 @@ SAVE = (
 )
 
 
-def digest(value: Any) -> str | None:
-    """A hash of what a value holds, the same in every process; None for what holds no data (a function, say)."""
-    for kind, read in STATES:
-        if isinstance(value, kind):
-            return digest(read(value))
-    content = value if isinstance(value, bytes) else repr(value).encode()
-    return hashlib.sha256(content).hexdigest() if isinstance(value, PLAIN) else None
+def start(root: Path, number: int, *words: str) -> "subprocess.Popen[bytes]":
+    """A process that runs train.py; its output goes to a file."""
+    environment = {**os.environ, "PYTHONHASHSEED": str(number)}
+    with open(root / f"{number}.txt", "w") as log:
+        command = [sys.executable, str(TRAIN), *words, f"paths.output_root={root}/runs"]
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
 
-def is_own(name: str) -> bool:
-    """Whether a module is the owner's: of no library, and not of the machinery."""
-    file = Path(getattr(sys.modules.get(name), "__file__", None) or LIBRARIES[0])
-    return not any(map(file.is_relative_to, LIBRARIES)) and "site-packages" not in file.parts and name != "__main__"
+def finish(root: Path, number: int, *words: str) -> Path:
+    """Run train.py to its end; the folder of its run."""
+    code = start(root, number, *words).wait()
+    if code:
+        sys.exit("\n".join([*(root / f"{number}.txt").read_text().splitlines()[-20:], f"error: exit code {code}"]))
+    return next(root.glob(f"runs/**/{words[-1].partition('=')[2]}/config.yaml")).parent
 
 
 def hidden(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, list[str | None]]]:
@@ -219,11 +216,44 @@ def verify(words: list[str]) -> str | None:
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    if words[:1] == ["--child"]:
-        child(*words[1:])
-    elif found := verify(words):
-        print(f"differs at {found}")
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"usage: verify_resume.py [OVERRIDE ...]\n\n{__doc__}")
+        return
+    given = {word.partition("=")[0] for word in sys.argv[1:]}
+    words = sys.argv[1:] + [word for word in DEFAULTS if word.partition("=")[0] not in given]
+    with tempfile.TemporaryDirectory(prefix="verify_resume_") as folder:
+        root = Path(folder)
+        whole = finish(root, 1, *words, "run.name=whole")
+        kill_after, killed, number = random.randint(1, max(1, num_saves(root, "whole") // 2)), None, 1
+        while killed is None:
+            number += 1
+            process = start(root, number, *words, f"run.name=killed{number}")
+            while process.poll() is None and num_saves(root, f"killed{number}") < kill_after:
+                time.sleep(0.002)
+            process.send_signal(signal.SIGKILL)
+            if process.wait() == -signal.SIGKILL:  # else it was over before the signal came
+                killed = next(root.glob(f"runs/**/killed{number}/config.yaml")).parent
+        verify(root, whole, killed, number + 1)
+
+
+def verify(root: Path, whole: Path, killed: Path, number: int) -> None:
+    """Resume the killed run and compare it with the other; exit code 1 if they differ."""
+    import yaml
+
+    from scaffolding.core.config.trust import needed_trust
+    from scaffolding.core.errors import RunError
+    from scaffolding.core.resume.rehearsal import compare
+    from scaffolding.core.state.checkpoint import CheckpointFiles
+    from scaffolding.experiment import PROJECT
+
+    found = CheckpointFiles(killed).newest()
+    step = found[1]["state"]["step"] if found else 0
+    trust = needed_trust(yaml.safe_load((killed / "config.yaml").read_text()), PROJECT)
+    finish(root, number, *(f"trust={','.join(trust)}" for _ in trust[:1]), f"resume={killed.name}")
+    try:
+        print(f"identical: killed and resumed at step {step}, {compare(whole, killed, step)} tensors and all rows")
+    except RunError as error:
+        print(f"{error}\n{HINT}")
         sys.exit(1)
 
 
