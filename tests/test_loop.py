@@ -183,7 +183,8 @@ def test_compiled_run_saves_plain_names() -> None:
 @pytest.mark.parametrize("interval", ["step", "epoch", "metric"])
 def test_schedule_intervals(train: Train, output_root: Path, interval: str) -> None:
     target = "ReduceLROnPlateau,patience:0,threshold:10.0" if interval == "metric" else "StepLR,step_size:1,gamma:0.5"
-    schedule = f"{{schedule:{{_target_:torch.optim.lr_scheduler.{target}}},interval:{interval},monitor:val/loss}}"
+    advances = "monitor:val/loss" if interval == "metric" else f"interval:{interval}"
+    schedule = f"{{schedule:{{_target_:torch.optim.lr_scheduler.{target}}},{advances}}}"
     words = ("run.budget=6", "loader.batch_size=60", "run.eval_every=3", f"scheduler={schedule}")
     words += ("optimizer.lr=1.0", "optimizer=sgd", "run.name=run")
     train(*BASE, *words, env=ENV)
