@@ -12,11 +12,11 @@ from pathlib import Path
 _package = Path(__file__).resolve().parents[1]
 _folder = Path(sys.argv[0]).resolve().parent
 _path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-if sys.argv[0].endswith(".py") and _folder.name == _package.name and _folder != _package:
-    if (_folder / "core" / "launch.py").exists() and _path[0] != str(_folder.parent):
-        # a script of another checkout that shares this environment, a git worktree say: it must run its own sources
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(_folder.parent), *filter(None, _path)])
-        os.execv(sys.executable, sys.orig_argv)
+_is_ours = _folder == _package or _folder.name != _package.name or not (_folder / "core" / "launch.py").exists()
+if sys.argv[0].endswith(".py") and not _is_ours and _path[0] != str(_folder.parent):
+    # a script of another checkout that shares this environment, a git worktree say: it must run its own sources
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(_folder.parent), *filter(None, _path)])
+    os.execv(sys.executable, sys.orig_argv)
 if sys.path[0] and Path(sys.path[0]).resolve() == _package:  # started as a script: our evaluate.py must not hide an
     sys.path[0] = str(_package.parent)  # installed package of that name
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: a Ctrl-C just ends it
@@ -34,7 +34,7 @@ import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from loguru import logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, masked
 from .config.trust import open_config
@@ -101,6 +101,9 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     if {*VERBS, "trust"} & set(given):
         verb, parent, options, inherited = _go_on(given, rest, project)
         more += inherited
+    shows_config = "--cfg job" in " ".join(rest) and "--package" not in rest
+    if shows_config:  # done here, not by Hydra, so that it is checked
+        rest = [word for word in rest if word not in ("--cfg", "job", "--resolve")]
     raised: list[Exception] = []
 
     def task(composed: DictConfig) -> Any:
