@@ -77,28 +77,35 @@ def main() -> None:
     print(f"all updates of steps {first} to {last} are finite; the run ended at {read_status(path)['step']}")
 
 
-def restored(path: Path, trust: list[str]) -> Any:
-    """The experiment as the run's newest whole checkpoint left it, or as it began; the run itself is not touched."""
-    from scaffolding.core.config.trust import read_config
-    from scaffolding.core.errors import UserError
-    from scaffolding.core.state import checkpoint, keys
-    from scaffolding.experiment import PROJECT, Experiment
-    from scaffolding.verbs import load_state
+def run_watched(cfg: Any) -> None:
+    """The owner's main, with an experiment that looks at the gradients of every micro-batch."""
+    from scaffolding import train as program
+    from scaffolding.core.state import keys
 
-    cfg = read_config(path, PROJECT, trust)
-    cfg.loader.num_workers, cfg.plots, cfg.rollout, cfg.run.save_every = 0, {}, None, None
-    specs = [cfg.scheduler] if "schedule" in cfg.scheduler else cfg.scheduler.values()
-    if all(spec.get("monitor") is None for spec in specs):
-        cfg.run.eval_every = None  # training cannot tell
-    cfg.run.monitor = cfg.run.patience = None
-    exp = Experiment(cfg)
-    exp.prepare()
-    keys.seed_all(keys.key(cfg.run.seed, "train"))
-    if any((path / "checkpoints").glob("*.pt")):
-        load_state(exp, checkpoint.load_newest(path / "checkpoints")[1], path.name, {})
-    elif '"fork"' in (path / "provenance.json").read_text():
-        raise UserError(f"{path.name} is a fork without a checkpoint of its own: start it again instead")
-    return exp
+    class Watched(program.Experiment):
+        def keyed(self, network: str, micro_batches: list[Any]) -> Iterator[tuple[Any, float]]:
+            for part, pair in zip(micro_batches, super().keyed(network, micro_batches), strict=True):
+                weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+                yield pair  # and the backward pass has been done
+                bad = [name for name, value in self.networks[network].named_parameters() if not is_finite(value.grad)]
+                if bad and not self.scaler.is_enabled():  # a float16 scaler skips those updates itself
+                    raise self.bad_update(bad[0], network, part, weights)
+
+        def bad_update(self, name: str, network: str, part: Any, weights: dict[str, Any]) -> BadUpdate:
+            key = [self.settings.seed, network, part.epoch, part.position]
+            samples = next(self.train_loader.indices(part.epoch, part.position)).tolist()
+            optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+            before = {"step": self.state.step + 1, "batch": part.batch, "samples": samples, "key": key}
+            before |= {"model": weights, "optimizers": optimizers}
+            self.model.load_state_dict(weights)
+            keys.seed_torch(self.device, keys.key(*key))
+            with self.autocast:
+                loss = float(self.losses[network](self.train_model, part.batch)[0].detach())
+            what = f"the loss is {loss:.4g}, the gradient of {name} is not finite"
+            return BadUpdate(f"{what}; {describe(part.batch, samples)}", self, before)
+
+    program.Experiment = Watched  # type: ignore[misc]
+    program.main(cfg)
 
 
 def is_finite(gradient: Any) -> bool:

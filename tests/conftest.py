@@ -38,7 +38,11 @@ def command(*overrides: str) -> list[str]:
 
 
 def run_train(
-    *overrides: str, code: int | None = 0, cwd: Path | None = None, env: dict[str, str] | None = None, file: Path = TRAIN
+    *overrides: str,
+    code: int | None = 0,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    file: Path = TRAIN,
 ) -> "subprocess.CompletedProcess[str]":
     """Run train.py, or another such file, to its end and check its exit code."""
     with tempfile.TemporaryDirectory() as folder:
@@ -91,9 +95,10 @@ def output_root(tmp_path: Path) -> Path:
 def train(output_root: Path) -> Train:
     """Run train.py with its output in this test's own folder: `train("mode=dev", code=0, cwd=None, env=None)`."""
 
-    def run(*overrides: str, **options: object) -> "subprocess.CompletedProcess[str]":
-        own = [] if any(word.startswith("paths.output") for word in overrides) else [f"paths.output_root={output_root}"]
-        return run_train(*overrides, *own, **options)  # type: ignore[arg-type]
+    def run(*overrides: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+        if not any(word.startswith("paths.output") for word in overrides):
+            overrides = (*overrides, f"paths.output_root={output_root}")
+        return run_train(*overrides, **options)
 
     return run
 

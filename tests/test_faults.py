@@ -27,16 +27,10 @@ REPLAY = PROJECT_ROOT / "scripts" / "replay.py"
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers are told of their parent's death on Linux")
 
 
-def replay(run: Path, code: int, **env: str) -> str:
-    if not REPLAY.exists():
-        pytest.skip("replay.py has been deleted")
-    path = os.pathsep.join([ENV["PYTHONPATH"], os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, REPLAY, run],
-        env={**os.environ, **env, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
+def is_finite(run: Path) -> bool:
+    """Whether all weights in a run's checkpoints are."""
+    contents = [checkpoint.load(file)["model"] for file in (run / "checkpoints").glob("*.pt")]
+    return all(bool(value.isfinite().all()) for weights in contents for value in weights.values())
 
 
 # --- numbers

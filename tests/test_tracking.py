@@ -18,13 +18,12 @@ from loguru import logger
 from pairs import options
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core.folder import lock
-from scaffolding.core.folder.cut import cut_after
-from scaffolding.core.folder.run_folder import Facts
+from scaffolding.core.folder import folder as run_folder
+from scaffolding.core.folder.facts import Facts
+from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.session import tracking
 from scaffolding.core.session.tracking import Tracking
 from scaffolding.core.state import checkpoint
-from scaffolding.rehearsal import first_difference
 
 TESTS = Path(__file__).parent
 SYNC = PROJECT_ROOT / "scripts" / "sync.py"
@@ -103,7 +102,7 @@ def test_rows_arrive_in_order_and_a_resumed_run_is_told_whole(tmp_path: Path) ->
     assert recorder.calls[0] == ("start", tmp_path, {"run": {"seed": 3}})
     for name in ("curves-val-000001", "curves-val-000090", "notes-of-mine", "notes-of-2x", "notes"):
         (tmp_path / "figures" / f"{name}.png").touch()
-    cut_after(Facts(tmp_path / "facts"), 30)
+    Facts(tmp_path / "facts").cut_after(30, [])
     follow(tmp_path, again, first=31)
     again.assert_told([1, 20, 40, 55])  # that of step 90 is of a step that comes again
     follow(tmp_path)  # no tracker at all
@@ -372,10 +371,9 @@ def test_sync_delivers_what_was_missed(train: Train, output_root: Path) -> None:
     said = sync(run)
     assert f"run: {len(Facts(run / 'facts').rows())} rows and 3 figures delivered to {newest(run)}\n" in said
     assert_complete(run, ("preempting", 0), ("exit", 143))
-    lock.acquire(run)
-    lock.announce(run)
+    run_folder.acquire(run)
     assert f"process {os.getpid()}" in sync(run, code=2)
-    lock.release(run)
+    run_folder.release(run)
 
 
 @with_sync

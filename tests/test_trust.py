@@ -12,12 +12,12 @@ import torch
 import yaml
 from conftest import Train
 from hydra.utils import instantiate
-
 from scaffolding.core.config.plain import read_plain
-from scaffolding.core.config.trust import check_trusted, needed_trust, read_config, read_words
-from scaffolding.core.errors import UserError
 from scaffolding.core.folder.find import find_checkpoint, find_run
 from scaffolding.core.folder.run_folder import claim
+
+from scaffolding.core.config.trust import check_trusted, needed_trust, read_config, read_words
+from scaffolding.core.errors import UserError
 from scaffolding.core.state import checkpoint
 from scaffolding.experiment import PROJECT, Experiment
 

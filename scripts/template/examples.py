@@ -21,9 +21,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from scaffolding.core.folder.run_folder import TIMINGS
+
 from scaffolding.core.config.build import targets
 from scaffolding.core.config.compose import compose_config, portable
-from scaffolding.core.folder.run_folder import TIMINGS
 from scaffolding.experiment import PROJECT, Experiment
 
 BEGIN, END = "<!-- written by scripts/template/examples.py -->\n", "<!-- end -->\n"

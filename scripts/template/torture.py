@@ -23,11 +23,12 @@ import damaged
 import hostile
 import interrupted
 import torch
+import tracker_faults
 from loguru import logger
 
 from scaffolding.experiment import PROJECT
 
-SECTIONS = interrupted.SECTIONS | damaged.SECTIONS | hostile.SECTIONS
+SECTIONS = interrupted.SECTIONS | damaged.SECTIONS | tracker_faults.SECTIONS | hostile.SECTIONS
 
 
 def main() -> int:

@@ -8,7 +8,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from scaffolding.core.config.build import interval_of
+from scaffolding.core.config.build import build, interval_of, takes_total
+from scaffolding.experiment import PROJECT
 from scaffolding.schedules import cosine, cosine_multiplier, linear, linear_multiplier, one_cycle
 
 NUM_STEPS = 40
@@ -28,11 +29,10 @@ def make_optimizer(name="adamw", lr=0.5):
 
 
 def make_scheduler(name, optimizer):
-    """The scheduler of a YAML file, built as the template builds it."""
-    config = OmegaConf.load(CONFIGS / f"scheduler/{name}.yaml")
-    schedule = instantiate(config.schedule, _partial_=True, _convert_="all")
-    takes_num_steps = "num_steps" in inspect.signature(schedule.func).parameters
-    return schedule(optimizer, **({"num_steps": NUM_STEPS} if takes_num_steps else {})), interval_of(config)
+    """The scheduler of a YAML file, and when it advances."""
+    config = load(f"scheduler/{name}")
+    total = {"num_steps": NUM_STEPS} if takes_total(config.schedule._target_) else {}
+    return build(config.schedule, "scheduler.schedule", optimizer, **total), interval_of(config)
 
 
 def advance(optimizer, scheduler, interval, stop, start=0):
@@ -121,10 +121,6 @@ def test_step_and_plateau_drop_the_rate():
     rates = [rate for rate, _ in advance(optimizer, scheduler, interval, 5)]  # the metric never improves
     assert (interval, rates[:4]) == ("metric", [0.5] * 4)
     assert rates[4] == pytest.approx(0.05)
-
-
-def test_none_has_no_schedule():
-    assert OmegaConf.load(CONFIGS / "scheduler/none.yaml") == {"schedule": None}
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "one_cycle", "plateau", "step"])

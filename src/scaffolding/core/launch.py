@@ -34,7 +34,7 @@ import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from loguru import logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, masked
 from .config.trust import open_config
