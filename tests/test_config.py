@@ -189,6 +189,7 @@ REFUSED = [
     ("paths.data=null", "paths.data=null", "not Optional"),
     ("optimizer.lr=${model.nosuch}", "optimizer.lr refers to model.nosuch", "declare model.nosuch in YAML"),
     ("optimizer.lr=${nosuch}", "optimizer.lr refers to nosuch, which is not a key", "or set optimizer.lr itself"),
+    ("scheduler={schedule: null, intervall: step}", "scheduler.intervall: no such key", "+scheduler.intervall="),
     ("optimizer=[1]", "optimizer=[1]: no such option", "adamw"),
     ("run.seed=1,2", "run.seed=1,2: several values", "--multirun"),
     ("run.name=${", "run.name", ""),
