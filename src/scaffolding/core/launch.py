@@ -40,7 +40,7 @@ from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, expla
 from .config.trust import open_config
 from .config.usage import help_text
 from .config.words import read_words
-from .errors import RunError, StorageError, UserError
+from .errors import CONTROL, RunError, StorageError, UserError
 from .folder.folder import find_run, storage_error
 from .session.console import LOG
 from .session.run import STOP_SIGNALS
@@ -52,8 +52,6 @@ if "triton" not in sys.modules:  # what is frozen is never freed, and triton com
 
 VERBS = ("resume", "fork", "rerun")
 TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong input
-CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
-# a terminal obeys them, and they may stand in the names and keys of a stranger's run
 
 
 def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
