@@ -157,6 +157,11 @@ class Experiment:
     val_loader = property(lambda self: self.loaders["val"])
     test_loader = property(lambda self: self.loaders["test"])
 
+    def close(self) -> None:
+        """End the worker processes of the loaders; they start again when a loader is read."""
+        for loader in self.loaders.values():
+            loader.close()
+
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch; the last one may be smaller."""

@@ -96,7 +96,7 @@ class Run:
     def __init__(self, exp: Any, path: Path) -> None:
         self.path, self.state, self.num_steps, self.settings = path, exp.state, exp.num_steps, exp.settings
         self.check_finite, self.trackers, self.config = exp.check_finite, exp.trackers, exp.config
-        self.project = exp.project
+        self.project, self.close_loaders = exp.project, exp.close
         for name in ("facts", "checkpoints", "figures"):
             (path / name).mkdir(exist_ok=True)
         for aside in (*path.glob(".*.tmp"), *path.glob("*/.*.tmp")):  # what a kill during a write left
@@ -218,6 +218,7 @@ class Run:
                     raise cause from error
                 raise
             finally:
+                self.close_loaders()
                 self.rows.tracking.finish(code)
                 resume = f"resume:   {command()} resume={self.path.name}"
                 if self.trust:
