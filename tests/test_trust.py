@@ -12,13 +12,13 @@ import torch
 import yaml
 from conftest import Train
 from hydra.utils import instantiate
-from scaffolding.core.folder.find import find_checkpoint, find_run
 
 from scaffolding.core.config.trust import check_trusted, needed_trust, read_config, read_plain
 from scaffolding.core.config.words import read_words
 from scaffolding.core.errors import UserError
-from scaffolding.core.folder.folder import claim
+from scaffolding.core.folder.folder import claim, find_run
 from scaffolding.core.state import checkpoint
+from scaffolding.core.state.checkpoint import find_checkpoint
 from scaffolding.experiment import PROJECT, Experiment
 
 TESTS = Path(__file__).parent
