@@ -163,7 +163,7 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
         is_listed = is_safe and (name in own or f"{name}.".startswith(listed))
         if DOTTED.fullmatch(name) is None:
             found[key] = ("NAME", f"{name!r:.100}")
-        elif name in trust or (name in own and is_safe):
+        elif name in (*trust, *project.trusted) or (name in own and is_safe):
             continue  # written out in full, it is meant, whatever it is
         elif PRIVATE.search(name) or not (is_given or is_listed):
             found[key] = (name, f"{name!r:.100}")
