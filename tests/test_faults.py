@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from scaffolding.core.errors import StorageError
 from scaffolding.core.folder import folder
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
+from scaffolding.core.session.run import StopFlag
 from scaffolding.core.state import checkpoint
 
 REPLAY = PROJECT_ROOT / "scripts" / "replay.py"
@@ -244,3 +246,18 @@ def test_a_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
     run.wait()
     assert not folder.is_locked(tmp_path)
     run.send(signal.SIGKILL)
+
+
+# --- signals
+
+
+def test_handlers_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopFlag() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+    thread = threading.Thread(target=lambda: StopFlag().__enter__())  # python allows handlers in the main thread only
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -262,6 +262,9 @@ def test_schedule_intervals(train: Train, output_root: Path, interval: str, rate
 def test_a_schedule_with_milestones_is_saved(train: Train, output_root: Path) -> None:
     """Fails where a checkpoint refuses the Counter in the state of torch's MultiStepLR."""
     words = ("scheduler=step", "scheduler.interval=step", "~scheduler.schedule.step_size")
-    target = ("scheduler.schedule._target_=torch.optim.lr_scheduler.MultiStepLR", "+scheduler.schedule.milestones=[2,4]")
+    target = (
+        "scheduler.schedule._target_=torch.optim.lr_scheduler.MultiStepLR",
+        "+scheduler.schedule.milestones=[2,4]",
+    )
     train(*TINY, *words, *target, "run.budget=5", "run.name=run")
     assert latest(output_root / "run")["schedulers"][""]["milestones"] == {2: 1, 4: 1}

@@ -275,9 +275,7 @@ def flip_a_bit(file: Path) -> None:
     file.write_bytes(content)
 
 
-def test_damaged_checkpoint_is_named_and_the_one_before_taken(
-    train: Train, whole_run: Path, output_root: Path
-) -> None:
+def test_damaged_checkpoint_is_named_and_the_one_before_taken(train: Train, whole_run: Path, output_root: Path) -> None:
     train(*BASE, "run.name=damaged", env={"KILL_AT": "11", "KILL_WITH": "SIGTERM"}, code=143)
     folder = output_root / "damaged" / "checkpoints"
     flip_a_bit(folder / "latest.pt")

@@ -191,9 +191,7 @@ def test_lineage(train: Train, whole_run: Path, output_root: Path) -> None:
     assert configs[0]["data"] == configs[1]["data"] and configs[0]["model"] == configs[1]["model"]
 
 
-def test_fork_with_the_whole_state_carries_on_in_a_new_folder(
-    train: Train, whole_run: Path, output_root: Path
-) -> None:
+def test_fork_with_the_whole_state_carries_on_in_a_new_folder(train: Train, whole_run: Path, output_root: Path) -> None:
     train(*BASE, "run.name=parent", env={"KILL_AT": "13", "KILL_WITH": "SIGTERM"}, code=143)
     before = tree(output_root / "parent")
     train(*CONFIGS, "fork=parent", "fork_state=true", "run.name=child")
