@@ -232,7 +232,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     assert not trap.exists()
     for other in ({"model": {}}, [1, 2], content() | {"format": 999}):
         torch.save(other, path)
-        with pytest.raises(UserError, match="not a checkpoint|of format"):
+        with pytest.raises(UserError, match=r"not a checkpoint|of format"):
             checkpoint.load(path)
     path.write_bytes(b"words")
     with pytest.raises(UserError):
