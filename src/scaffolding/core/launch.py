@@ -113,7 +113,8 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
                 cfg[verb] = str(parent)
                 if verb == "rerun":
                     cfg.run.name = _value(words, "run.name")
-                    cfg.paths.output = _value(words, "paths.output") or str(parent.parent)  # next to it, wherever it was moved
+                    here = str(parent.parent)  # wherever the run was moved
+                    cfg.paths.output = _value(words, "paths.output") or here
                 from .resume.resume import check  # only where a run goes on from another
 
                 check(cfg, verb, project)
