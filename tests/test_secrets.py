@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -16,9 +18,9 @@ from test_resume import BASE, ENV
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.config.build import build
+from scaffolding.core.config.compose import hide_secrets, masked
 from scaffolding.core.errors import UserError
-from scaffolding.core.folder import provenance
-from scaffolding.core.session.console import Console
+from scaffolding.core.session.run import Run
 
 SECRETS = {name: f"sekret-{name}-0123456789012345678901234567" for name in ("env", "dotenv", "local", "word", "inner")}
 
@@ -65,7 +67,8 @@ def test_a_logged_exception_shows_no_variables(tmp_path: Path) -> None:
     def fail(password: str) -> None:
         raise RuntimeError(f"{len(password)} letters")
 
-    with Console(tmp_path / "log.txt", 1, 0):
+    run: Any = SimpleNamespace(path=tmp_path, is_paused=False)
+    with Run._log_file(run):
         try:
             fail(SECRETS["word"])
         except RuntimeError:
@@ -83,11 +86,11 @@ def test_a_logged_exception_shows_no_variables(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_secrets_within_values_are_masked(word: str, shown: str) -> None:
-    assert provenance.masked(word) == shown
+    assert masked(word) == shown
 
 
 def test_secrets_in_lists_are_hidden() -> None:
-    hidden = provenance.hide_secrets({"a": [{"token": "x", "b": [1]}], "secret": ["x", "y"]})
+    hidden = hide_secrets({"a": [{"token": "x", "b": [1]}], "secret": ["x", "y"]})
     assert hidden == {"a": [{"token": "***", "b": [1]}], "secret": ["***", "***"]}
 
 

@@ -46,7 +46,7 @@ def explain(
         cause = cause.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted(error.options or groups(configs).get(group, ()))
+        options = sorted(error.options or groups(configs).get(group, []))
         near = ", ".join(nearest(option, options)) or "none"
         return UserError(f"{group}={option}: no such option\nnearest: {near}; options: {', '.join(options) or 'none'}")
     found = re.search(r"Ambiguous value for argument '([^']+)'", text)
@@ -57,7 +57,11 @@ def explain(
         )
     found = re.search(r"Could not (?:override|delete from config\.(?: The key)?) '([^']+)'", text)
     if found:
-        return unknown_key(found[1], _known(overrides, configs, compose), configs)
+        known = _known(overrides, configs, compose)
+        wrong = found[1]
+        if wrong in known:  # the key is there, one within its value is not
+            wrong = str(getattr(cause, "full_key", None) or wrong)
+        return unknown_key(wrong, known, configs)
     found = re.search(r"Error merging override (.+)", text)
     if found:
         return UserError(f"{found[1]}: {str(cause).splitlines()[0]}")
@@ -85,10 +89,10 @@ def _known(overrides: list[str], configs: Path, compose: Callable[[list[str]], A
     options = groups(configs)
     chosen = [text for text in overrides if text.partition("=")[0].lstrip("+~") in options]
     try:
-        config = OmegaConf.to_container(compose(chosen))
+        config: Any = OmegaConf.to_container(compose(chosen))
     except Exception:  # whatever else is wrong with the command line: this one is being told already
         return list(options)
-    return [*config, *(name for name, _ in leaves(config))]  # type: ignore[list-item]
+    return [*config, *(name for name, _ in leaves(config))]
 
 
 def _no_such_reference(key: str, other: str, configs: Path) -> UserError:

@@ -21,13 +21,12 @@ from loguru import logger
 from omegaconf import open_dict
 from torch import Tensor
 
-from ..config.compose import compose_config, portable
+from ..config.compose import compose_config, own_words, portable
 from ..errors import RunError
 from ..folder.facts import Facts
 from ..intervals import in_steps
 from ..session.console import command
-from ..session.rows import peak_memory
-from ..session.run import own_words
+from ..session.record import peak_memory
 from ..state import checkpoint
 from ..state.checkpoint import CheckpointFiles
 from ..tree import leaves
@@ -48,7 +47,7 @@ def rehearse(exp: Any, main: Main) -> list[str]:
         RunError: names the first state that differs.
     """
     proof = "none: no checkpoint is left from the first half of the run"
-    if exp.run.checkpoints.halfway.exists():  # else the run was resumed after it
+    if exp.run.record.checkpoints.halfway.exists():  # else the run was resumed after it
         proof = f"{continue_halfway(exp, main)} tensors identical"
     lines = [f"resume rehearsal: {proof}"]
     if not (exp.cfg.resume or exp.cfg.rerun):  # their command lines say little
@@ -78,7 +77,7 @@ def continue_halfway(exp: Any, main: Main) -> int:
         (again / "provenance.json").write_text("{}")
         shutil.copytree(exp.path / "facts", again / "facts")
         (again / "checkpoints").mkdir()
-        checkpoint.link_checkpoint(exp.run.checkpoints.halfway, CheckpointFiles(again).latest)
+        checkpoint.link_checkpoint(exp.run.record.checkpoints.halfway, CheckpointFiles(again).latest)
         step = checkpoint.load(CheckpointFiles(again).latest)["state"]["step"]
         with _silence(exp.run):
             main(cfg)
@@ -100,10 +99,13 @@ def compare(run: Path, again: Path, step: int) -> int:
     if difference is None and first_difference(rows, others) is not None:
         difference = "a logged value (facts/scalars.csv)"
     if difference is not None:
-        raise RunError(
+        message = (
             f"resume rehearsal: continued from step {step}, {difference} differs from the run that went through"
             "\nsomething keeps state that is not in the checkpoint, or draws random numbers outside of a step"
         )
+        if torch.cuda.is_initialized():
+            message += "; on a GPU it may also be a kernel that sums in no fixed order (README, What is exact)"
+        raise RunError(message)
     return sum(isinstance(value, Tensor) for _, value in leaves(expected))
 
 
@@ -146,7 +148,9 @@ def estimate(exp: Any, main: Main) -> str:
     num_steps = in_steps(cfg.run.budget, steps_per_epoch)
     evaluation = num_val * seconds / items / 3  # a forward pass is a third of a step
     duration = _duration(num_steps * seconds + num_steps / steps_per_epoch * evaluation)
-    disk = (2 + exp.settings.num_checkpoints) * exp.run.checkpoints.latest.stat().st_size  # best, and one being written
+    disk = (
+        2 + exp.settings.num_checkpoints
+    ) * exp.run.record.checkpoints.latest.stat().st_size  # best, and one being written
     return (
         f"about {duration} ({num_steps:,} steps of {1000 * seconds:.3g} ms), "
         f"{_size(disk)} on disk, {_size(peak_memory())} of memory"
@@ -180,7 +184,9 @@ def _prod_config(exp: Any) -> Any:
 
 def _prod_words(masked: bool = True) -> list[str]:
     """The running command's overrides for prod mode."""
-    words = own_words() if masked else list(HydraConfig.get().overrides.task)
+    words = list(HydraConfig.get().overrides.task)
+    if masked:
+        words = own_words()
     return [word for word in words if word.partition("=")[0] not in ("mode", "run.name")] + ["mode=prod"]
 
 

@@ -4,11 +4,13 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -19,29 +21,27 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from loguru import logger
 
-from ..config.compose import masked
+from ..config.compose import own_words
 from ..config.trust import needed_trust
-from ..errors import RunError, StorageError
+from ..errors import RunError
 from ..folder import folder
 from ..folder.facts import Facts
-from ..state.checkpoint import CheckpointFiles, link_checkpoint
 from .console import LOG_LINE, ProgressBar, command
-from .rows import Rows, Start
+from .record import Record, Start
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-MAX_FAILED_SAVES = 10  # in a row: by then it is not a passing trouble
 
 
 class Stopped(SystemExit):
     """A signal asked the run to stop; it did, with a checkpoint. The code is 128 + the signal's number."""
 
 
+@dataclass
 class StopFlag:
     """While active, remembers the first stop signal in `received`; a second one ends the process with 128 + number."""
 
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._before: dict[int, Any] = {}
+    received: signal.Signals | None = None
+    _before: dict[int, Any] = field(default_factory=dict)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
@@ -83,9 +83,10 @@ class Run:
     def begin(cls, exp: Any) -> "Run":
         """Claim a folder for a new run, or go on from another run as resume=, fork= or rerun= says."""
         if exp.cfg.resume or exp.cfg.fork or exp.cfg.rerun:
-            from ..resume.resume import go_on  # only where there is another run
+            from ..resume.resume import WAYS  # only where there is another run
 
-            exp.path = go_on(exp, create)
+            (way,) = [way for verb, way in WAYS.items() if exp.cfg[verb]]
+            exp.path = way(exp, create)
         else:
             exp.path = create(exp, None, [])
         return cls(exp, exp.path)
@@ -93,7 +94,7 @@ class Run:
     def __init__(self, exp: Any, path: Path) -> None:
         self.path, self.state, self.num_steps, self.settings = path, exp.state, exp.num_steps, exp.settings
         self.check_finite, self.trackers, self.config = exp.check_finite, exp.trackers, exp.config
-        self.project = exp.project
+        self.project, self.close_loaders = exp.project, exp.close
         for name in ("facts", "checkpoints", "figures"):
             (path / name).mkdir(exist_ok=True)
         for aside in (*path.glob(".*.tmp"), *path.glob("*/.*.tmp")):  # what a kill during a write left
@@ -101,9 +102,6 @@ class Run:
         self.stop = StopFlag()
         state = self.state
         self.start = Start(state.step, list(state.looks), state.samples, time.perf_counter())
-        self.saved_step: int | None = state.step or None  # of latest.pt
-        self.save_error: StorageError | None = None  # of the last save, if it failed
-        self.num_failed_saves = 0
         self.closing: list[str] = []  # the last lines, fit to be pasted
         self.is_paused = False  # while a rehearsal speaks
         self.progress: Any = None
@@ -114,14 +112,14 @@ class Run:
         return needed_trust(self.config, self.project)
 
     @cached_property
-    def rows(self) -> Rows:
-        """The rows of the run: facts, trackers, console."""
-        return Rows(self.path, self.state, self.start, self.num_steps, self.trackers, self.config, self.progress)
+    def record(self) -> Record:
+        """The rows and checkpoints of the run."""
+        return Record(self, self.progress)
 
     @property
     def facts(self) -> Facts:
         """The files of facts/."""
-        return self.rows.facts
+        return self.record.facts
 
     def log(self, split: str, values: dict[str, Any]) -> dict[str, float]:
         """Record one row and say it; returns the values as numbers.
@@ -131,61 +129,25 @@ class Run:
         """
         if split == "train":
             self.check_finite()
-        return self.rows.add(split, values)
-
-    # --- checkpoints
-
-    @cached_property
-    def checkpoints(self) -> CheckpointFiles:
-        """The files of checkpoints/."""
-        return CheckpointFiles(self.path)
+        return self.record.add(split, values)
 
     def save(self, content: dict[str, Any], is_last: bool = False) -> None:
         """Write checkpoints/latest.pt: the state after a step, before anything looks at it.
-
-        A disk that does not take it costs a warning, and what was there before stays; at the last step, or at
-        MAX_FAILED_SAVES in a row, it is an error.
 
         Raises:
             RunError: a loss or a weight is not finite, or a value is of a type that could not be loaded again.
             StorageError: the disk does not take it, and the run cannot go on without.
         """
         self.check_finite()
-        step = self.state.step
-        try:
-            self.facts.sync()  # a checkpoint is never ahead of the rows
-            self.checkpoints.save(content, self.saved_step, self.settings.num_checkpoints)
-            if self.settings.rehearse_resume and (2 * step < self.num_steps or step == 1):
-                link_checkpoint(self.checkpoints.latest, self.checkpoints.halfway)
-        except StorageError as error:
-            self.save_error = error
-            self.num_failed_saves += 1
-            if is_last or self.num_failed_saves >= MAX_FAILED_SAVES:
-                raise
-            logger.warning(f"{error}; training goes on, a failed save is tried again when the next is due")
-            return
-        self.save_error, self.num_failed_saves, self.saved_step = None, 0, step
-        self.facts.event("on_save", step=step)
+        self.record.save(content, is_last)
 
     def keep_best(self) -> bool:
         """Make best.pt the checkpoint of this step; False: there is none, as it could not be saved."""
-        if self.saved_step != self.state.step:
-            return False
-        try:
-            self.checkpoints.keep_best()
-        except StorageError as error:
-            logger.warning(f"{error}; training goes on, and a later best is kept")
-            return False
-        self.facts.event("on_best", step=self.state.step)
-        return True
-
-    def is_where_it_began(self) -> bool:
-        """Whether this session has not taken a step yet."""
-        return self.state.step == self.start.step
+        return self.record.keep_best()
 
     def is_first_step(self) -> bool:
         """Whether the last step was the first of this session."""
-        return self.state.step == self.start.step + 1
+        return bool(self.state.step == self.start.step + 1)
 
     # --- beginning and end
 
@@ -193,7 +155,6 @@ class Run:
     def session(self) -> Iterator[None]:
         """While training: lock, log file, signals, status. Records how the block ended, whichever way."""
         folder.acquire(self.path)
-        folder.announce(self.path)
         self._write_status("running")
         code = 0
         with self._log_file(), self.stop:
@@ -201,8 +162,8 @@ class Run:
                 yield
                 self.facts.event("on_train_end", step=self.state.step, best=self.state.best)
                 self.facts.sync()
-                if self.save_error is not None:
-                    raise self.save_error
+                if self.record.save_error is not None:
+                    raise self.record.save_error
                 self._write_status("finished")
             except Stopped as error:
                 code = int(str(error.code))
@@ -213,14 +174,15 @@ class Run:
                 code = 1
                 logger.debug("".join(traceback.format_exception(error)))  # log.txt has it always
                 cause = _worker_fault(error) or error
-                good = self.checkpoints.latest if self.checkpoints.latest.exists() else "none"
+                good = self.record.checkpoints.latest if self.record.checkpoints.latest.exists() else "none"
                 logger.error(f"failed at step {self.state.step}: {type(cause).__name__}; last good checkpoint: {good}")
                 self._end("failed", f"{type(cause).__name__}: {cause}")
                 if cause is not error:
                     raise cause from error
                 raise
             finally:
-                self.rows.tracking.finish(code)
+                self.close_loaders()
+                self.record.tracking.finish(code)
                 resume = f"resume:   {command()} resume={self.path.name}"
                 if self.trust:
                     resume += f" trust={','.join(self.trust)}"
@@ -228,9 +190,11 @@ class Run:
                 folder.release(self.path)
 
     def leave_if_asked(self) -> None:
-        """Raise Stopped where a signal asked for it. The caller has saved, or a resumed run does again what is left."""
+        """Raise Stopped if a signal asked for it. The caller has saved, or a resumed run does again what is left."""
         if self.stop.received is not None:
-            logger.info(f"{self.stop.received.name}: stopped at step {self.state.step}, saved at {self.saved_step}")
+            logger.info(
+                f"{self.stop.received.name}: stopped at step {self.state.step}, saved at {self.record.saved_step}"
+            )
             raise Stopped(128 + self.stop.received)
 
     def _end(self, status: str, reason: str) -> None:
@@ -238,12 +202,14 @@ class Run:
         self._write_status(status, reason)
 
     def _write_status(self, status: str, reason: str | None = None) -> None:
-        state = self.state
-        values = {"step": state.step, "num_steps": self.num_steps, "best": state.best, "best_step": state.best_step}
+        state, file = self.state, self.path / "status.json"
+        content = {"status": status, "reason": reason, "step": state.step, "num_steps": self.num_steps}
+        content |= {"best": state.best, "best_step": state.best_step}
+        content |= {"time": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
         try:
-            folder.write_status(self.path, status, reason=reason, **values)
+            folder.write_text(file, json.dumps(content, indent=2) + "\n")
         except OSError as error:
-            logger.warning(folder.storage_error(self.path / "status.json", error))
+            logger.warning(folder.storage_error(file, error))
 
     @contextlib.contextmanager
     def _log_file(self) -> Iterator[None]:
@@ -284,25 +250,19 @@ def create(exp: Any, parent: dict[str, Any] | None, words: list[str]) -> Path:
     return path
 
 
-def own_words() -> list[str]:
-    """The overrides of the running command, without the machinery's; secrets hidden."""
-    if not HydraConfig.initialized():
-        return []
-    return [masked(word) for word in HydraConfig.get().overrides.task]
-
-
+@dataclass
 class _Tee:
     """Standard output, a copy of which goes to `copy`."""
 
-    def __init__(self, stream: Any, copy: Callable[[str], None]) -> None:
-        self._stream, self._copy = stream, copy
+    stream: Any
+    copy: Callable[[str], None]
 
     def write(self, text: str) -> int:
-        self._copy(text)
-        return int(self._stream.write(text))
+        self.copy(text)
+        return int(self.stream.write(text))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
 
 def _worker_fault(error: BaseException) -> RunError | None:
