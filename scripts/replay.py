@@ -81,8 +81,9 @@ def run_watched(cfg: Any) -> None:
     """The owner's main, with an experiment that looks at the gradients of every micro-batch."""
     from scaffolding import train as program
     from scaffolding.core.state import keys
+    from scaffolding.experiment import Experiment
 
-    class Watched(program.Experiment):
+    class Watched(Experiment):
         def keyed(self, network: str, micro_batches: list[Any]) -> Iterator[tuple[Any, float]]:
             for part, pair in zip(micro_batches, super().keyed(network, micro_batches), strict=True):
                 weights = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -104,7 +105,7 @@ def run_watched(cfg: Any) -> None:
             what = f"the loss is {loss:.4g}, the gradient of {name} is not finite"
             return BadUpdate(f"{what}; {describe(part.batch, samples)}", self, before)
 
-    program.Experiment = Watched  # type: ignore[misc]
+    program.Experiment = Watched  # type: ignore[attr-defined]
     program.main(cfg)
 
 

@@ -33,14 +33,12 @@ def read(path: Path, root: Path) -> dict[str, Any]:
     config, status = yaml.load(file.read_bytes(), SafeLoader), read_status(path)
     specs = (config["data"].get("dataset"), config["model"])
     classes = [str((spec or {}).get("_target_", "?")).rpartition(".")[2].lower() for spec in specs]
-    best, step = read_scalars(path / "facts" / "scalars.csv", config["run"]["monitor"], config["run"]["monitor_mode"])
     cells = (
         path.relative_to(root).as_posix(),
         time.time() - file.stat().st_mtime,
         status["status"],
         *classes,
-        best,
-        step,
+        *read_scalars(path / "facts" / "scalars.csv", config["run"]["monitor"], config["run"]["monitor_mode"]),
     )
     return dict(zip(COLUMNS, cells, strict=True)) | {"num_steps": status.get("num_steps"), "config": config}
 
@@ -49,11 +47,16 @@ def read_scalars(file: Path, monitor: str | None, mode: str) -> tuple[float | No
     """The best monitored value and the last logged step; a line that is being written is left out."""
     lines = file.read_text().splitlines() if file.exists() else []
     columns = lines[0].split(",") if lines else []
-    split, _, metric = ("val/loss" if monitor == "auto" else monitor or "").partition("/")
-    best = [line.split(",") for line in lines[1:] if f",{split}," in line and line.count(",") == len(columns) - 1]
-    values = [float(cells[columns.index(metric)] or "nan") for cells in best] if metric in columns else []
-    step = next((int(line.split(",")[0]) for line in lines[:0:-1] if line.count(",") == len(columns) - 1), 0)
-    return (min if mode == "min" else max)((value for value in values if value == value), default=None), step
+    rows = [line.split(",") for line in lines[1:] if line.count(",") == len(columns) - 1]
+    if monitor == "auto":
+        monitor = "val/loss"  # with several losses there is no such column
+    split, _, metric = (monitor or "").partition("/")
+    values = []
+    if metric in columns:
+        cells = [row[columns.index(metric)] for row in rows if row[columns.index("split")] == split]
+        values = [value for value in map(float, filter(None, cells)) if value == value]
+    best = (min if mode == "min" else max)(values, default=None)
+    return best, int(rows[-1][0]) if rows else 0
 
 
 def matches(run: dict[str, Any], word: str) -> bool:

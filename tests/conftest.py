@@ -1,6 +1,7 @@
 """What the tests share: running the real entry point."""
 
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,9 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side
 os.environ["WANDB_API_KEY"] = ""  # nothing of a test leaves this machine
 
+import numpy as np
 import pytest
+import torch
 import zygote
 from pairs import has_one_loss, trainable
 from zygote import TRAIN
@@ -62,6 +65,17 @@ def wait_until(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.02)
     return found
+
+
+def generators() -> list[Any]:
+    """The states of this process's own generators, to compare exactly."""
+    numpy = np.random.get_state(legacy=False)
+    return [
+        random.getstate(),
+        repr(numpy["state"]["key"].tolist()),
+        numpy["state"]["pos"],
+        torch.get_rng_state().tolist(),
+    ]
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:

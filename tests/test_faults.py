@@ -1,15 +1,14 @@
 """What goes wrong in a run: numbers, workers, disks, a second writer."""
 
 import contextlib
-import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,10 +16,10 @@ import zygote
 from conftest import BASE, ENV, TRAIN, Train, latest, run_train, tree, wait_until
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core.errors import StorageError
 from scaffolding.core.folder import folder
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
+from scaffolding.core.session.run import StopFlag
 from scaffolding.core.state import checkpoint
 
 REPLAY = PROJECT_ROOT / "scripts" / "replay.py"
@@ -131,33 +130,6 @@ def test_a_killed_run_leaves_no_workers(output_root: Path, tmp_path: Path) -> No
 # --- the disk
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
-@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
-def test_any_error_while_saving_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
-) -> None:
-    path = tmp_path / "latest.pt"
-    content = {"format": checkpoint.FORMAT, "model": {"weight": torch.ones(1000)}, "state": {"step": 1}}
-    checkpoint.save(path, content)
-    before = path.read_bytes()
-
-    def fail(*arguments: Any, **more: Any) -> Any:
-        raise OSError(number, os.strerror(number))
-
-    with monkeypatch.context() as patch:
-        if call == "open":
-            patch.setattr(folder, "open", fail, raising=False)
-        elif call == "write":
-            patch.setattr(torch, "save", fail)
-        else:
-            patch.setattr(os, call, fail)
-        with pytest.raises(StorageError) as caught:
-            checkpoint.save(path, content | {"state": {"step": 2}})
-    assert str(path) in str(caught.value) and os.strerror(number) in str(caught.value)
-    assert "0.0 MB needed" in str(caught.value) and "MB free" in str(caught.value)
-    assert path.read_bytes() == before and not list(tmp_path.glob(".*.tmp"))
-
-
 @contextlib.contextmanager
 def mounted(path: Path, size: str) -> Iterator[Path]:
     """A small disk."""
@@ -244,3 +216,18 @@ def test_a_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
     run.wait()
     assert not folder.is_locked(tmp_path)
     run.send(signal.SIGKILL)
+
+
+# --- signals
+
+
+def test_handlers_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopFlag() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+    thread = threading.Thread(target=lambda: StopFlag().__enter__())  # python allows handlers in the main thread only
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from conftest import generators
 from torch import Tensor
 
-from scaffolding.core.batches.loader import Loader, map_tensors, num_items, to_device
+from scaffolding.core.batches.loader import Loader, num_items, to_device
 from scaffolding.core.errors import RunError, UserError
 from scaffolding.core.state import keys
-from scaffolding.core.state.checkpoint import RunState
+from scaffolding.core.state.progress import RunState
+from scaffolding.core.tree import tensors
 
 CPU = torch.device("cpu")
 NUM_ITEMS, BATCH_SIZE = 23, 4  # six batches an epoch, the last one of 3 items
@@ -78,13 +80,6 @@ def plain(batches: Iterator[Any]) -> list[Any]:
 
 def order(loader: Loader, epoch: int, start: int = 0) -> list[int]:
     return [index for indices in loader.indices(epoch, start) for index in indices.tolist()]
-
-
-def generators() -> list[Any]:
-    """The states of the process's own generators, to compare exactly."""
-    states = keys.capture()
-    numpy = [value.tolist() if isinstance(value, Tensor) else value for value in states["numpy"]]
-    return [states["python"], numpy, states["torch"].tolist()]
 
 
 @pytest.fixture(autouse=True)
@@ -222,17 +217,14 @@ def test_a_batch_read_at_once_is_keyed_by_its_position() -> None:
 
 @pytest.mark.parametrize("dataset", [Noisy, NoisyInMemory])
 def test_what_the_process_draws_meanwhile_does_not_matter(dataset: Callable[[], Any]) -> None:
-    state, batches = keys.capture(), []
+    batches, drawn = [], []
     for batch in make(dataset()).batches(0):
         batches.append(batch)
-        torch.rand(3), np.random.rand(3), random.random()
+        drawn.append([random.random(), float(np.random.rand()), float(torch.rand(()))])
     assert plain(iter(batches)) == plain(make(dataset()).batches(0))
-    drawn = [random.random(), float(np.random.rand()), float(torch.rand(()))]
-    keys.restore(state)
-    for _ in range(len(batches)):
-        torch.rand(3), np.random.rand(3), random.random()
-    assert drawn == [random.random(), float(np.random.rand()), float(torch.rand(()))]
-    keys.restore(state)
+    keys.seed_all(123)
+    assert drawn == [[random.random(), float(np.random.rand()), float(torch.rand(()))] for _ in batches]
+    keys.seed_all(123)
 
 
 def test_a_dataset_that_fails_leaves_the_generators_alone() -> None:
@@ -267,9 +259,7 @@ def test_every_tensor_moves_to_the_device() -> None:
     batch = {"point": Point(torch.ones(2), torch.ones(2)), "list": [torch.ones(2), "word"], "pair": (torch.ones(2), 3)}
     moved = to_device(batch, torch.device("meta"))
     assert isinstance(moved["point"], Point) and isinstance(moved["pair"], tuple)
-    devices: list[str] = []
-    map_tensors(moved, lambda tensor: devices.append(tensor.device.type) or tensor)
-    assert devices == ["meta"] * 4
+    assert [tensor.device.type for _, tensor in tensors(moved)] == ["meta"] * 4
     assert moved["list"][1] == "word" and moved["pair"][1] == 3
     assert to_device(batch, CPU)["pair"] is batch["pair"]
 
@@ -288,19 +278,30 @@ def test_a_batch_without_a_tensor_first_is_refused(batch: Any) -> None:
         num_items(batch)
 
 
-# --- windows ---
+# --- steps
 
 
-def windows(loader: Loader, state: RunState, accumulate: int, count: int) -> list[tuple[int, int, Any, list[int]]]:
-    """(epoch, first batch, batches, numbers of items) of the next windows; the state advances as in training."""
+def steps(loader: Loader, state: RunState, accumulate: int, count: int) -> list[tuple[int, int, Any, list[int]]]:
+    """(epoch, position, batches, numbers of items) of the next steps; the state advances as in training."""
     found = []
-    stream = loader.windows(state, accumulate)
+    stream = loader.steps(state, accumulate)
     for _ in range(count):
-        at, window = (state.epoch, state.batch), next(stream)
-        sizes = [size for _, size in window]
-        found.append((*at, plain(iter([batch for batch, _ in window])), sizes))
-        state.advance(len(window), sum(sizes), len(loader))
+        at, parts = (state.epoch, state.position), next(stream)
+        sizes = [part.num_items for part in parts]
+        assert [(part.epoch, part.position) for part in parts] == [
+            (at[0], at[1] + index) for index in range(len(parts))
+        ]
+        assert sum(part.weight for part in parts) == pytest.approx(1)
+        found.append((*at, plain(iter([part.batch for part in parts])), sizes))
+        state.advance(len(parts), sum(sizes), len(loader))
     return found
+
+
+@pytest.fixture
+def streams_may_move() -> Iterator[None]:
+    """A step seeds the process's own generators: what it draws is keyed."""
+    yield
+    keys.seed_all(123)
 
 
 @pytest.mark.parametrize(
@@ -308,25 +309,49 @@ def windows(loader: Loader, state: RunState, accumulate: int, count: int) -> lis
     [(1, [[4], [4], [4], [4], [4], [3]]), (3, [[4, 4, 4], [4, 4, 3]]), (4, [[4, 4, 4, 4], [4, 3]]),
      (6, [[4, 4, 4, 4, 4, 3]]), (100, [[4, 4, 4, 4, 4, 3]])],
 )  # fmt: skip
-def test_windows_end_with_the_epoch(accumulate: int, sizes: list[list[int]]) -> None:
+def test_steps_end_with_the_epoch(streams_may_move: None, accumulate: int, sizes: list[list[int]]) -> None:
     loader, state = make(), RunState()
-    found = windows(loader, state, accumulate, 3 * len(sizes))
-    assert [window[3] for window in found] == 3 * sizes
+    found = steps(loader, state, accumulate, 3 * len(sizes))
+    assert [step[3] for step in found] == 3 * sizes
     for epoch in range(3):
-        batches = [batch for window in found if window[0] == epoch for batch in window[2]]
+        batches = [batch for step in found if step[0] == epoch for batch in step[2]]
         assert batches == plain(make().batches(epoch))
-    assert (state.epoch, state.batch, state.samples, state.step) == (3, 0, 3 * NUM_ITEMS, 3 * len(sizes))
+    assert (state.epoch, state.position, state.samples, state.step) == (3, 0, 3 * NUM_ITEMS, 3 * len(sizes))
 
 
 @pytest.mark.parametrize("dataset", [Noisy, NoisyInMemory])
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_windows_carry_on_from_a_position(dataset: Callable[[], Any], accumulate: int) -> None:
-    whole = windows(make(dataset()), RunState(), accumulate, 14)
+def test_steps_carry_on_from_a_position(streams_may_move: None, dataset: Callable[[], Any], accumulate: int) -> None:
+    whole = steps(make(dataset()), RunState(), accumulate, 14)
     for done in range(14):
         state = RunState()
-        windows(make(dataset()), state, accumulate, done)
+        steps(make(dataset()), state, accumulate, done)
         resumed = RunState(**vars(state))
-        assert windows(make(dataset()), resumed, accumulate, 14 - done) == whole[done:]
+        assert steps(make(dataset()), resumed, accumulate, 14 - done) == whole[done:]
+
+
+def test_a_dataset_may_say_how_many_items_a_batch_has(streams_may_move: None) -> None:
+    """Fails where a batch of graphs or packed sequences counts for the length of its first tensor."""
+
+    class Graphs(Noisy):
+        def get_batch(self, indices: Tensor) -> dict[str, Any]:
+            return {"nodes": torch.ones(3 * len(indices)), "num": len(indices)}
+
+        def num_items(self, batch: dict[str, Any]) -> int:
+            return int(batch["num"])
+
+    parts = next(make(Graphs()).steps(RunState(epoch=0, position=4), 2))  # 4 and 3 items
+    assert [(part.num_items, part.weight) for part in parts] == [(4, 4 / 7), (3, 3 / 7)]
+
+
+def test_what_a_step_draws_on_the_host_is_keyed_by_the_step(streams_may_move: None) -> None:
+    """Fails where python's and numpy's generators run on from what was drawn before a resume."""
+    drawn = []
+    for _ in range(2):
+        random.random(), np.random.rand()
+        next(make().steps(RunState(step=7, epoch=1, position=2), 1))
+        drawn.append((random.random(), float(np.random.rand())))
+    assert drawn[0] == drawn[1]
 
 
 def test_what_has_no_tensor_is_refused_when_it_is_drawn() -> None:
@@ -335,4 +360,4 @@ def test_what_has_no_tensor_is_refused_when_it_is_drawn() -> None:
             return "word"
 
     with pytest.raises(UserError, match="found str"):
-        next(make(Words()).windows(RunState(), 1))
+        next(make(Words()).steps(RunState(), 1))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import run_train
 
 from scaffolding.config import PROJECT_ROOT
 
@@ -53,14 +54,14 @@ def test_find_hardest(dev_run: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         for image, label in (dataset[index] for index in range(len(dataset))):
             losses.append(float(torch.nn.functional.cross_entropy(exp.model(image[None]), torch.tensor([label]))))
-    lines = run(HARDEST, copy, "--num", 5, cwd=tmp_path).splitlines()
+    lines = run_train(str(copy), "--num", "5", cwd=tmp_path, file=HARDEST).stdout.splitlines()
     found = {int(line.split()[0]): float(line.split()[-1]) for line in lines[1:6]}
     assert list(found.values()) == pytest.approx(sorted(losses, reverse=True)[:5], rel=1e-3)
     assert list(found.values()) == pytest.approx([losses[index] for index in found], rel=1e-3)
     file = copy / "figures" / f"hardest-val-{exp.state.step:06d}.png"
     assert lines[6:] == [str(file)]
     assert file.stat().st_size > 2000
-    assert "no_such" in run(HARDEST, copy, "--checkpoint", "no_such", code=2)
+    assert "no_such" in run_train(str(copy), "--checkpoint", "no_such", file=HARDEST, code=2).stderr
 
 
 def make_run(folder: Path, status: str = "finished", pid: int = 1, host: str = "elsewhere", **settings: float) -> None:
@@ -68,7 +69,7 @@ def make_run(folder: Path, status: str = "finished", pid: int = 1, host: str = "
     (folder / "facts").mkdir(parents=True)
     data = {"dataset": {"_target_": "somewhere.data.birds.Birds"}}
     model = {"_target_": "somewhere.model.net.Net", **settings}
-    of_run = {"monitor": "val/loss", "monitor_mode": "min", "description": "with augmentation", "tags": ["pilot"]}
+    of_run = {"monitor": "auto", "monitor_mode": "min", "description": "with augmentation", "tags": ["pilot"]}
     (folder / "config.yaml").write_text(yaml.safe_dump({"run": of_run, "data": data, "model": model}))
     content = {"status": status, "pid": pid, "host": host, "step": 0, "num_steps": 100}
     (folder / "status.json").write_text(json.dumps(content))

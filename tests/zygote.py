@@ -58,6 +58,8 @@ def start(
 
     `env` is added to this process's environment. Any number may be at work at a time; may be called from any thread.
     """
+    for file in (stdout, stderr):
+        file.touch()
     files = {"stdout": str(stdout), "stderr": str(stderr)}
     job = {"argv": [*map(str, argv)], "cwd": str(cwd or Path.cwd()), "env": env or {}, **files}
     return Started(_ask(job), stdout, stderr)

@@ -50,7 +50,7 @@ def rehearse(exp: Any, main: Main) -> list[str]:
     if exp.run.record.checkpoints.halfway.exists():  # else the run was resumed after it
         proof = f"{continue_halfway(exp, main)} tensors identical"
     lines = [f"resume rehearsal: {proof}"]
-    if not exp.cfg.resume:  # its command line says little
+    if not (exp.cfg.resume or exp.cfg.rerun):  # their command lines say little
         words = [*(word for folder in _config_dirs() for word in ("--config-dir", folder)), *_prod_words()]
         lines.append(f"in prod mode: {estimate(exp, main)}")
         lines.append(f"next:     {command()} {shlex.join(words)}")

@@ -35,6 +35,7 @@ def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Projec
     cfg[verb] = str(run)
     if verb == "rerun":
         cfg.run.name = given.get("run.name")
+        cfg.paths.output = given.get("paths.output") or str(run.parent)  # next to it, wherever it was moved
     before = portable(read_config(run, project), project)
     if cfg.run.precision == "auto" and (verb != "fork" or cfg.fork_state):
         cfg.run.precision = before["run"]["precision"]  # a run keeps what `auto` meant

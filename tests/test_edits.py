@@ -1,0 +1,106 @@
+"""What an owner writes into train.py: each edit works in mode=dev, the rehearsal of the resume included."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ENV, TINY, TRAIN, latest, run_train
+
+from scaffolding.config import PROJECT_ROOT
+
+WORDS = (*TINY[:3], "model=pair", *TINY[4:-1], "mode=dev", "loader.num_workers=0", "run.name=run")
+LOOP = "def train(exp: Experiment) -> None:\n"
+STEP = "def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, Tensor]:\n"
+BACKWARD = "            exp.scaler.scale(loss * weight).backward()\n"
+LOG = '            values = exp.run.log("train", metrics)\n'
+EDITS = {
+    "a critic that is updated more often": {
+        "        optimizer.zero_grad()\n": """\
+        if name == "generator" and exp.state.step % 5:
+            continue
+        optimizer.zero_grad()
+"""
+    },
+    "a second backward": {
+        BACKWARD: BACKWARD
+        + """\
+            points = batch[0].clone().requires_grad_()
+            (slope,) = torch.autograd.grad(exp.model(points).sum(), points, create_graph=True)
+            ((slope.norm(dim=1) - 1).square().mean() * weight).backward()
+"""
+    },
+    "a teacher": {
+        "    exp.model.train()\n": """\
+    exp.model.train()
+    from scaffolding.core.config.build import build
+    global teacher
+    with keys.keyed(exp.settings.seed, "teacher"):
+        teacher = build(exp.cfg.model, "model").requires_grad_(False).eval()
+""",
+        BACKWARD: """\
+            with torch.no_grad():
+                wanted = teacher(batch[0])
+            loss = loss + (exp.train_model(batch[0]) - wanted).square().mean()
+"""
+        + BACKWARD,
+    },
+    "one more argument": {
+        "        train(exp)\n": "        train(exp, 0.5)\n",
+        LOOP: LOOP.replace("exp: Experiment", "exp: Experiment, share: float"),
+        "train_step(exp, micro_batches)\n": "train_step(exp, micro_batches, share)\n",
+        STEP: STEP.replace("micro_batches: list[MicroBatch]", "micro_batches: list[MicroBatch], share: float"),
+        "scale(loss * weight)": "scale(share * loss * weight)",
+    },
+    "words of one's own": {LOG: LOG + '            print("printed here")\n            logger.info("logged here")\n'},
+}
+
+
+def edited(text: str, names: list[str]) -> str:
+    """train.py with some of the edits; all of them fit together."""
+    for name in names:
+        for old, new in EDITS[name].items():
+            assert text.count(old) == 1, f"{name}: {old!r}"
+            text = text.replace(old, new)
+    return text.replace("import torch\n", "import torch\nfrom loguru import logger\n", 1)
+
+
+def check(output_root: Path, names: list[str], stdout: str, stderr: str) -> None:
+    run = output_root / "dev" / "run"
+    assert "tensors identical" in stdout
+    if "words of one's own" in names:
+        log = (run / "log.txt").read_text()
+        assert stdout.count("printed here") == log.count("printed here") == 10
+        assert stderr.count("logged here") == log.count("logged here") == 10
+    if "a critic that is updated more often" in names:
+        states = latest(run)["optimizers"]
+        updates = {name: int(state["state"][0]["step"]) for name, state in states.items()}
+        assert updates == {"discriminator": 10, "generator": 2}
+
+
+SINGLE = [pytest.param([name], id=name, marks=pytest.mark.full) for name in EDITS]
+
+
+@pytest.mark.parametrize("names", [pytest.param(list(EDITS), id="all"), *SINGLE])
+def test_an_edit_of_the_loop_works(output_root: Path, tmp_path: Path, names: list[str]) -> None:
+    """Fails where core calls train or train_step with arguments of its own, or counts on every network's update."""
+    file = tmp_path / TRAIN.name
+    file.write_text(edited(TRAIN.read_text(), names))
+    done = run_train(*WORDS, f"paths.output_root={output_root}", file=file)
+    check(output_root, names, done.stdout, done.stderr)
+
+
+@pytest.mark.full
+def test_a_fork_with_all_edits_runs_from_its_own_entry(tmp_path: Path, output_root: Path) -> None:
+    """The same in a copy of the checkout, in a process with imports of its own."""
+    fork = tmp_path / "fork"
+    for name in ("src", "configs"):
+        shutil.copytree(PROJECT_ROOT / name, fork / name)
+    file = fork / TRAIN.relative_to(PROJECT_ROOT)
+    file.write_text(edited(file.read_text(), list(EDITS)))
+    command = [sys.executable, str(file), *WORDS, f"paths.output_root={output_root}"]
+    done = subprocess.run(command, env={**os.environ, **ENV}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    check(output_root, list(EDITS), done.stdout, done.stderr)

@@ -1,0 +1,197 @@
+"""Run folders: claimed once, found by name, with one writer and a status."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import zygote
+from conftest import generators, wait_until
+
+from scaffolding.core.errors import UserError
+from scaffolding.core.folder.folder import (
+    acquire,
+    claim,
+    find_run,
+    list_runs,
+    open_run,
+    read_output_root,
+    read_status,
+    release,
+    write_status,
+)  # fmt: skip
+
+CLAIM = """
+import os, random, sys, time
+from datetime import datetime
+from pathlib import Path
+import coolname
+from scaffolding.core.folder import folder
+from scaffolding.core.errors import UserError
+
+class Frozen:  # all of them in the same second, with few names to choose from
+    now = staticmethod(lambda: datetime(2026, 1, 1))
+
+folder.datetime = Frozen
+coolname.generate = lambda words: ["same", random.choice("abcdefghijklmnopqrstuvwxyz")]
+output = Path(sys.argv[1])
+Path(f"{output}.{os.getpid()}").touch()
+while not Path(f"{output}.go").exists():
+    time.sleep(0.05)
+print(folder.claim(output, None))
+try:
+    folder.claim(output, "mine")
+    print("got it")
+except UserError as error:
+    print(str(error).splitlines()[0])
+"""
+
+
+def test_twenty_simultaneous_starts_get_twenty_folders(tmp_path: Path) -> None:
+    output, script = tmp_path / "runs", tmp_path / "claim.py"
+    script.write_text(CLAIM)
+    logs = [tmp_path / f"log{number}" for number in range(20)]
+    started = [zygote.start([str(script), str(output)], log, log) for log in logs]
+    wait_until(lambda: len(list(tmp_path.glob("runs.*"))) == 20)
+    Path(f"{output}.go").touch()
+    assert [process.wait() for process in started] == [0] * 20
+    answers = [log.read_text().splitlines() for log in logs]
+    folders = {answer[0] for answer in answers}
+    assert len(folders) == 20 and all(Path(folder).is_dir() for folder in folders)
+    assert sorted(answer[1] for answer in answers)[:2] == ["got it", f"run.name=mine: {output / 'mine'} exists"]
+
+
+def test_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.partition(".")[0] == "coolname"]:
+        monkeypatch.delitem(sys.modules, module)  # as in the first run of a process
+    state = generators()
+    path = claim(tmp_path / "a" / "b", None, "_job3")
+    assert path.parent == tmp_path / "a" / "b" and path.name.endswith("_job3")
+    assert generators() == state  # a name must not change what the run draws
+    for bad in ("", "a/b", "..", ".hidden", "a b", "x" * 201, "a\n", "-x"):
+        with pytest.raises(UserError, match=r"run\.name"):
+            claim(tmp_path, bad)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"paths\.output"):
+        claim(tmp_path / "file", None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "file"]
+
+
+RUNS = ["2026-01-01_09-00-00_calm_otter", "2026-01-02_09-00-00_calm_heron", "dev/2026-01-03_09-00-00_shy_mole",
+        "exp_2026-01-02/2026-01-02_10-00-00_odd_ibis_job0"]  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A folder of runs, as old as the order in which they stand in RUNS."""
+    root = tmp_path / "runs"
+    for age, name in enumerate(RUNS):
+        (root / name / "checkpoints").mkdir(parents=True)
+        for file in ("overrides.yaml", "config.yaml"):
+            (root / name / file).write_text("{}")
+            os.utime(root / name / file, (age, age))
+    inner = root / RUNS[0] / "wandb"  # what lies in a run is no run
+    inner.mkdir()
+    (inner / "config.yaml").write_text("{}")
+    (root / "2026-01-09_09-00-00_no_run").mkdir()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        (RUNS[0], 0), ("2026-01-01", 0), ("2026-01-02_09", 1), ("2026-01-02_09-00-00_calm_heron/", 1),
+        (RUNS[2], 2), ("dev/2026-01-03", 2), ("2026-01-03_09-00-00_shy_mole", 2), ("latest", 3), (RUNS[3], 3),
+    ],
+)  # fmt: skip
+def test_find_run(runs: Path, name: str, found: int) -> None:
+    assert find_run(name, runs) == runs / RUNS[found]
+
+
+@pytest.mark.parametrize("form", ["{}", "{}/", "{}/../{name}", "{}/checkpoints/.."])
+def test_find_run_by_path(runs: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    path = runs / RUNS[0]
+    assert find_run(form.format(path, name=path.name), runs) == path
+    monkeypatch.chdir(runs.parent)
+    relative = Path("runs", RUNS[0])
+    assert find_run(form.format(relative, name=path.name), runs) == path
+    monkeypatch.chdir("/")
+    assert find_run(f"runs/{RUNS[2]}", runs) == runs / RUNS[2]  # as a shell completes it in the project's folder
+
+
+@pytest.mark.parametrize("name", ["2026", "2026-01-0", "exp"])
+def test_an_ambiguous_name_is_refused(runs: Path, name: str) -> None:
+    shutil.copytree(runs / RUNS[3], runs / RUNS[3].replace("job0", "job1"))
+    with pytest.raises(UserError, match=r"is the beginning of \d runs: .*(calm_heron|_job1)"):
+        find_run(name, runs)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nosuch", "2026-01-09_09-00-00_no_run", "..", "../runs", ".", "", " ", "/", "/etc", "/etc/passwd", "~", "dev/..",
+     "a\nb", RUNS[0] + "\n", "a\0b", "x" * 300, "x/" * 300, "é", "*", "latest/"],
+)  # fmt: skip
+def test_what_is_no_run_is_refused(runs: Path, name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        find_run(name, runs)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_run_outside_of_the_output_root_is_refused(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "elsewhere" / "run"
+    shutil.copytree(runs / RUNS[0], outside)
+    monkeypatch.chdir(tmp_path)
+    for name in (str(outside), "elsewhere/run", f"{runs}/../elsewhere/run", "../elsewhere/run"):
+        with pytest.raises(UserError):
+            find_run(name, runs)
+
+
+def test_open_run_takes_a_path_from_anywhere(runs: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "elsewhere"
+    shutil.copytree(runs / RUNS[0], outside)
+    assert open_run(str(outside), runs) == outside
+    assert open_run("latest", runs) == runs / RUNS[3]
+
+
+def test_latest_without_a_real_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="latest: there is no run"):
+        find_run("latest", tmp_path / "nowhere")
+    (tmp_path / "dev" / "a").mkdir(parents=True)
+    (tmp_path / "dev" / "a" / "config.yaml").write_text("{}")
+    assert [path.name for path in list_runs(tmp_path)] == ["a"]
+    with pytest.raises(UserError, match="dev runs do not count"):
+        find_run("latest", tmp_path)
+
+
+def test_where_the_runs_are(tmp_path: Path) -> None:
+    assert read_output_root(tmp_path) == tmp_path / "_output"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "base.yaml").write_text("paths: {output_root: here}\n")
+    assert read_output_root(tmp_path) == tmp_path / "here"
+    (tmp_path / "configs" / "local.yaml").write_text("loader: {num_workers: 3}\n")
+    assert read_output_root(tmp_path) == tmp_path / "here"
+    (tmp_path / "configs" / "local.yaml").write_text("paths: {output_root: /there}\n")
+    assert read_output_root(tmp_path) == Path("/there")
+    (tmp_path / "configs" / "local.yaml").write_text("# nothing yet\n")
+    assert read_output_root(tmp_path) == tmp_path / "here"
+    (tmp_path / "configs" / "local.yaml").write_text("paths:\n  # data: /scratch\n")
+    assert read_output_root(tmp_path) == tmp_path / "here"
+
+
+def test_status(tmp_path: Path) -> None:
+    assert read_status(tmp_path)["status"] == "unknown"
+    acquire(tmp_path)
+    write_status(tmp_path, "running", step=3, reason=None)
+    assert (read_status(tmp_path)["status"], read_status(tmp_path)["step"]) == ("running", 3)
+    content = json.loads((tmp_path / "status.json").read_text())
+    release(tmp_path)
+    assert read_status(tmp_path)["status"] == "died"
+    (tmp_path / "status.json").write_text(json.dumps(content | {"host": socket.gethostname() + "2"}))
+    assert read_status(tmp_path)["status"] == "running"  # another machine's processes cannot be seen from here
+    (tmp_path / "status.json").write_text(json.dumps(content | {"status": "finished"}))
+    assert read_status(tmp_path)["status"] == "finished"
