@@ -1,62 +1,53 @@
-"""Make a clone of the template your own: package, distribution, configs, tests, notebook and W&B project get its name.
+"""Give your clone a name: the word `scaffolding` becomes NEW_NAME in every file, and src/scaffolding src/NEW_NAME.
 
-    python scripts/rename.py bird-calls --dry-run    # print every change, touch nothing
-    python scripts/rename.py bird-calls              # package bird_calls, distribution bird-calls
-    python scripts/rename.py bird-calls --keep mnist,convnet    # and of the examples only these data, models, recipes
+    python scripts/rename.py bird_calls --dry-run              # print what would change, touch nothing
+    python scripts/rename.py bird_calls
+    python scripts/rename.py bird_calls --keep mnist,convnet   # delete the template's other examples
 
-Only true references change: imports, dotted paths, `src/` paths, the console command. Words of prose, your variables
-and YAML keys stay. The first rename also removes what serves the template alone and writes a short README.md; a later
-one keeps yours. Runs made before still load: the former name is added to FORMER_NAMES in config.py.
+--keep takes names of data, models and recipes; a recipe keeps its data and its model, and the first of each kind
+become the defaults. The first rename also removes what serves the template alone, keeps the template's README.md as
+src/NEW_NAME/README.md and writes a page for your project. Older runs still load: config.py keeps FORMER_NAMES.
 """
 
 import argparse
-import ast
-import importlib
-import json
+import importlib.util
 import keyword
 import re
 import shutil
 import subprocess
 import sys
-import tokenize
 import tomllib
-from importlib.machinery import PathFinder
-from itertools import accumulate, zip_longest
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("src", "configs", "scripts", "tests", ".github")
-SUFFIXES = {".py", ".ipynb", ".yaml", ".yml", ".toml", ".md", ".cfg", ".ini", ".sh", ".gitignore", ".gitattributes"}
-TEMPLATE_ONLY = ("scripts/template", "tests/template", ".ci")
-FORMER_NAMES = re.compile(r"^(FORMER_NAMES\b[^=\n]*= *)(\([^)]*\))", re.MULTILINE)
-COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, *COMPREHENSIONS)
-# A string that is the bare name may be a word, a key or a value; it is renamed where the code around it reads like this
-MEANT = r"/ 'NAME'|'(?:-m|src)', 'NAME'|'NAME' (?:not )?in sys\.|(?i:^[^({\['\"]*(?:package|module|import|_spec))"
-README = """# {package}
+TEMPLATE_ONLY = ("scripts/template/", "tests/template/", ".ci/")
+FORK_PAGE = "scripts/template/fork/README.md"
+CODE = {".py", ".ipynb", ".yaml", ".yml", ".toml", ".lock"}
+FORMER_NAMES = re.compile(r"(?m)^(FORMER_NAMES\b.*= )(\(.*\))$")
 
-    pip install 'pdm[locked]' && pdm install     # set up: environment in .venv, exactly as locked
-    pdm run train mode=dev                       # rehearsal: every branch of a real run, in seconds
-    pdm run train mode=prod run.budget=20epochs  # the real run
-    pdm run train resume=latest                  # continue it; also resume=NAME or a path
-    pdm run test                                 # quick tests
-    pdm run new model NAME                       # a model to begin with; also data, loss, plot
-
-In `src/{package}/`: data in `data/`, models in `model/`, losses in `losses.py`, the training loop in `train.py`;
-`core/` is machinery, replaced by a newer copy. Numbers stand in `configs/`, analyses of finished runs in `scripts/`.
-
-Made from the scaffolding template with `python scripts/rename.py {dist}`.
-"""
-
-
-class Names(NamedTuple):
-    old: str
-    new: str
-    old_dist: str
-    new_dist: str
-    former: tuple[str, ...]
-    references: re.Pattern[str]
+# The examples that the template ships, with the files of the package that each needs. --keep deletes nothing else.
+DATA = {
+    "cifar10": ["cifar10.py"],
+    "digits": ["digits.py", "digits.csv.gz"],
+    "hf_text": ["hf_text.py", "text.py"],
+    "mnist": ["mnist.py", "mnist_sample.npz"],
+    "shakespeare": ["shakespeare.py", "shakespeare_sample.txt.gz", "text.py"],
+    "text": ["text.py"],
+}
+MODELS = ("autoencoder", "convnet", "diffusion", "gan", "gan_autoencoder", "mlp", "module", "transformer")
+RECIPES = {
+    "digits_diffusion": ("digits", "diffusion"),
+    "digits_gan": ("digits", "gan"),
+    "digits_gan_autoencoder": ("digits", "gan_autoencoder"),
+    "digits_mlp": ("digits", "mlp"),
+    "digits_module": ("digits", "module"),
+    "mnist_autoencoder": ("mnist", "autoencoder"),
+    "mnist_convnet": ("mnist", "convnet"),
+    "shakespeare_gpt": ("shakespeare", "transformer"),
+}
+EXAMPLES = {"data": DATA, "model": {name: [f"{name}.py"] for name in MODELS}}
+SCRIPTS = {"transformer": "scripts/sample.py"}  # of no use without that model
 
 
 def refuse(problem: str, remedy: str) -> NoReturn:
@@ -64,209 +55,137 @@ def refuse(problem: str, remedy: str) -> NoReturn:
     sys.exit(2)
 
 
-def reference_pattern(old: str, old_dist: str, commands: list[str]) -> re.Pattern[str]:
-    """What is unmistakably the package in any text; the one group that matches is what gets replaced."""
-    modules = [p.stem for p in (ROOT / "src" / old).iterdir() if p.stem.isidentifier()]
-    known = "(?:" + "|".join([*modules, r"__\w+__"]) + r")\b"  # `NAME.data` is a path, `NAME.Then` a full stop
-    tails = "|".join(re.escape(c.removeprefix(old_dist)) for c in commands if c.startswith(f"{old_dist}-")) or "(?!)"
-    line = r"(?:^|[;`\"'(]|\\n)[ \t]*(?:>>> |# )?"
-    return re.compile(
-        rf"(?m)(?<![\w.\-/${{])({old})(?=\.{known})(?![\w.]+=[^=\s])"  # `data.x=1` is an override, not a path
-        rf"|[\"']({old})(?!\.(?:py|ipynb|ya?ml|toml|md|json|txt|log|png)\b)(?=(?:\.[A-Za-z_]\w*)+[\"'])"
-        rf"|_target_[\"']?\s*[:=]\s*[\"']?({old})(?=\.\w)"
-        rf"|(?<![\w\-])src/({old})(?![\w\-])"
-        rf"|(?:(?<![\w.\-/])|(?<=\*/))({old})(?=/{known}(?:/|\.py))"
-        rf"|(?:python[\d.]* -m |--cov[= ])({old})(?![\w\-])"
-        rf"|{line}from ({old})(?= import \w)"
-        rf"|{line}import ({old})(?=\s*(?:$|[;,\"'`)\\]|as \w))"
-        rf"|(?<![\w.\-])(?P<dist>{re.escape(old_dist)})(?=(?:{tails})(?![\w\-]))"
-    )
+def git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        refuse(f"git {words[0]}: {done.stderr.strip()}", "Start from a git clone: git lists the files to change.")
+    return done.stdout
 
 
-def text_edits(text: str, names: Names, offset: int = 0) -> list[tuple[int, int, str]]:
-    matches = [(*match.span(match.lastindex or 0), match.lastgroup) for match in names.references.finditer(text)]
-    return [(offset + start, offset + end, names.new_dist if dist else names.new) for start, end, dist in matches]
+def read_texts() -> dict[str, str]:
+    """Every text file that git does not ignore; line ends stay as they are."""
+    texts = {}
+    for name in git("ls-files", "-coz", "--exclude-standard").split("\0")[:-1]:
+        path = ROOT / name
+        if path.is_file() and b"\0" not in path.read_bytes() and name != "LICENSE":  # the licence names its authors
+            try:
+                texts[name] = path.read_bytes().decode()
+            except UnicodeDecodeError:
+                continue
+    return texts
 
 
-def rename_text(text: str, names: Names, edits: set[tuple[int, int, str]] | None = None) -> str:
-    for start, end, new in sorted(set(text_edits(text, names)) if edits is None else edits, reverse=True):
-        text = text[:start] + new + text[end:]
-    return text
+def check_name(new: str, texts: dict[str, str]) -> None:
+    """A name that other files use as a word could not be replaced again, and might hide what they import."""
+    advice = "Choose another: letters, digits and single underscores, like bird_calls."
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", new):
+        refuse(f"{new!r} is not a name for a package.", advice)
+    if new in {*map(str.lower, keyword.kwlist), *keyword.softkwlist, "null", "yes", "no", "on", "off"}:
+        refuse(f"{new!r} is a keyword.", advice)
+    if new in sys.stdlib_module_names or importlib.util.find_spec(new):
+        refuse(f"{new!r} is a module that is installed.", advice)
+    word = re.compile(rf"\b{new.replace('_', '[-_]')}\b")
+    for name, text in texts.items():
+        is_code = Path(name).suffix in CODE and not name.startswith((*TEMPLATE_ONLY, "scripts/rename.py"))
+        if is_code and word.search(text):
+            refuse(f"{new!r} is a word that {name} uses already.", advice)
 
 
-def own_nodes(scope: ast.AST) -> list[ast.AST]:
-    """The nodes of a scope, without what is inside nested scopes."""
-    children = list(ast.iter_child_nodes(scope))
-    return children + [node for child in children if not isinstance(child, SCOPES) for node in own_nodes(child)]
+def choose(names: list[str]) -> dict[str, list[str]]:
+    """The data and the models to keep, in the order given."""
+    keep: dict[str, list[str]] = {"data": [], "model": []}
+    for name in names:
+        if name not in {*DATA, *MODELS, *RECIPES}:
+            refuse(f"--keep: there is no {name!r}.", f"There are: {', '.join([*DATA, *MODELS, *RECIPES])}.")
+        data, model = RECIPES.get(name, (name, name))
+        if data in DATA:
+            keep["data"].append(data)
+        if model in MODELS:
+            keep["model"].append(model)
+    for group, kept in keep.items():
+        if not kept:
+            refuse(f"--keep names no {group}.", f"Add one of: {', '.join(EXAMPLES[group])}.")
+    return keep
 
 
-def package_nodes(scope: ast.AST, name: str, inherited: bool = False) -> list[ast.AST]:
-    """The uses of `name` that mean the imported package, not a variable which happens to have the name."""
-    own = own_nodes(scope)
-    aliases = [alias for node in own if isinstance(node, ast.Import) for alias in node.names]
-    imported = any(not alias.asname and alias.name.split(".")[0] == name for alias in aliases)
-    stored = {node.id for node in own if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    named = [node for node in own if not isinstance(node, ast.keyword)]  # functions, arguments, `as name`, ...
-    bound = name in stored or any(name == getattr(n, key, None) for n in named for key in ("name", "asname", "arg"))
-    here = imported or (inherited and not bound)
-    uses = [node for node in own if here and isinstance(node, ast.Name) and node.id == name]
-    inherited = inherited if isinstance(scope, ast.ClassDef) else here  # a class hands nothing on to its methods
-    return uses + [use for node in own if isinstance(node, SCOPES) for use in package_nodes(node, name, inherited)]
+def delete_examples(keep: dict[str, list[str]], package: str, texts: dict[str, str]) -> list[str]:
+    """The files of the other examples; in `texts`, defaults and commands name those that stay."""
+    unwanted = []
+    for group, examples in EXAMPLES.items():
+        gone = [name for name in examples if name not in keep[group]]
+        needed = {file for name in keep[group] for file in examples[name]}
+        unwanted += [f"configs/{group}/{name}.yaml" for name in gone]
+        unwanted += [f"{package}/{group}/{file}" for name in gone for file in examples[name] if file not in needed]
+        unwanted += [SCRIPTS[name] for name in gone if name in SCRIPTS]
+        first, names = keep[group][0], "|".join(examples)
+        for name in ("configs/base.yaml", f"{package}/train.py", f"{package}/experiment.py", "scripts/README.md"):
+            text = re.sub(rf"(?m)^(  - {group}: )\w+", rf"\g<1>{first}", texts[name])
+            texts[name] = re.sub(rf"\b{group}=(?:{names})\b", f"{group}={first}", text)
+    recipes = [name for name, (data, model) in RECIPES.items() if not (data in keep["data"] and model in keep["model"])]
+    unwanted += [f"configs/experiment/{name}.yaml" for name in recipes]
+    return [name for name in dict.fromkeys(unwanted) if (ROOT / name).exists()]
 
 
-def rename_python(text: str, names: Names, path: Path) -> str:
-    plain = re.sub(r"[^\0-\x7f]", "x", text)  # the tree counts bytes: this way they are characters
-    tree, lines = ast.parse(plain, path), plain.split("\n")
-    starts = [0, *accumulate(len(line) + 1 for line in lines)]
-    parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
-    package, meant = set(package_nodes(tree, names.old)), MEANT.replace("NAME", names.old)
-    edits, variables = set[tuple[int, int, str]](), set[tuple[int, int, str]]()
-    for token in tokenize.generate_tokens((f"{line}\n" for line in lines).__next__):
-        if token.type == tokenize.COMMENT:
-            start = starts[token.start[0] - 1] + token.start[1]
-            edits.update(text_edits(text[start : start + len(token.string)], names, start))
-    for node in (n for n in ast.walk(tree) if isinstance(n, ast.stmt | ast.expr | ast.alias)):
-        start, at = starts[node.lineno - 1] + node.col_offset, None
-        source = text[start : starts[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)]
-        match node:
-            case ast.alias(name=name) if isinstance(parents[node], ast.Import) and name.split(".")[0] == names.old:
-                at = start
-            case ast.ImportFrom(module=str(name), level=0) if name.split(".")[0] == names.old:
-                at = start + source.index(names.old, len("from "))
-            case ast.Name() if source == names.old:
-                (edits if node in package else variables).add((start, start + len(names.old), names.new))
-            case ast.JoinedStr() | ast.Constant(value=str()):
-                edits.update(text_edits(source, names, start))
-                value, around = getattr(node, "value", ""), parents[node]
-                around = parents[around] if isinstance(around, ast.List | ast.Tuple | ast.Set) else around
-                if value == f"{names.old}." or (value == names.old and re.search(meant, ast.unparse(around))):
-                    at = start + source.index(names.old)
-        if at is not None:
-            edits.add((at, at + len(names.old), names.new))
-    renamed = rename_text(text, names, edits - variables)
-    if len(package_nodes(ast.parse(renamed), names.new)) != len(package):
-        refuse(f"`import {names.new}` would clash with a variable in {path}.", "Rename that variable first.")
+def rename(texts: dict[str, str], old: str, new: str) -> dict[str, str]:
+    """The new texts under the old file names. A plain replacement: the word stands for nothing but the package."""
+    renamed = {}
+    for name, text in texts.items():
+        text = re.sub(rf"\b{old}\b", new, text)
+        renamed[name] = re.sub(rf"\b{old.upper()}_", f"{new.upper()}_", text)
+    config = f"src/{old}/config.py"
+    former = FORMER_NAMES.search(texts[config])
+    if former is None:
+        refuse(f"{config} has no line FORMER_NAMES: tuple[str, ...] = ().", "Restore it: older runs load through it.")
+    names = (*re.findall(r"\w+", former[2]), old)
+    renamed[config] = FORMER_NAMES.sub(former[1] + str(names).replace("'", '"'), renamed[config])
     return renamed
 
 
-def rename_notebook(raw: str, names: Names, path: Path) -> str:  # inside the file as it stands: nothing else changes
-    cells = [(cell["cell_type"] == "code", line) for cell in json.loads(raw)["cells"] for line in cell["source"]]
-    code = "\n".join(re.sub(r"^(?=[%!])", "#magic ", line.rstrip("\n")) for is_code, line in cells if is_code)
-    try:
-        code = rename_python(code, names, path)
-    except SyntaxError:  # shell cells, magics inside a block
-        code = rename_text(code, names)
-    new_code, is_ascii = iter(code.replace("#magic ", "").split("\n")), raw.isascii()
-    for is_code, line in cells:
-        new = next(new_code) + "\n" * line.endswith("\n") if is_code else rename_text(line, names)
-        raw = raw.replace(json.dumps(line, ensure_ascii=is_ascii), json.dumps(new, ensure_ascii=is_ascii))
-    return raw
-
-
-def rename_pyproject(text: str, names: Names, path: Path) -> str:  # pdm.lock hashes dependencies only: it stays valid
-    written = f'"{names.old_dist}: a PyTorch research project."' if names.former else ".*"
-    text = re.sub(rf'(?m)^(name = "){names.old_dist}"', rf'\g<1>{names.new_dist}"', rename_text(text, names), count=1)
-    text = re.sub(rf"(?m)^(description = ){written}", rf'\g<1>"{names.new_dist}: a PyTorch research project."', text)
-    return re.sub(r"(?ms)^\[+tool\..*?(?=^\[|\Z)", lambda m: m[0].replace(f'"{names.old}"', f'"{names.new}"'), text)
-
-
-def renamed(path: Path, text: str, names: Names) -> str:
-    where = path.relative_to(ROOT).as_posix()
-    if where == "README.md" and not names.former:
-        return README.format(dist=names.new_dist, package=names.new)
-    special = {".py": rename_python, ".ipynb": rename_notebook, "pyproject.toml": rename_pyproject}
-    function = special.get(where) or special.get(path.suffix)
-    try:
-        text = function(text, names, path) if function else rename_text(text, names)
-    except (SyntaxError, ValueError) as error:
-        refuse(f"{where} cannot be read: {error}", "Mend or remove that file first.")
-    # the two places where the name stands without being a path: the W&B project, and our own README's title
-    title = {"configs/tracker/wandb.yaml": r"^\s*project:\s*[\"']?", "README.md": r"\A# "}.get(where)
-    text = re.sub(rf"(?m)({title}){names.old}(?![\w\-])", rf"\g<1>{names.new}", text) if title else text
-    if where == f"src/{names.old}/config.py":
-        former = [f'"{name}"' for name in (*names.former, names.old) if name != names.new]
-        text = FORMER_NAMES.sub(rf"\g<1>({', '.join(former)}{',' * (len(former) == 1)})", text)
-    return text
-
-
-def check_name(wanted: str, new: str, old: str) -> None:
-    lock = (ROOT / "pdm.lock").read_text("utf-8") if (ROOT / "pdm.lock").exists() else ""
-    spec = PathFinder.find_spec(new, [*sys.path, *map(str, ROOT.glob(".venv/lib/python*/site-packages"))])
-    found = [str(spec.origin or ""), *(spec.submodule_search_locations or [])] if spec else []
-    here = [f"src/{new}", f"{new}/__init__.py", f"{new}.py", f"scripts/{new}.py", f"tests/{new}.py"]
-    problems = {
-        "is not a name for a package": not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", new),
-        "is a keyword": new in {*map(str.lower, keyword.kwlist), *keyword.softkwlist, "null", "yes", "no", "on", "off"},
-        "is a module of the standard library": new in sys.stdlib_module_names or new == "test",
-        "is the present name": new == old,
-        "is a package that this project installs": re.search(rf'(?mi)^name = "{new.replace("_", "[_-]")}"', lock),
-        f"would hide {found}": [p for p in found if p and ("site-packages" in p or not Path(p).is_relative_to(ROOT))],
-        "is taken": [place for place in here if (ROOT / place).exists()],
-    }
-    for problem in (problem for problem, found in problems.items() if found):
-        refuse(f"{wanted!r} {problem}.", "Choose another: letters, digits, single - or _, like bird-calls or data_lab.")
-
-
-def prune(package: str, keep: list[str]) -> tuple[list[Path], dict[Path, str]]:
-    """What goes where only some examples stay, and the new texts of what names it; by the template's own prune.py."""
-    sys.path.insert(0, str(ROOT / "scripts" / "template"))
-    sys.dont_write_bytecode = True
-    try:
-        module = importlib.import_module("prune")
-    except ModuleNotFoundError:
-        refuse(
-            "--keep goes with the first rename, and this is a later one.",
-            "Delete by hand: an example is a file, its YAML, recipes.",
-        )
-    try:
-        return tuple(module.plan(ROOT, package, keep))
-    except module.Refused as refused:
-        refuse(*refused.args)
+def write_pages(renamed: dict[str, str], new: str) -> None:
+    """The template's README.md becomes the manual, two folders further down, and the fork's page takes its place."""
+    renamed[f"src/{new}/README.md"] = re.sub(r"\]\((?!http|#)", "](../../", renamed["README.md"])
+    renamed["README.md"] = renamed[FORK_PAGE]
+    description = f'description = "{new}: a PyTorch research project."'
+    renamed["pyproject.toml"] = re.sub("(?m)^description = .*$", description, renamed["pyproject.toml"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NEW_NAME")
-    parser.add_argument("--dry-run", action="store_true", help="print every change, touch nothing")
-    parser.add_argument("--keep", metavar="NAMES", help="the examples that stay: data, models, recipes; all others go")
-    parser.add_argument("--force", action="store_true", help="even where uncommitted changes make it hard to undo")
+    parser.add_argument("--dry-run", action="store_true", help="print what would change, touch nothing")
+    parser.add_argument("--keep", metavar="NAMES", help="delete the template's examples that are not named here")
+    parser.add_argument("--force", action="store_true", help="in spite of uncommitted changes")
     args = parser.parse_args()
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    new, old = args.name.lower().replace("-", "_"), project["name"].replace("-", "_")
-    check_name(args.name, new, old)
-    config = ROOT / "src" / old / "config.py"
-    former = FORMER_NAMES.search(config.read_text("utf-8")) if config.exists() else None
-    if not former:
-        refuse(f"{config} has no line FORMER_NAMES: tuple[str, ...] = ().", "Restore it: old runs load through it.")
-    git = shutil.which("git") if not (args.dry_run or args.force) else None
-    if git and subprocess.run([git, "status", "--porcelain", "."], check=False, cwd=ROOT, capture_output=True).stdout:
-        refuse("uncommitted changes: this could not be undone.", "Commit or stash them, or add --force.")
-    references = reference_pattern(old, project["name"], list(project.get("scripts", {})))
-    names = Names(old, new, project["name"], new.replace("_", "-"), ast.literal_eval(former[2]), references)
-    removed = [ROOT / place for place in TEMPLATE_ONLY if not names.former and (ROOT / place).exists()]
-    pruned, texts = prune(old, args.keep.split(",")) if args.keep is not None else ([], {})
-    removed += [*pruned, *(ROOT / "src").glob(f"{old}.egg-info"), *(ROOT / "src" / old).rglob("__pycache__")]
-    found = [*ROOT.iterdir(), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))]
-    found = [p for p in found if (p.suffix or p.name) in SUFFIXES and p.is_file() and not {p, *p.parents} & {*removed}]
-    before = {path: path.read_bytes().decode() for path in sorted(found)}
-    edited = {path: renamed(path, texts.get(path, text), names) for path, text in before.items()}
-    after = {path: text for path, text in edited.items() if text != before[path]}
+    new = args.name.lower().replace("-", "_")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    old = project["project"]["name"]
+    texts = read_texts()
+    before = dict(texts)
+    check_name(new, texts)
+    if git("status", "--porcelain", ".") and not (args.force or args.dry_run):
+        refuse("uncommitted changes: git could not undo this.", "Commit or stash them, or add --force.")
+    removed = [name for name in TEMPLATE_ONLY if FORK_PAGE in texts and (ROOT / name).exists()]
+    if args.keep is not None:
+        removed += delete_examples(choose(args.keep.split(",")), f"src/{old}", texts)
+    renamed = rename(texts, old, new)
+    if FORK_PAGE in texts:
+        write_pages(renamed, new)
+    changed = [name for name, text in renamed.items() if text != before.get(name)]
+    changed = [name for name in changed if not name.startswith(tuple(removed))]
     if args.dry_run:
-        for path in after:
-            pairs = zip_longest(before[path].split("\n"), after[path].split("\n"), fillvalue="")
-            for row, (line, new_line) in ((row, pair) for row, pair in enumerate(pairs, 1) if pair[0] != pair[1]):
-                print(f"{path.relative_to(ROOT)}:{row}: {line.strip()} -> {new_line.strip()}")
-        print("\n".join([*(f"remove {path.relative_to(ROOT)}" for path in removed), f"move src/{old} -> src/{new}"]))
+        plan = [f"move src/{old} to src/{new}", *(f"remove {name}" for name in removed)]
+        print("\n".join([*plan, *(f"change {name}" for name in changed)]))
         return
-    for path, text in after.items():  # all written aside first: what can fail, fails before anything has changed
-        path.with_name(path.name + ".renaming").write_bytes(text.encode())
-    for path in after:
-        shutil.copymode(path, path.with_name(path.name + ".renaming"))
-        path.with_name(path.name + ".renaming").replace(path)
-    for path in removed:
-        path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
     (ROOT / "src" / old).rename(ROOT / "src" / new)
-    print(f"{old} is now {new}: {len(after)} files changed. Next:\n\n    pdm install && pdm run test")
+    for name in changed:
+        (ROOT / name.replace(f"src/{old}/", f"src/{new}/")).write_bytes(renamed[name].encode())
+    for name in removed:
+        path = ROOT / name.replace(f"src/{old}/", f"src/{new}/")
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    print(f"{old} is now {new}. Next: pdm install && pdm run format && pdm run test")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ import yaml
 from conftest import Train
 from omegaconf import DictConfig, OmegaConf
 
-from scaffolding.config import Config
+from scaffolding.config import PROJECT_ROOT, Config, upgrade
 from scaffolding.core.config.compose import Project, compose_config, groups
+from scaffolding.core.config.usage import change_of, changes, rules_table
 from scaffolding.core.errors import UserError
 from scaffolding.experiment import PROJECT
-from scaffolding.usage import help_text
 
 TESTS = Path(__file__).parent
 ENV = {"PYTHONPATH": str(TESTS)}
@@ -32,10 +32,12 @@ OWN = {
     "optimizer/descent.yaml": "_target_: test_config.Descent\nlr: 0.01\nmomentum: 0.9\n",
     "scheduler/constant.yaml": "schedule: null\n",
     "tracker/nobody.yaml": "{}\n",
+    "tracker/one.yaml": "one: {_target_: test_config.Tracker, where: here}\n",
+    "tracker/two.yaml": "two: {_target_: test_config.Tracker, where: there}\n",
     "plots/blank.yaml": "{}\n",
     "mode/plain.yaml": "# @package _global_\n{}\n",
 }
-OWN_OPTIONS = dict(place.removesuffix(".yaml").split("/") for place in OWN)
+OWN_OPTIONS = dict(reversed([place.removesuffix(".yaml").split("/") for place in OWN]))
 
 
 def write(project: Project, place: str, text: str) -> None:
@@ -122,13 +124,17 @@ def test_an_experiment_chooses_groups_and_the_command_line_wins(project: Project
     assert chosen == {"_target_": "test_config.Descent", "lr": 0.01, "momentum": 0.9}
 
 
-@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in ("optimizer", "scheduler")])
-def test_switching_leaves_nothing_of_the_other_behind(project: Project, group: str, option: str) -> None:
-    file = project.configs / group / f"{option}.yaml"
-    own = OmegaConf.load(file)
-    if "defaults" in own or "@package" in file.read_text():
-        pytest.skip("this file is more than the block of its group")
-    assert compose(project, f"{group}={option}")[group] == own
+def test_switching_leaves_nothing_of_the_other_behind(project: Project) -> None:
+    for group, option in OPTIONS:
+        file = project.configs / group / f"{option}.yaml"
+        if group in ("optimizer", "scheduler", "plots", "tracker") and "defaults:" not in file.read_text():
+            assert compose(project, f"{group}={option}")[group] == OmegaConf.load(file), file
+
+
+def test_blocks_under_names_are_chosen_together(project: Project) -> None:
+    assert list(compose(project, "tracker=[one,two]", "tracker.two.where=elsewhere").tracker) == ["one", "two"]
+    assert list(compose(project, "tracker=two").tracker) == ["two"]
+    assert list(compose(project, "plots=[curves,blank]").plots) == ["curves"]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -182,7 +188,9 @@ REFUSED = [
     ("run=3", "run=3", "RunConfig"),
     ("paths.data=null", "paths.data=null", "not Optional"),
     ("optimizer.lr=${model.nosuch}", "optimizer.lr refers to model.nosuch", "declare model.nosuch in YAML"),
-    ("optimizer.lr=${nosuch}", "optimizer.lr refers to nosuch, which is no key", "or set optimizer.lr itself"),
+    ("optimizer.lr=${nosuch}", "optimizer.lr refers to nosuch, which is not a key", "or set optimizer.lr itself"),
+    ("optimizer=[1]", "optimizer=[1]: no such option", "adamw"),
+    ("run.seed=1,2", "run.seed=1,2: several values", "--multirun"),
     ("run.name=${", "run.name", ""),
     ("run.seed", "run.seed", ""),
 ]
@@ -233,7 +241,7 @@ def is_empty(folder: Path) -> bool:
 @pytest.mark.parametrize(
     ("word", "key"),
     [("runn.x=1", "runn.x"), ("+run.bugdet=3", "run.bugdet"), ("loader.batch_size=abc", "loader.batch_size"),
-     ("mode=nosuch", "mode=nosuch"), ("data.val_from_train=1", "val_from_train"), ("resume=", "is no run")],
+     ("mode=nosuch", "mode=nosuch"), ("data.val_from_train=1", "val_from_train"), ("resume=", "run in")],
 )  # fmt: skip
 def test_refused_at_the_door(train: Train, tmp_path: Path, output_root: Path, word: str, key: str) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -250,19 +258,20 @@ def own_configs() -> list[str]:
 
 
 def test_a_syntax_error_has_no_traceback(project: Project) -> None:
-    """Not even in the file that is read before Hydra starts, for where the runs are."""
+    """Not even in the file that a resume reads before Hydra starts, for where the runs are."""
     write(project, "local.yaml", "paths: [1, 2\nnext: 3\n")
     program = (
         "import sys; from pathlib import Path\n"
         "from scaffolding.config import Config\n"
         "from scaffolding.core.config.compose import Project\n"
         "from scaffolding.core.launch import launch\n"
-        "launch(print, Project(Path(sys.argv.pop(1)), '', Config), str)\n"
+        "launch(print, Project(Path(sys.argv.pop(1)), '', Config))\n"
     )
-    words = [sys.executable, "-c", program, str(project.root)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) <= 3, done.stderr
-    assert "local.yaml:2:" in done.stderr
+    for more in ([], ["resume=latest"]):
+        words = [sys.executable, "-c", program, str(project.root), *more]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) <= 3, done.stderr
+        assert "local.yaml:2:" in done.stderr
 
 
 def test_cfg_job_prints_the_config_and_leaves_nothing(train: Train, tmp_path: Path, output_root: Path) -> None:
@@ -291,27 +300,114 @@ def test_multirun_makes_one_folder_of_jobs(train: Train, tmp_path: Path, output_
     assert not {"outputs", "multirun", ".hydra"} & {path.name for path in tmp_path.rglob("*")}
 
 
-def assert_help_is_whole(text: str) -> None:
-    lines = text.splitlines()
+def test_help(train: Train, tmp_path: Path) -> None:
+    lines = train("--config-dir", str(TESTS / "configs"), "--help", cwd=tmp_path).stdout.splitlines()
+    assert is_empty(tmp_path)
+    defaults = OmegaConf.load(PROJECT.configs / "base.yaml").defaults
+    chosen = {group: entry[group] for entry in defaults if isinstance(entry, DictConfig) for group in entry}
     for group, options in groups(PROJECT.configs).items():
-        shown = " ".join(line for line in lines if line.startswith(f"  {group} "))
-        assert set(options) <= set(shown.replace("*", "").split()), group
+        shown = " ".join(line for line in lines if line.startswith(f"  {group} ")).split()
+        marked = {f"*{option}" if option == chosen.get(group) else option for option in options}
+        assert marked <= set(shown), group
+    words = " ".join(lines).split()
+    assert "noisy" in words and "tiny" in words  # of the user's own folder
     base = (PROJECT.configs / "base.yaml").read_text().splitlines()
     keys = [line for line in base[base.index("run:") :] if line.strip()]
-    assert len(keys) > 20 and set(keys) <= set(lines)  # with unit and meaning, as they stand there
+    rule_of = {line[10:]: line[:10].strip() for line in lines}
+    assert len(keys) > 20 and set(keys) <= set(rule_of)  # with unit and meaning, as they stand there
+    for line in keys:
+        key = line.strip().partition(":")[0]
+        if line.startswith("  ") and f"run.{key}" in rules():
+            assert rule_of[line] == rules()[f"run.{key}"], line
 
 
-def test_help(train: Train, tmp_path: Path) -> None:
-    text = train("--config-dir", str(TESTS / "configs"), "--help", cwd=tmp_path).stdout
-    assert_help_is_whole(text)
-    for option in ("noisy", "tiny"):  # of the user's own folder
-        assert option in text.split()
-    assert is_empty(tmp_path)
+def rules() -> dict[str, str]:
+    return {key: word for key, word in changes(Config) if key.startswith(("run.", "loader.", "paths."))}
 
 
-def test_help_marks_the_defaults() -> None:
-    words = help_text([]).split()
-    chosen = OmegaConf.load(PROJECT.configs / "base.yaml").defaults
-    marked = [option for entry in chosen if isinstance(entry, DictConfig) for option in entry.values()]
-    there = [option for _, options in groups(PROJECT.configs).items() for option in options]
-    assert {f"*{option}" for option in marked if option in there} <= set(words)
+def test_every_setting_has_a_rule() -> None:
+    expected = {"optimizer.lr": "course", "plots.x.y": "free", "tracker.x": "free", "imports": "free"}
+    expected |= dict.fromkeys(("data.x", "model.x", "scheduler.schedule.final", "nosuch"), "identity")
+    for key, word in (rules() | expected).items():
+        assert change_of(Config, key) == word and word in ("free", "course", "identity"), key
+    table = rules_table(Config).splitlines()[:5]
+    assert all(line.count("|") == 5 for line in table)
+    for key in rules():
+        section, _, name = key.partition(".")
+        assert len([line for line in table if re.search(rf"{section}:( \w+)* {name}\b", line)]) == 1, key
+
+
+# --- files that reach out of their group ---
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "what"),
+    [
+        ("model/mine.yaml", "# @package _global_\ndefaults: [net, _self_]\nrun: {seed: 3}\n", "sets run:"),
+        ("model/mine.yaml", "# @package _global_\ndefaults:\n  - net\nloader:\n  batch_size: 3\n", "sets loader:"),
+        ("model/mine.yaml", "model: {_target_: test_config.Net}\nloss: {_target_: test_config.Loss}\n", "sets model:"),
+        ("model/mine.yaml", "# Mine.\n# @package _global_\nmodel:\n  x: 1\n", "very first line"),
+        ("data/mine.yaml", "dataset: {_target_: test_config.Points}\nrun:\n  seed: 3\n", "sets run:"),
+        ("optimizer/mine.yaml", "# @package _global_\npaths:\n  data: x\noptimizer: {lr: 1}\n", "sets paths:"),
+    ],
+)
+def test_a_file_that_reaches_out_of_its_group_is_refused_by_name(
+    project: Project, place: str, text: str, what: str
+) -> None:
+    write(project, place, text)
+    with pytest.raises(UserError) as caught:
+        compose(project, place.removesuffix(".yaml").replace("/", "="))
+    assert str(project.configs / place) in str(caught.value) and what in str(caught.value)
+
+
+def test_an_experiment_and_a_mode_may_reach_everywhere(project: Project) -> None:
+    for place in ("experiment/mine.yaml", "mode/mine.yaml"):
+        write(project, place, "# @package _global_\nrun: {seed: 3}\nloader: {batch_size: 5}\n")
+        cfg = compose(project, place.removesuffix(".yaml").replace("/", "="))
+        assert (cfg.run.seed, cfg.loader.batch_size) == (3, 5)
+
+
+# --- runs of earlier versions ---
+
+
+def test_runs_of_format_1_are_upgraded() -> None:
+    name = PROJECT.package
+    generator, critic = ({"_target_": f"{name}.model.gan.{part}Loss"} for part in ("Generator", "Discriminator"))
+    mapped = {"_target_": f"{name}.losses.MappedLoss", "inputs": None}
+    cosine = {"_target_": f"{name}.schedules.cosine"}
+    other = {"_target_": "torch.optim.lr_scheduler.StepLR"}
+    moves: list[tuple[Any, Any]] = [
+        ({"loss": {"g": generator | {"noise_size": 4}, "d": critic}}, {"loss": {"g": generator, "d": critic}}),
+        ({"loss": critic | {"noise_size": 4}}, {"loss": critic}),
+        ({"loss": mapped}, {"loss": mapped | {"_target_": f"{name}.model.module.MappedLoss"}}),
+        ({"tracker": {"_target_": f"{name}.tracker.wandb.Wandb", "mode": "x"}},
+         {"tracker": {"wandb": {"_target_": f"{name}.tracker.wandb.Wandb", "mode": "x"}}}),
+        ({"tracker": {"mode": "x"}}, {"tracker": {"wandb": {"mode": "x"}}}),
+        ({"scheduler": {"schedule": None, "interval": "step", "monitor": None}}, {"scheduler": {"schedule": None}}),
+        ({"scheduler": {"schedule": cosine, "interval": "step", "monitor": None}}, {"scheduler": {"schedule": cosine}}),
+        ({"scheduler": {"a": {"schedule": other, "interval": "epoch", "monitor": None}}},
+         {"scheduler": {"a": {"schedule": other, "interval": "epoch"}}}),
+        ({"scheduler": {"schedule": other, "interval": "step", "monitor": "val/loss"}},
+         {"scheduler": {"schedule": other, "interval": "step"}}),
+        ({"scheduler": {"schedule": other, "interval": "metric", "monitor": "val/loss"}},
+         {"scheduler": {"schedule": other, "monitor": "val/loss"}}),
+    ]  # fmt: skip
+    for before, after in moves:
+        assert upgrade(before) == after
+        assert upgrade(after) == after
+        assert before != after
+
+
+# --- which sources ---
+
+
+def test_a_script_of_another_checkout_runs_its_own_sources(tmp_path: Path) -> None:
+    """Where both share an environment, in which only one is installed."""
+    package = Path("src", PROJECT.package)
+    for folder in (package, Path("configs")):
+        shutil.copytree(PROJECT_ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(tmp_path / "configs" / "base.yaml", "a") as file:
+        file.write("# of the other checkout\n")
+    words = [sys.executable, str(tmp_path / package / "train.py"), "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and "# of the other checkout" in done.stdout, done.stderr

@@ -10,7 +10,7 @@ from pairs import options
 
 from scaffolding.core.errors import UserError
 from scaffolding.experiment import Experiment
-from scaffolding.losses import MappedLoss
+from scaffolding.model.module import MappedLoss
 
 if "module" not in options("model"):
     pytest.skip("configs/model/module.yaml is not here", allow_module_level=True)
@@ -19,6 +19,7 @@ TESTS = Path(__file__).parent
 BASE = ("--config-dir", str(TESTS / "configs"), "data=noisy", "plots=none", "tracker=none")
 SEARCH = f"hydra.searchpath=['file://{TESTS / 'configs'}']"
 LINEAR = ("model=module", "model._target_=torch.nn.Linear", "+model.in_features=8", "+model.out_features=3")
+STEP = "+scheduler.schedule={_target_: torch.optim.lr_scheduler.StepLR, step_size: 1}"
 
 PLUGIN = '''
 import torch
@@ -69,7 +70,7 @@ WORDS = (
     "loss.criterion._target_=torch.nn.SmoothL1Loss", "loss.metrics=null", "loss.output=[1,height]",
     "loss.inputs={right:[song,1],left:[song,0]}", "loss.targets=[[height]]",
     "optimizer=sgd", "optimizer._target_=feathers.Momentum", "+scheduler.schedule._target_=feathers.Halving",
-    "scheduler.interval=epoch", "plots=none", "tracker=none",
+    "+scheduler.interval=epoch", "plots=none", "tracker=none",
 )  # fmt: skip
 
 
@@ -88,15 +89,16 @@ def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root
     words = ("--config-dir", str(plugins / "configs"), f"imports=[{plugins}/]", *WORDS, "loader.num_workers=1")
     done = train(*words, "run.name=birds", "mode=dev")
     assert "tensors identical" in done.stdout
-    assert f"add trust={plugins}/,feathers" in done.stderr
+    trust = f"trust={plugins}/,feathers"
+    assert "feathers.Birds" in done.stderr + done.stdout
     run = output_root / "dev" / "birds"
     rows = (run / "facts" / "scalars.csv").read_text().splitlines()
     assert not any("accuracy" in row for row in rows)
     content = torch.load(run / "checkpoints" / "latest.pt", weights_only=True)
     assert content["schedulers"][""]["last_epoch"] == 2 and content["optimizers"][""]["param_groups"][0]["lr"] == 0.0125
     done = train("resume=dev/birds", "run.budget=3epochs", code=2)
-    assert f"trust=feathers,{plugins}/ beside" in done.stderr
-    train("resume=dev/birds", "run.budget=3epochs", f"trust={plugins}/,feathers", "loader.num_workers=0")
+    assert "add trust=" in done.stderr and f"{plugins}/" in done.stderr
+    train("resume=dev/birds", "run.budget=3epochs", trust, "loader.num_workers=0")
     assert json.loads((run / "status.json").read_text())["step"] == 15
     exp = Experiment.from_path(run, trust=(f"{plugins}/", "feathers"))
     batch = next(iter(exp.val_loader))
@@ -109,7 +111,7 @@ def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root
         str(plugins / "configs"),
         "run.name=more",
         "loader.num_workers=0",
-        f"trust={plugins}/,feathers",
+        trust,
     )
 
 
@@ -128,15 +130,17 @@ def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root
         (["loss.criterion._target_=torch.nn.MSELos"], ["nearest: torch.nn.MSELoss"]),
         (["optimizer=[1]"], ["optimizer=[1]: no such option"]),
         (["optimizer.lr=fast"], ["not supported between", "given: {'lr': 'fast', "]),
-        (["data.dataset=foo"], ["data.dataset: 'foo' is no block with a _target_"]),
-        (["rollout=foo"], ["rollout: 'foo' is no block with a _target_"]),
-        (["+metrics.auroc=foo"], ["metrics.auroc: 'foo' is no block"]),
-        (["scheduler.schedule=cosine"], ["scheduler.schedule: 'cosine' is no block"]),
-        (["scheduler.interval=day"], ["scheduler.interval=day: allowed are step, epoch, metric"]),
+        (["data.dataset=foo"], ["data.dataset: 'foo' is not a block with a _target_"]),
+        (["rollout=foo"], ["rollout: 'foo' is not a block with a _target_"]),
+        (["+metrics.auroc=foo"], ["metrics.auroc: 'foo' is not a block"]),
+        (["scheduler.schedule=cosine"], ["scheduler.schedule: 'cosine' is not a block"]),
+        (["+scheduler.interval=day", STEP], ["scheduler.interval=day: allowed for this schedule: step, epoch"]),
+        ([STEP], ["scheduler.interval=None: allowed for this schedule: step, epoch"]),
         (["+scheduler.gamma=1"], ["scheduler.gamma: not a part of a schedule"]),
-        (["scheduler=plateau", "scheduler.monitor=null"], ["scheduler.monitor=null: interval=metric", "val/loss"]),
+        (["scheduler=plateau", "scheduler.monitor=null"], ["scheduler.interval=None", "scheduler.monitor", "val/loss"]),
         (["scheduler=plateau", "run.eval_every=null"], ["run.eval_every=null"]),
-        (["scheduler=cosine", "scheduler.interval=epoch"], ["scheduler.interval=epoch", "allowed: step"]),
+        (["scheduler=cosine", "+scheduler.interval=epoch"], ["scheduler.interval=epoch", "for this schedule: step"]),
+        (["+tracker._target_=tiny.Pair"], ["tracker._target_: 'tiny.Pair' is not a block"]),
         (["imports=[nowhere]"], ["imports: nowhere", "imports=[./nowhere]"]),
         (["imports=[./nowhere]"], ["nowhere is not a folder"]),
     ],
@@ -176,5 +180,5 @@ def test_networks_and_their_optimizers_go_by_the_same_names(train: Train, output
     assert "loss.critic: Pair has no network 'critic'" in done.stderr and "generator" in done.stderr
     spec = "{generator: {_target_: torch.optim.SGD}}"
     done = train(*own, "~optimizer", f"+optimizer={spec}", code=2)
-    assert "optimizer: goes by generator, and loss by discriminator, generator" in done.stderr
+    assert "optimizer: is for generator, and loss for discriminator, generator" in done.stderr
     assert not output_root.exists()

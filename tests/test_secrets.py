@@ -16,8 +16,8 @@ from test_resume import BASE, ENV
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.config.build import build
+from scaffolding.core.config.compose import hide_secrets, masked
 from scaffolding.core.errors import UserError
-from scaffolding.core.folder import provenance
 from scaffolding.core.session.console import Console
 
 SECRETS = {name: f"sekret-{name}-0123456789012345678901234567" for name in ("env", "dotenv", "local", "word", "inner")}
@@ -83,11 +83,11 @@ def test_a_logged_exception_shows_no_variables(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_secrets_within_values_are_masked(word: str, shown: str) -> None:
-    assert provenance.masked(word) == shown
+    assert masked(word) == shown
 
 
 def test_secrets_in_lists_are_hidden() -> None:
-    hidden = provenance.hide_secrets({"a": [{"token": "x", "b": [1]}], "secret": ["x", "y"]})
+    hidden = hide_secrets({"a": [{"token": "x", "b": [1]}], "secret": ["x", "y"]})
     assert hidden == {"a": [{"token": "***", "b": [1]}], "secret": ["***", "***"]}
 
 

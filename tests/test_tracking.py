@@ -1,288 +1,286 @@
-"""Trackers follow a run's files and cannot stop it: each row once, whatever fails, through kills and resumes."""
+"""Trackers cannot stop or stall a run: each row once and in order, whatever fails, through kills and resumes."""
 
-import csv
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import Train
+from conftest import TRAIN, Train, run_train
 from loguru import logger
 from pairs import options
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core.folder import lock
-from scaffolding.core.folder.cut import cut_after
-from scaffolding.core.folder.run_folder import Facts
+from scaffolding.core.folder import folder as run_folder
+from scaffolding.core.folder.facts import Facts
+from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.session import tracking
 from scaffolding.core.session.tracking import Tracking
 from scaffolding.core.state import checkpoint
-from scaffolding.rehearsal import first_difference
 
 TESTS = Path(__file__).parent
 SYNC = PROJECT_ROOT / "scripts" / "sync.py"
 ENV = {"PYTHONPATH": str(TESTS)}
 BASE = (
     "--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "optimizer=fatal", "plots=none", "mode=prod",
-    "run.budget=24", "run.log_every=1", "run.eval_every=5", "run.save_every=4", "loader.batch_size=16",
+    "run.budget=24", "run.log_every=1", "run.eval_every=5", "run.save_every=4", "loader.batch_size=16", "run.name=run",
 )  # fmt: skip
-with_wandb = pytest.mark.skipif("wandb" not in options("tracker"), reason="W&B has been deleted")
-with_sync = pytest.mark.skipif(not SYNC.exists(), reason="sync.py has been deleted")
+has_wandb = "wandb" in options("tracker")
+with_wandb = pytest.mark.skipif(not has_wandb, reason="W&B has been deleted")
+with_sync = pytest.mark.skipif(not (has_wandb and SYNC.exists()), reason="W&B or sync.py has been deleted")
 
 
 class Recorder:
-    """Remembers its calls; one of its methods may do something else first. `first` is what it has already."""
+    """Remembers its calls; one of its methods may do something else first."""
 
-    def __init__(self, first: int = 0, **behaviour: Any) -> None:
+    def __init__(self, **behaviour: Callable[[], object]) -> None:
         self.calls: list[Any] = []
-        self.first, self.behaviour = first, behaviour
+        self.behaviour = behaviour
 
     def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any) -> int:
+        def call(*arguments: Any, **more: Any) -> None:
             self.behaviour.get(name, lambda: None)()
-            self.calls.append((name, *arguments))
-            return self.first
+            self.calls.append((name, *arguments, *more.values()))
 
         return call
 
-    def ordinals(self, method: str = "log") -> list[int]:
-        return [call[-1] for call in self.calls if call[0] == method]
+    def assert_told(self, figures: list[int]) -> None:
+        """All rows of `follow`, each once and in order, figures of these steps behind those of their step, the end."""
+        told = [call[1:] for call in self.calls if call[0] == "log"]
+        assert [(row["step"], row["split"], row["loss"]) for (row,) in told] == [
+            (step, split, step / 3) for step in range(1, 51) for split in ("train", "val")
+        ]
+        assert [call[3] for call in self.calls if call[0] == "log_figure"] == figures
+        for step in figures:
+            place = [call[:2] + call[3:] for call in self.calls].index(("log_figure", "curves", step))
+            assert self.calls[place - 1][1]["step"] == min(step, 50)
+        assert self.calls[0][0] == "start" and self.calls[-1] == ("finish", 0)
 
 
-def follow(tracker: Any, folder: Path, count: int = 50, first: int = 1, exit_code: int = 0) -> float:
-    """Track rows and figures of the steps from `first`; the seconds that training was held up, its end left out."""
-    (folder / "facts").mkdir(exist_ok=True)
-    facts, guard = Facts(folder / "facts"), Tracking(tracker)
+def follow(folder: Path, *trackers: Any, first: int = 1) -> float:
+    """Track rows and figures of the steps from `first` to 50; the seconds that training was held up."""
+    for name in ("facts", "figures"):
+        (folder / name).mkdir(exist_ok=True)
+    facts, guard = Facts(folder / "facts"), Tracking({f"number {i}": tracker for i, tracker in enumerate(trackers)})
     start = time.monotonic()
     guard.start(folder, {"run": {"seed": 3}})
-    for step in range(first, first + count):
+    for step in range(first, 51):
         for split in ("train", "val"):
             row = {"step": step, "split": split, "loss": step / 3}
             facts.add_row(row)
             guard.log(row)
-        if step % 20 == 0:
-            guard.log_figure(folder / "figures" / f"curves-val-{step:06d}.png")
+        if step in (20, 40, 50):  # there is no row at 55
+            file = folder / "figures" / f"curves-val-{step if step < 50 else 55:06d}.png"
+            file.touch()
+            guard.log_figure(file)
     seconds = time.monotonic() - start
-    guard.finish(exit_code)
+    guard.finish(0)
     return seconds
 
 
-ALL = [100 * step + place for step in range(1, 51) for place in (0, 1)]
-
-
-def test_rows_arrive_in_order_and_figures_behind_those_of_their_step(tmp_path: Path) -> None:
-    recorder = Recorder()
-    follow(recorder, tmp_path)
-    assert recorder.calls[0] == ("start", tmp_path, {"run": {"seed": 3}}) and recorder.calls[-1] == ("finish", 0)
-    assert recorder.ordinals() == ALL
-    assert recorder.calls[2] == ("log", {"step": 1, "split": "val", "loss": 1 / 3}, 101)
-    figure = ("log_figure", "curves", tmp_path / "figures/curves-val-000020.png", 20, 2099)
-    assert recorder.calls.index(figure) == 41
-    both = [call[-1] for call in recorder.calls[1:-1]]
-    assert both == sorted(set(both)) and len(both) == 102
-    follow(None, tmp_path)  # no tracker at all
-
-
-def test_what_came_before_is_delivered_first_and_nothing_twice(tmp_path: Path) -> None:
-    (tmp_path / "figures").mkdir()
-    for step in (1, 20, 60, 90):
-        (tmp_path / "figures" / f"curves-val-{step:06d}.png").touch()
-    for name in ("notes-of-mine.png", "notes-of-2x.png", "notes.png"):
-        (tmp_path / "figures" / name).touch()
-    follow(Recorder(), tmp_path)  # killed after step 50, say, with a checkpoint of step 30
-    cut_after(Facts(tmp_path / "facts"), 30)
-    fresh, online = Recorder(), Recorder(first=4001)
-    follow(fresh, tmp_path, count=20, first=31)
-    assert fresh.ordinals() == ALL
-    assert fresh.ordinals("log_figure") == [199, 2099, 4099]  # that of step 60 is of steps that come again
-    cut_after(Facts(tmp_path / "facts"), 30)
-    follow(online, tmp_path, count=20, first=31)
-    assert online.ordinals() == [ordinal for ordinal in ALL if ordinal >= 4001]
-    assert online.ordinals("log_figure") == [4099]
-
-
-def fail() -> None:
-    raise ConnectionError("no route\nto the server")
-
-
-def leave() -> None:
-    sys.exit(3)
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """What is logged meanwhile."""
+@pytest.fixture(autouse=True)
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is logged meanwhile. What trackers do here does not end this process."""
+    monkeypatch.setattr(tracking, "unfinished", [])
     messages: list[str] = []
     handler = logger.add(lambda message: messages.append(message.record["message"]))
     yield messages
     logger.remove(handler)
 
 
-@pytest.mark.parametrize("behaviour", [fail, leave, lambda: time.sleep(30)], ids=["raises", "exits", "hangs"])
+def test_rows_arrive_in_order_and_a_resumed_run_is_told_whole(tmp_path: Path) -> None:
+    recorder, again = Recorder(), Recorder()
+    follow(tmp_path, recorder)  # killed after step 50, say, with a checkpoint of step 30
+    recorder.assert_told([20, 40, 55])
+    assert recorder.calls[0] == ("start", tmp_path, {"run": {"seed": 3}})
+    for name in ("curves-val-000001", "curves-val-000090", "notes-of-mine", "notes-of-2x", "notes"):
+        (tmp_path / "figures" / f"{name}.png").touch()
+    Facts(tmp_path / "facts").cut_after(30, [])
+    follow(tmp_path, again, first=31)
+    again.assert_told([1, 20, 40, 55])  # that of step 90 is of a step that comes again
+    follow(tmp_path)  # no tracker at all
+
+
+def fail() -> None:
+    raise ConnectionError("no route\nto the server")
+
+
+@pytest.mark.parametrize("behaviour", [fail, sys.exit, lambda: time.sleep(30)], ids=["raises", "exits", "hangs"])
 @pytest.mark.parametrize("method", ["start", "log", "log_figure", "finish"])
-def test_a_bad_tracker_neither_stops_nor_stalls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str], method: str, behaviour: Any
+def test_a_bad_tracker_harms_neither_the_run_nor_another_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str], method: str, behaviour: Callable[[], object]
 ) -> None:
-    monkeypatch.setattr(tracking, "FINISH_TIMEOUT", 0.2)
-    start = time.monotonic()
-    recorder = Recorder(**{method: behaviour, "abandon": fail})
-    assert follow(recorder, tmp_path) < 10
+    monkeypatch.setattr(tracking, "FINISH_TIMEOUT", 1.0)
+    start, good = time.monotonic(), Recorder()
+    assert follow(tmp_path, Recorder(**{method: behaviour}), good) < 10
     assert time.monotonic() - start < 20  # it would be 30
-    assert len(log) == 1 and log[0].startswith("tracker: ") and "facts/ is complete" in log[0] and "\n" not in log[0]
+    good.assert_told([20, 40, 55])
+    assert len(log) == 1 and log[0].startswith("tracker number 0: ") and "\n" not in log[0]
+    assert f"facts/ is complete, python scripts/sync.py {tmp_path.name} delivers the rest" in log[0]
 
 
-@pytest.mark.full
-def test_a_slow_tracker_gets_all_there_is_time_for(tmp_path: Path) -> None:
-    recorder = Recorder(log=lambda: time.sleep(0.03))
-    assert follow(recorder, tmp_path) < 1.5  # it would be 3
-    assert recorder.ordinals() == ALL
-
-
-def test_what_found_no_place_in_memory_comes_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("method", "seconds"), [("start", 1), ("log", 0.02)])
+def test_a_slow_tracker_gets_from_the_files_what_found_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, seconds: float
+) -> None:
     monkeypatch.setattr(tracking, "MAX_WAITING", 5)
-    recorder = Recorder(start=lambda: time.sleep(1))
-    follow(recorder, tmp_path)
-    assert recorder.ordinals() == ALL and recorder.calls[-1] == ("finish", 0)
+    recorder = Recorder(**{method: lambda: time.sleep(seconds)})
+    assert follow(tmp_path, recorder) < 1.5  # it would be 2
+    recorder.assert_told([20, 40, 55])
 
 
-def test_a_stuck_tracker_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "MAX_WAITING", 20)
-    guard = Tracking(Recorder(log=lambda: time.sleep(30)))
+def test_stuck_trackers_fill_no_memory_and_a_signal_does_not_wait_for_them(tmp_path: Path) -> None:
+    guard = Tracking({name: Recorder(log=lambda: time.sleep(30)) for name in ("one", "two")})
     guard.start(tmp_path, {})
-    for step in range(1000):
+    for step in range(2 * tracking.MAX_WAITING):
         guard.log({"step": step})
-    assert guard.waiting.qsize() <= 20
+    assert [follower.waiting.qsize() for follower in guard.followers] == [tracking.MAX_WAITING] * 2
     start = time.monotonic()
-    guard.finish(128 + signal.SIGTERM)  # who asks a run to stop does not wait a minute
-    assert time.monotonic() - start < 10
+    guard.finish(128 + signal.SIGTERM)
+    assert time.monotonic() - start < 1.5 * tracking.STOP_TIMEOUT  # both together
 
 
 STUCK = """
-import sys, time
+import atexit, sys, time
 from pathlib import Path
 from scaffolding.core.session import tracking
 
 class Stuck:
     def start(self, *arguments):
+        atexit.register(time.sleep, 60)
         time.sleep(60)
 
-tracking.FINISH_TIMEOUT = 0.1
-guard = tracking.Tracking(Stuck())
+tracking.FINISH_TIMEOUT = 0.5
+guard = tracking.Tracking({"stuck": Stuck()})
 guard.start(Path("."), {})
 guard.log({"step": 1})
 guard.finish(0)
-sys.exit(7)
+try:
+    print("last words")
+    END
+finally:
+    tracking.leave_unfinished()
 """
 
 
-def test_a_stuck_tracker_does_not_keep_the_process() -> None:
-    done = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=30)
-    assert done.returncode == 7, done.stderr
+@pytest.mark.parametrize(("end", "code"), [("pass", 0), ("sys.exit(7)", 7), ("sys.exit()", 0), ("1 / 0", 1)])
+def test_a_stuck_tracker_does_not_keep_the_process(tmp_path: Path, end: str, code: int) -> None:
+    words = [sys.executable, "-c", STUCK.replace("END", end)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    assert done.returncode == code and done.stdout == "last words\n", done.stderr
+    assert done.stderr.count("ZeroDivisionError") == (end == "1 / 0")
 
 
 # --- W&B itself ---
 
 
-def history(run: Path) -> list[dict[str, Any]]:
-    """The records of rows in the newest W&B folder of a run, each as W&B keeps it."""
-    from scaffolding.tracker.wandb import read_records
+@with_wandb
+def test_what_an_online_run_has_got_is_not_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B takes rows in the order of its own step, and says at a resume which is the next."""
+    import wandb
 
-    folder = sorted((run / "wandb").glob("offline-run-*"))[-1]
-    found = []
-    for record in read_records(folder):
-        if record.HasField("history"):
-            items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-            found.append({"ordinal": record.history.step.num, **items})
+    from scaffolding.tracker.wandb import Wandb
+
+    def send(first: int) -> list[tuple[int, Any]]:
+        tracker: Any = Wandb("project", "offline", 1)
+        tracker.run, tracker.folder, tracker.first = Recorder(), tmp_path, first
+        for step in range(1, 10):
+            for split in ("train", "val"):
+                tracker.log({"step": step, "epoch": 0, "samples": step, "split": split, "loss": 0.5, "time": 3})
+            if step % 2 == 0:
+                tracker.log_figure("curves", Path("curves.png"), step)
+        return [(call[2], call[1]) for call in tracker.run.calls]
+
+    monkeypatch.setattr(wandb, "Image", str)
+    whole = send(first=0)
+    numbers = [number for number, _ in whole]
+    assert numbers == sorted(set(numbers)) and len(numbers) == 22
+    assert whole[1] == (101, {"step": 1, "epoch": 0, "samples": 1, "val/loss": 0.5})
+    for number in numbers:
+        assert send(first=number + 1) == [item for item in whole if item[0] > number]
+
+
+def newest(run: Path) -> Path:
+    """The newest W&B folder of a run."""
+    return sorted((run / "wandb").glob("offline-run-*"))[-1]
+
+
+def records(run: Path) -> list[Any]:
+    """The records in the newest W&B folder of a small run: one block of LevelDB's log format."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    data = (newest(run) / f"run-{run.name}.wandb").read_bytes()
+    assert len(data) < 32768
+    found, start = [], 14
+    while start <= len(data):
+        end = start + int.from_bytes(data[start - 3 : start - 1], "little")
+        found.append(Record.FromString(data[start:end]))
+        start = end + 7
     return found
 
 
-def exit_records(run: Path) -> list[tuple[str, int]]:
-    """How the newest W&B folder of a run says that it ended."""
-    from scaffolding.tracker.wandb import read_records
-
-    records = list(read_records(sorted((run / "wandb").glob("offline-run-*"))[-1]))
-    kinds = [(record.WhichOneof("record_type"), record.exit.exit_code) for record in records]
-    return [(kind, code) for kind, code in kinds if kind in ("exit", "preempting")]
+def history(run: Path) -> list[dict[str, Any]]:
+    """The rows and figures in the newest W&B folder of a run, each as W&B keeps it."""
+    items = [record.history.item for record in records(run) if record.HasField("history")]
+    return [{item.key or item.nested_key[0]: json.loads(item.value_json) for item in row} for row in items]
 
 
-def assert_complete(run: Path) -> None:
-    """Every row of scalars.csv is in the newest W&B folder exactly once, in order."""
-    records = history(run)
-    ordinals = [record["ordinal"] for record in records]
-    assert ordinals == sorted(set(ordinals))
-    found = [record for record in records if not any(key.startswith("figures") for key in record)]
-    with open(run / "facts" / "scalars.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+def assert_complete(run: Path, *end: tuple[str, int]) -> None:
+    """Every row of the facts is in the newest W&B folder once and in order, and `end` are the records of its end."""
+    found = [row for row in history(run) if not any(key.startswith("figures") for key in row)]
+    rows = Facts(run / "facts").rows()
     assert len(rows) == len(found) > 15
-    for row, record in zip(rows, found, strict=True):
-        assert (int(row["step"]), float(row["loss"])) == (record["step"], record[f"{row['split']}/loss"])
+    for row, sent in zip(rows, found, strict=True):
+        assert (row["step"], row["loss"]) == (sent["step"], sent[f"{row['split']}/loss"])
+    ends = [(record.WhichOneof("record_type"), record.exit.exit_code) for record in records(run)]
+    assert tuple(item for item in ends if item[0] in ("exit", "preempting")) == (end or (("exit", 0),))
 
 
 @with_wandb
 @pytest.mark.full
 def test_killed_three_times_the_newest_folder_is_complete(train: Train, output_root: Path) -> None:
-    again = ("resume=run", "trust=tiny")
-    train(*BASE, "tracker=wandb", "run.name=run", env=ENV | {"KILL_AT": "7"}, code=-signal.SIGKILL)
-    train(*again, env=ENV | {"KILL_AT": "5after"}, code=-signal.SIGKILL)
-    train(*again, env=ENV | {"KILL_AT": "9"}, code=-signal.SIGKILL)
-    done = train(*again, env=ENV)
-    assert_complete(output_root / "run")
-    assert exit_records(output_root / "run") == [("exit", 0)]
-    newest = sorted((output_root / "run" / "wandb").glob("offline-run-*"))[-1]
-    assert done.stderr.count("upload later with") == done.stderr.count(f"wandb sync {newest}") == 1
+    run = output_root / "run"
+    words: tuple[str, ...] = (*BASE, "plots=standard", "run.plot_every=6", "tracker=wandb")
+    for moment in ("7", "5after", "9"):
+        train(*words, env=ENV | {"KILL_AT": moment}, code=-signal.SIGKILL)
+        words = ("resume=run",)
+    done = train(*words, env=ENV)
+    assert_complete(run)
+    assert [row["step"] for row in history(run) if "figures/curves" in row] == [6, 12, 18, 24]
+    assert [row["step"] for row in history(run) if "figures/first_batch" in row] == [1]
+    assert done.stderr.count("upload later with") == done.stderr.count(f"wandb sync {newest(run)}\n") == 1
 
 
 @with_wandb
 @pytest.mark.full
-def test_figures_come_behind_the_rows_of_their_step(train: Train, output_root: Path) -> None:
-    train(*BASE, "plots=standard", "tracker=wandb", "run.plot_every=6", "run.name=run", env=ENV)
-    assert_complete(output_root / "run")
-    shown = {record["step"] for record in history(output_root / "run") if "figures/curves" in record}
-    assert shown == {6, 12, 18, 24}
-    assert [record["ordinal"] for record in history(output_root / "run") if "figures/first_batch" in record] == [199]
-
-
-@pytest.mark.full
-@with_wandb
 @pytest.mark.parametrize(
-    ("name", "code", "records"),
-    [("SIGTERM", 143, [("preempting", 0), ("exit", 143)]), ("SIGINT", 130, [("exit", 130)])],
+    ("env", "word", "code", "end"),
+    [
+        ({"KILL_AT": "20", "KILL_WITH": "SIGTERM"}, "run.seed=1", 143, [("preempting", 0), ("exit", 143)]),
+        ({"KILL_AT": "20", "KILL_WITH": "SIGINT"}, "run.seed=1", 130, [("exit", 130)]),
+        ({}, "run.monitor=val/nosuch", None, [("exit", 1)]),
+    ],
 )
-def test_state_after_a_signal(
-    train: Train, output_root: Path, name: str, code: int, records: list[tuple[str, int]]
+def test_how_a_run_ended(
+    train: Train, output_root: Path, env: dict[str, str], word: str, code: int | None, end: list[tuple[str, int]]
 ) -> None:
-    words = (*BASE, "data.dataset._target_=tiny.SlowPoints", "tracker=wandb", "run.name=run")
-    train(*words, env=ENV | {"KILL_AT": "20", "KILL_WITH": name}, code=code)
-    assert exit_records(output_root / "run") == records
-
-
-@with_wandb
-def test_state_after_a_failure(train: Train, output_root: Path) -> None:
-    train(*BASE, "run.monitor=val/nosuch", "tracker=wandb", "run.name=run", env=ENV, code=None)
-    assert exit_records(output_root / "run") == [("exit", 1)]
-
-
-def warnings_of(stderr: str) -> list[str]:
-    """The warnings on a console, without the one that tiny.py is no part of the project."""
-    return [line for line in stderr.splitlines() if " WARNING " in line and "TRUSTED" not in line]
+    slow = ("data.dataset._target_=tiny.SlowPoints", "run.eval_every=18")  # W&B takes a second to start
+    train(*BASE, *slow, "tracker=wandb", word, env=ENV | env, code=code)
+    assert_complete(output_root / "run", *end)
 
 
 @pytest.fixture(scope="module")
 def untracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without a tracker."""
-    from conftest import run_train
-
     root = tmp_path_factory.mktemp("untracked")
-    run_train(*BASE, "tracker=none", "run.name=run", f"paths.output_root={root}", env=ENV)
+    run_train(*BASE, "tracker=none", f"paths.output_root={root}", env=ENV)
     return root / "run"
 
 
@@ -297,92 +295,55 @@ KEY = {"WANDB_API_KEY": 4 * "0123456789"}
 ODD = [word for name in ("object", "undefined", "infinite", "tensor", "tensors", "nothing") for word in (
     f"+metrics.{name}._target_=tiny.OddMetric", f"+metrics.{name}.value={name}",
 )]  # fmt: skip
-
-
-# W&B takes seconds over each of these
-FAULTS = ("no key", "closed port", "mute server", "no folder", "service killed")
+FAULTS: dict[str, tuple[dict[str, str], str, int, bool]] = {  # environment, disk, warnings, whether rows are lost
+    "odd values": ({}, "", 3, False),
+    "no key": ({}, "", 0, False),
+    "closed port": (KEY | {"WANDB_BASE_URL": "http://127.0.0.1:9"}, "", 1, False),
+    "mute server": (KEY | {"WANDB_BASE_URL": "MUTE"}, "", 1, False),
+    "no folder": ({"PLANT": f"RUN/wandb={__file__}"}, "", 1, True),
+    "read-only folder": ({"PLANT": "RUN/wandb=RUN/../disk"}, "ro,size=1m", 1, True),
+    "full disk": ({"PLANT": "RUN/wandb=RUN/../disk"}, "rw,size=100k", 1, True),
+    "service killed": ({"KILL_AT": "12", "KILL_CHILD": "wandb-core"}, "", 1, True),
+}
+MOUNT = 'mkdir -p {0} && mount -t tmpfs -o {1} tmpfs {0} && exec "$0" "$@"'
 
 
 @with_wandb
-@pytest.mark.parametrize("fault", ["odd values", *(pytest.param(fault, marks=pytest.mark.full) for fault in FAULTS)])
-def test_a_fault_of_the_tracker_changes_nothing(
-    train: Train, output_root: Path, untracked: Path, mute: str, fault: str
-) -> None:
+@pytest.mark.parametrize("fault", ["odd values", *(pytest.param(f, marks=pytest.mark.full) for f in [*FAULTS][1:])])
+def test_a_fault_of_wandb_changes_nothing(output_root: Path, untracked: Path, mute: str, fault: str) -> None:
+    env, disk, num_warnings, lost = FAULTS[fault]
     run = output_root / "run"
-    env = {
-        "closed port": KEY | {"WANDB_BASE_URL": "http://127.0.0.1:9"},
-        "mute server": KEY | {"WANDB_BASE_URL": mute},
-        "no folder": {"PLANT": f"{run}/wandb={__file__}"},
-        "service killed": {"KILL_AT": "12", "KILL_CHILD": "wandb-core"},
-    }.get(fault, {})
-    more = ODD if fault == "odd values" else []
-    done = train(*BASE, "tracker=wandb", "tracker.init_timeout=1", *more, "run.name=run", env=ENV | env)
+    command = [sys.executable, str(TRAIN), *BASE, f"paths.output_root={output_root}", "tracker=wandb"]
+    command += ["tracker.wandb.init_timeout=1", *(ODD if fault == "odd values" else [])]
+    if disk:
+        shell = [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            MOUNT.format(output_root / "disk", disk),
+        ]
+        if subprocess.run([*shell, "true"]).returncode != 0:
+            pytest.skip("no disks can be mounted here")
+        command = [*shell, *command]
+    env = {name: value.replace("RUN", str(run)).replace("MUTE", mute) for name, value in env.items()}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ENV | env)
+    assert done.returncode == 0, done.stderr
     contents = [checkpoint.load(path / "checkpoints" / "latest.pt") for path in (untracked, run)]
     assert first_difference(*contents) is None
-    rows, expected = (Facts(path / "facts").rows() for path in (run, untracked))
-    assert [(row["step"], row["split"], row["loss"]) for row in rows] == [
-        (row["step"], row["split"], row["loss"]) for row in expected
-    ]
-    warnings = warnings_of(done.stderr)
-    lost = fault in ("no folder", "service killed")
-    assert len(warnings) == {"no key": 0, "odd values": 3}.get(fault, 1), done.stderr
+    tables = [Facts(path / "facts").rows() for path in (untracked, run)]
+    rows, expected = ([(row["step"], row["split"], row["loss"]) for row in table] for table in tables)
+    assert rows == expected
+    assert tables[1][-1]["time"] - tables[1][0]["time"] < 10  # training did not wait
+    warnings = [line for line in done.stderr.splitlines() if " WARNING " in line and "TRUSTED" not in line]
+    assert len(warnings) == num_warnings, done.stderr
     assert all("scripts/sync.py run" in line for line in warnings if lost)
-    assert done.stderr.count("upload later with: wandb sync") == (fault != "no folder")
-    assert all(line[:2] == "20" for line in done.stderr.splitlines()), "W&B talks on the console"
+    assert done.stderr.count("upload later with: wandb sync") == (fault not in ("no folder", "read-only folder"))
+    assert all(line[:2] == "20" for line in done.stderr.splitlines()), f"W&B talks on the console\n{done.stderr}"
     if not lost:
         assert_complete(run)
-
-
-@with_wandb
-@with_sync
-@pytest.mark.full
-def test_sync_delivers_later_and_once(train: Train, output_root: Path) -> None:
-    words = ("tracker=wandb", "plots=standard", "run.plot_every=6", "run.name=run")
-    train(*BASE, *words, env=ENV | {"KILL_AT": "17"}, code=-signal.SIGKILL)
-    run = output_root / "run"
-    command = [sys.executable, str(SYNC), str(run)]
-    done = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
-    assert_complete(run)
-    rows = len(Facts(run / "facts").rows())
-    newest = str(sorted((run / "wandb").glob("offline-run-*"))[-1])
-    assert done[0].stdout == f"run: {rows} rows and 3 figures delivered to {newest}\n"
-    assert done[1].stdout == f"run: nothing to deliver, {newest} is complete\n"
-    assert exit_records(run) == [("preempting", 0), ("exit", 143)]
-
-    status = json.loads((run / "status.json").read_text()) | {"status": "running", "pid": os.getpid()}
-    (run / "status.json").write_text(json.dumps(status))
-    lock.acquire(run)
-    refused = subprocess.run(command, capture_output=True, text=True)
-    lock.release(run)
-    assert refused.returncode == 2 and f"process {os.getpid()}" in refused.stderr
-
-
-@with_wandb
-@with_sync
-@pytest.mark.parametrize(
-    "more",
-    [{"_target_": "os.system"}, pytest.param({"project": {"_target_": "os.system"}}, marks=pytest.mark.full)],
-)
-def test_sync_builds_only_trackers_of_the_checkout(untracked: Path, tmp_path: Path, more: dict[str, Any]) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(untracked, run, ignore=shutil.ignore_patterns("wandb"))
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    config["tracker"] = yaml.safe_load((PROJECT_ROOT / "configs/tracker/wandb.yaml").read_text()) | more
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
-    refused = subprocess.run([sys.executable, str(SYNC), str(run)], capture_output=True, text=True)
-    assert refused.returncode == 2 and "'os.system' is not in the list of trusted targets" in refused.stderr
-    assert not (run / "wandb").exists()
-
-
-@with_wandb
-@with_sync
-@pytest.mark.full
-def test_sync_of_a_run_that_had_no_tracker(untracked: Path) -> None:
-    command = [sys.executable, str(SYNC), str(untracked)]
-    assert subprocess.run(command, capture_output=True).returncode == 2
-    subprocess.run([*command, "--tracker", "wandb"], check=True)
-    assert_complete(untracked)
-    assert yaml.safe_load((untracked / "config.yaml").read_text())["tracker"] == {}
 
 
 @with_wandb
@@ -390,8 +351,47 @@ def test_sync_of_a_run_that_had_no_tracker(untracked: Path) -> None:
 def test_a_signal_ends_a_run_whose_tracker_is_stuck(train: Train, output_root: Path, mute: str) -> None:
     env = ENV | KEY | {"WANDB_BASE_URL": mute, "KILL_AT": "20", "KILL_WITH": "SIGTERM"}
     start = time.monotonic()
-    done = train(*BASE, "tracker=wandb", "tracker.init_timeout=600", "run.name=run", env=env, code=143)
+    done = train(*BASE, "tracker=wandb", "tracker.wandb.init_timeout=600", env=env, code=143)
     assert time.monotonic() - start < 60  # it would be 600
-    warnings = warnings_of(done.stderr)
-    assert len(warnings) == 1 and "scripts/sync.py run" in warnings[0]
-    assert "resume=run" in done.stdout
+    assert done.stderr.count("scripts/sync.py run") == 1 and "resume=run" in done.stdout
+
+
+def sync(run: Path, *words: str, code: int = 0) -> str:
+    """What sync.py says, with its errors."""
+    done = subprocess.run([sys.executable, str(SYNC), str(run), *words], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+@with_sync
+@pytest.mark.full
+def test_sync_delivers_what_was_missed(train: Train, output_root: Path) -> None:
+    run, words = output_root / "run", ("plots=standard", "run.plot_every=6")
+    train(*BASE, *words, "tracker=wandb", env=ENV | {"KILL_AT": "17"}, code=-signal.SIGKILL)
+    said = sync(run)
+    assert f"run: {len(Facts(run / 'facts').rows())} rows and 3 figures delivered to {newest(run)}\n" in said
+    assert_complete(run, ("preempting", 0), ("exit", 143))
+    run_folder.acquire(run)
+    assert f"process {os.getpid()}" in sync(run, code=2)
+    run_folder.release(run)
+
+
+@with_sync
+@pytest.mark.full
+def test_sync_of_a_run_that_had_no_tracker(untracked: Path) -> None:
+    assert "has no tracker" in sync(untracked, code=2)
+    assert "nosuch" in sync(untracked, "--tracker", "nosuch", code=2)
+    sync(untracked, "--tracker", "wandb")
+    assert_complete(untracked)
+    assert yaml.safe_load((untracked / "config.yaml").read_text())["tracker"] == {}
+
+
+@with_sync
+@pytest.mark.parametrize("spec", [{"_target_": "os.system"}, {"project": {"_target_": "os.system"}}], ids=str)
+def test_sync_builds_only_trackers_of_the_checkout(untracked: Path, tmp_path: Path, spec: dict[str, Any]) -> None:
+    config = yaml.safe_load((untracked / "config.yaml").read_text())
+    config["tracker"] = yaml.safe_load((PROJECT_ROOT / "configs/tracker/wandb.yaml").read_text())
+    config["tracker"]["wandb"] |= spec
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "'os.system' is not in the list of trusted targets" in sync(tmp_path, code=2)
+    assert not (tmp_path / "wandb").exists()

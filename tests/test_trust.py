@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,14 @@ import pytest
 import strangers
 import torch
 import yaml
-from conftest import Train, run_train
+from conftest import Train
 from hydra.utils import instantiate
-
-from scaffolding.core.config.trust import check_trusted, read_words
-from scaffolding.core.errors import UserError
+from scaffolding.core.config.plain import read_plain
 from scaffolding.core.folder.find import find_checkpoint, find_run
 from scaffolding.core.folder.run_folder import claim
+
+from scaffolding.core.config.trust import check_trusted, needed_trust, read_config, read_words
+from scaffolding.core.errors import UserError
 from scaffolding.core.state import checkpoint
 from scaffolding.experiment import PROJECT, Experiment
 
@@ -31,10 +30,11 @@ TINY = ("--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "plo
 @pytest.fixture
 def run(dev_run: Path, tmp_path: Path) -> Path:
     """A copy of a run, to be spoilt."""
-    shutil.copytree(dev_run, tmp_path / "runs" / "dev" / "run", symlinks=True)
-    for file in (tmp_path / "runs" / "dev" / "run" / "checkpoints").glob("*.sha256"):
+    path = tmp_path / "runs" / "dev" / "run"
+    shutil.copytree(dev_run, path, symlinks=True)
+    for file in (path / "checkpoints").glob("*.sha256"):
         file.unlink()
-    return tmp_path / "runs" / "dev" / "run"
+    return path
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_nothing_is_imported_before_it_is_checked(run: Path, tmp_path: Path, mon
     (run / "config.yaml").write_text(yaml.safe_dump(config | {"metrics": {"last": {"_target_": "stranger.Thing"}}}))
     message = refused(Experiment.from_path, run)
     assert message.startswith("metrics.last._target_: 'stranger.Thing' is not in the list of trusted targets\n")
-    assert "trust=stranger" in message and f"src/{PROJECT.package}/config.py" in message
+    assert "trust=stranger.Thing " in message and f"src/{PROJECT.package}/config.py" in message
     with pytest.raises(SystemExit, match="imported"):
         Experiment.from_path(run, trust=("stranger",))
 
@@ -131,7 +131,8 @@ def test_nothing_is_imported_before_it_is_checked(run: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     "target",
     [
-        "torch.nn.Linear", "torch.optim.AdamW", "torch.optim.lr_scheduler.ReduceLROnPlateau", "torchmetrics.AUROC",
+        "torch.nn.Linear", "torch.optim.AdamW", "torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "torchmetrics.classification.MulticlassAUROC", "torchmetrics.regression.MeanSquaredError",
         "torchvision.models.resnet18", "torchvision.models.detection.fasterrcnn_resnet50_fpn", "torchvision.ops.MLP",
         "torchvision.transforms.v2.Resize", "torchvision.transforms.Compose", "torchvision.datasets.SVHN",
     ],
@@ -141,27 +142,46 @@ def test_what_experiments_are_made_of_is_trusted(target: str) -> None:
     check_trusted({"x": [{"_target_": target}]}, PROJECT, ())
 
 
-def test_every_target_of_this_checkout_is_trusted() -> None:
-    """So that its own runs can be resumed, forked and loaded without a word."""
-    for file in PROJECT.configs.rglob("*.yaml"):
-        config = yaml.safe_load(file.read_text())
-        if "???" not in file.read_text() and file.name != "local.yaml":
-            check_trusted(config, PROJECT, ())
+def test_what_this_checkout_names_is_trusted() -> None:
+    """So that its own runs can be resumed, forked and loaded without a word; but not what downloads by arguments."""
+    for folder in (PROJECT.configs, TESTS / "configs"):
+        for file in folder.rglob("*.yaml"):
+            config = yaml.safe_load(file.read_text())
+            if "???" not in file.read_text() and file.name != "local.yaml":
+                check_trusted(config, PROJECT, ())
+    check_trusted({"x": {"_target_": "tiny.ExplodingLoss"}}, PROJECT, ())  # next to what a file in tests/configs names
+    refused(check_trusted, {"x": {"_target_": "planted.Clock"}}, PROJECT, ())  # a module of ours that none names
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"_target_": "torchmetrics.multimodal.CLIPScore", "model_name_or_path": "evil/jinaai"},
+        {"_target_": "torchmetrics.text.BERTScore", "model_name_or_path": "evil/x"},
+        {"_target_": "torchmetrics.image.FrechetInceptionDistance"},
+        {"_target_": "torchvision.models.resnet18", "weights": "DEFAULT"},
+        {"_target_": "torchvision.models.get_model", "name": "resnet18", "weights": "DEFAULT"},
+        {"_target_": "torchvision.models.resnet18", "_args_": [True]},
+        {"_target_": "torchvision.models.resnet18", "pretrained": True},
+        {"_target_": f"{PROJECT.package}.data.hf_text.HuggingFaceText", "path": "evil/x"},
+        {"_target_": f"{PROJECT.package}.experiment.Experiment"},
+    ],
+    ids=lambda spec: spec["_target_"],
+)
+def test_what_fetches_by_its_arguments_is_not_trusted(spec: dict[str, Any]) -> None:
+    assert "not in the list" in refused(check_trusted, {"x": spec}, PROJECT, ())
+    check_trusted({"x": {"_target_": "torchvision.models.resnet18", "weights": None}}, PROJECT, ())
 
 
 @pytest.mark.parametrize(
     "target", ["os.system", "torch.load", "torch.nn.init.zeros_", "torch.nn.modules.module.functools.partial"]
 )
 def test_the_words_of_a_refusal_help(target: str) -> None:
-    """What they say to add is enough, perhaps in two goes."""
-    trust: list[str] = []
-    for _ in range(2):
-        message = refused(check_trusted, {"x": {"_target_": target}}, PROJECT, trust)
-        assert message.startswith(f"x._target_: {target!r}")
-        trust.append(message.partition("add trust=")[2].split()[0])
-        if trust[-1] == target:
-            break
-    check_trusted({"x": {"_target_": target}}, PROJECT, trust)
+    config = {"x": {"_target_": target}, "y": {"_target_": "torch.nn.Linear"}, "imports": ["strangers"]}
+    assert sorted(needed_trust(config, PROJECT)) == sorted([target, "strangers"])
+    message = refused(check_trusted, config, PROJECT, ["strangers"])
+    assert message.startswith(f"x._target_: {target!r}") and f"add trust={target} " in message
+    check_trusted(config, PROJECT, needed_trust(config, PROJECT))
 
 
 def test_a_method_or_an_import_of_a_trusted_module_is_not_trusted(
@@ -198,7 +218,8 @@ def test_hostile_words_are_refused(run: Path, marks: Path) -> None:
 def test_plain_words_pass(run: Path) -> None:
     plain = [
         "optimizer.lr=1e-3", "+data.x=[1,2]", "~tracker", "model=mlp", "model.hidden_sizes=[1, 2]", "run.name='a b'",
-        "optimizer._target_=torch.optim.SGD", "run.tags=[a,b]", "++a.b={c: 1}", "data.root=${paths.data}/x", "x.y=null",
+        "optimizer._target_=torch.optim.SGD", "run.tags=[a,b]",
+        "plots=[curves,samples]", "++a.b={c: 1}", "data.root=${paths.data}/x", "x.y=null",
     ]  # fmt: skip
     (run / "overrides.yaml").write_text(yaml.safe_dump([*plain, "fork='/x y'", "resume=z"]))
     assert read_words(run / "overrides.yaml", PROJECT, ()) == plain
@@ -226,16 +247,50 @@ def test_train_refuses_a_hostile_run(train: Train, run: Path, marks: Path, evil:
 
 
 def test_trust_is_asked_for_and_given(train: Train, output_root: Path) -> None:
-    done = train(*TINY, "run.name=mine", "run.save_every=1", env=ENV)
-    assert "add trust=tiny.NoisyPoints" in done.stderr, "a new run says what it will take to open it"
-    for trust, code in ((), 2), (("trust=tiny",), 0):
-        words = ("resume=mine", f"paths.output_root={output_root}", "run.budget=5", *trust)
-        done = run_train(*words, env=ENV, code=code)
-        assert ("_target_: 'tiny." in done.stderr and "add trust=tiny " in done.stderr) == (code == 2)
-    with pytest.raises(UserError, match="trust=tiny"):
+    """A run of this checkout needs none, one with a target from the command line that no file names does."""
+    train(*TINY, "run.name=ours", "run.save_every=1", env=ENV)
+    train("resume=ours", "run.budget=5", env=ENV)
+    Experiment.from_path(output_root / "ours")
+    done = train(*TINY, "run.name=mine", "run.save_every=1", "loss._target_=planted.CountingLoss", env=ENV)
+    assert "trust=planted.CountingLoss" in done.stderr + done.stdout, "a new run says what it will take to open it"
+    for trust, code in ((), 2), (("trust=planted",), 0), (("trust=planted.CountingLoss",), 0):
+        done = train("resume=mine", "run.budget=5", *trust, env=ENV, code=code)
+        assert ("'planted.CountingLoss' is not" in done.stderr) == (code == 2)
+    with pytest.raises(UserError, match="trust=planted"):
         Experiment.from_path(output_root / "mine")
-    Experiment.from_path(output_root / "mine", trust=("tiny",))
-    assert "trust" in train(*TINY, "trust=tiny", env=ENV, code=2).stderr
+    Experiment.from_path(output_root / "mine", trust=("planted",))
+    assert "trust" in train(*TINY, "trust=planted", env=ENV, code=2).stderr
+
+
+def test_a_run_that_knows_a_setting_less_has_that_of_base_yaml(run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    base = yaml.safe_load((PROJECT.configs / "base.yaml").read_text())
+    del config["run"]["patience"], config["loader"]["timeout"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    cfg = read_config(run, PROJECT)
+    assert (cfg.run.patience, cfg.loader.timeout) == (base["run"]["patience"], base["loader"]["timeout"])
+    assert cfg.run.budget == config["run"]["budget"]
+
+
+def test_words_of_an_earlier_version_are_moved(run: Path) -> None:
+    words = ["tracker.mode=offline", "loss._target_=scaffolding.losses.MappedLoss", "tracker=wandb", "run.seed=1"]
+    (run / "overrides.yaml").write_text(yaml.safe_dump(words))
+    now = ["tracker.wandb.mode=offline", "loss._target_=scaffolding.model.module.MappedLoss", *words[2:]]
+    assert read_words(run / "overrides.yaml", PROJECT, ()) == now
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "long", "deep", "aliases", "escape", "tag"])
+def test_a_file_that_hurts_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "config.yaml"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        texts = {"long": "#" * 10**7, "deep": "[" * 20_000, "aliases": "a: &a {b: 1}\nc: {<<: [*a, *a]}\n",
+                 "escape": '"\\e]0;owned\\a": 1', "tag": "!!python/name:os.system x"}  # fmt: skip
+        file.write_text(texts[kind])
+    assert "\x1b" not in refused(read_plain, file)
 
 
 def test_a_fork_goes_where_this_checkout_says(train: Train, run: Path, tmp_path: Path, output_root: Path) -> None:
@@ -258,6 +313,7 @@ def test_a_run_with_a_link_that_leads_out_is_not_resumed(train: Train, run: Path
     before = files(outside)
     done = train("resume=dev/run", code=2)
     assert link in done.stderr and "out of the run" in done.stderr
+    assert "out of the run" in refused(Experiment.from_path, run)  # scripts write into it, too
     assert files(outside) == before
 
 
@@ -304,10 +360,3 @@ def test_a_checkpoint_that_is_not_there_names_those_that_are(dev_run: Path) -> N
     assert f"best (step {state['step']}, {state['best']:.4g})" in message and "latest (step 10)" in message
     for name in ("../best", "a/b", "", ".", "best.pt\0", "/etc/passwd", "x" * 300):
         refused(Experiment.from_path, dev_run, checkpoint=name)
-
-
-def test_a_new_run_does_without_this() -> None:
-    """What only loaded runs need is imported when one is."""
-    program = f"import sys, {PROJECT.package}.train; print('{PROJECT.package}.core.config.trust' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
-    assert done.stdout.strip() == "False"

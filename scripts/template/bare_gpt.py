@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scaffolding.core.folder.run_folder import Facts
 from torch import Tensor, nn
 
-from scaffolding.core.folder.run_folder import Facts
 from scaffolding.data.shakespeare import TinyShakespeare
 from scaffolding.experiment import PROJECT
 

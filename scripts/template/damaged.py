@@ -19,15 +19,15 @@ import torch
 from interrupted import KINDS, Row, go_through, kind_words, tell
 from loguru import logger
 from processes import launcher, parallel, send
+from scaffolding.core.folder.run_folder import claim
+from scaffolding.rehearsal import first_difference
 from torch import nn
 
 from scaffolding.core.errors import UserError
-from scaffolding.core.folder.run_folder import claim
 from scaffolding.core.session.run import Run
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.checkpoint import RunState
 from scaffolding.core.state.finite import FiniteWatch
-from scaffolding.rehearsal import first_difference
 
 Steps = dict[str, int]  # of checkpoints, by name
 

@@ -1,7 +1,7 @@
-"""Train every recipe of configs/experiment through train.py, and write what came out into the README's table.
+"""Train every recipe of configs/experiment through train.py, and write the results into configs/README.md.
 
     python scripts/template/examples.py                           # all of them, one after the other; minutes each
-    python scripts/template/examples.py digits_mlp --write        # one, and its row in README.md
+    python scripts/template/examples.py digits_mlp --write        # one, and its row in the table
     python scripts/template/examples.py --data /scratch/data      # where downloads lie (paths.data)
 
 The result is what the test split gave at the end, and the last rollout. Steps per second are the median over the logged
@@ -21,9 +21,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from scaffolding.core.folder.run_folder import TIMINGS
+
 from scaffolding.core.config.build import targets
 from scaffolding.core.config.compose import compose_config, portable
-from scaffolding.core.folder.run_folder import TIMINGS
 from scaffolding.experiment import PROJECT, Experiment
 
 BEGIN, END = "<!-- written by scripts/template/examples.py -->\n", "<!-- end -->\n"
@@ -93,8 +94,8 @@ def train(recipe: Path, folder: Path, words: list[str]) -> str:
 
 
 def write(rows: dict[str, str]) -> None:
-    """Put rows into the table of README.md, in the place of those of the same recipes."""
-    file = PROJECT.root / "README.md"
+    """Put rows into the table of configs/README.md, in the place of those of the same recipes."""
+    file = PROJECT.configs / "README.md"
     before, _, rest = file.read_text().partition(BEGIN)
     table, _, after = rest.partition(END)
     old = {found[1]: line for line in table.splitlines() if (found := re.match(r"\| `(\w+)`", line))}
@@ -108,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*recipes, []], help="which; none: all of them")
     parser.add_argument("--data", type=Path, help="paths.data, if it is not the default")
-    parser.add_argument("--write", action="store_true", help="put the rows into README.md")
+    parser.add_argument("--write", action="store_true", help="put the rows into configs/README.md")
     arguments = parser.parse_args()
     words = [f"paths.data={arguments.data.resolve()}"] if arguments.data else []
     rows = {}

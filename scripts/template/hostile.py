@@ -23,10 +23,10 @@ import strangers
 import torch
 import torchvision  # noqa: F401  some targets are in it: LIMIT counts from its import on, as it does from torch's
 from hydra.utils import instantiate
-
-from scaffolding.core.errors import UserError
 from scaffolding.core.folder.find import find_checkpoint, find_run
 from scaffolding.core.folder.run_folder import claim
+
+from scaffolding.core.errors import UserError
 from scaffolding.core.state import checkpoint
 from scaffolding.experiment import PROJECT, Experiment
 

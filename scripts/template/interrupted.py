@@ -22,13 +22,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from processes import CORES, LIMIT, group, launcher, parallel, send
+from scaffolding.core.folder.run_folder import TIMINGS, Facts, read_status
+from scaffolding.rehearsal import first_difference
 from torch import Tensor, nn
 
 from scaffolding import train as program
-from scaffolding.core.folder.run_folder import TIMINGS, Facts, read_status
 from scaffolding.core.state import checkpoint
 from scaffolding.experiment import Experiment
-from scaffolding.rehearsal import first_difference
 
 Row = tuple[str, str, str, bool]  # what, measured, figure to reach, whether it is reached
 

@@ -15,8 +15,8 @@ def evaluate(exp: "Experiment", split: str) -> dict[str, Any]:
     """Losses and metrics of `exp.eval_model` over all of a split.
 
     Means are over items, so a small last batch counts for what it holds; metrics under `metrics:` see every batch and
-    compute their value once. What is drawn (noise in a loss, say) is a function of (seed, split, position), and training
-    cannot tell that it ran. A signal that stops the run leaves from here at the next batch.
+    compute their value once. What a loss draws is a function of (seed, split, position), and training cannot tell that
+    an evaluation ran. A signal that stops the run leaves from here at the next batch.
 
     Args:
         exp: the experiment.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -21,7 +20,7 @@ from .core.folder.facts import Facts
 from .core.folder.provenance import numerics
 from .core.intervals import Intervals, in_steps
 from .core.precision import AveragedWeights, Scaler
-from .core.session.run import NoRun, Run
+from .core.session.run import NoRun
 from .core.state import checkpoint as checkpoints
 from .core.state import keys
 from .core.state.finite import FiniteWatch
@@ -55,9 +54,8 @@ class Experiment:
         self.settings = RunConfig(**plain["run"])
         self.state = RunState()
         self.path: Path | None = None
-        self.run: Run | NoRun = NoRun()
-        self.device = choose_device(device or self.settings.device)
-        self.precision = choose_precision(self.settings.precision, self.device)
+        self.run: Any = NoRun()
+        self.device, self.precision = choose_device(device or self.settings.device, self.settings.precision)
         cfg.run.precision = self.precision  # a run keeps what `auto` meant
         self.autocast: Any = contextlib.nullcontext()  # what forward passes run in
         if self.precision != "float32":
@@ -69,10 +67,16 @@ class Experiment:
         specs = by_network(cfg.loss, "loss")
         self.losses = {name: build(spec, f"loss.{name}".rstrip(".")) for name, spec in specs.items()}
         self.networks = subnetworks(self.model, self.losses)
+        self.monitor = self.settings.monitor  # the logged value that decides what is best; None: the latest is
+        if self.monitor == "auto":
+            self.monitor = None  # of several losses none alone says what is best
+            if list(self.losses) == [""]:
+                self.monitor = "val/loss"
         self.ema: AveragedWeights | None = None
         if self.settings.ema_decay is not None:
             self.ema = AveragedWeights(self.model, self.settings.ema_decay)
         self.failed_figures: dict[str, str] = {}
+        self.restored_numerics: dict[str, Any] = {}
         self.saved_optimizers: dict[str, Any] = {}  # of a checkpoint: for optimizers that are not built yet
 
     @classmethod
@@ -165,7 +169,7 @@ class Experiment:
 
     @cached_property
     def schedule_steps(self) -> int:
-        """The total number of optimizer steps that schedules are made for: the budget, unless the run says otherwise."""
+        """The optimizer steps that schedules are made for: the budget, unless the run says otherwise."""
         return in_steps(self.settings.schedule_budget or self.settings.budget, self.steps_per_epoch)
 
     @cached_property
@@ -201,20 +205,17 @@ class Experiment:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """Metrics that are not means over items: objects with update(model, batch), compute(), reset()."""
-        return self._build_all("metrics")
+        return {name: build(spec, f"metrics.{name}") for name, spec in (self.cfg.metrics or {}).items() if spec}
 
     @cached_property
     def plots(self) -> dict[str, Any]:
         """Kinds of figures by name (plot/__init__.py)."""
-        return self._build_all("plots")
+        return {name: build(spec, f"plots.{name}") for name, spec in (self.cfg.plots or {}).items() if spec}
 
     @cached_property
     def trackers(self) -> dict[str, Any]:
         """What follows the rows and figures of a run, by name."""
-        return self._build_all("tracker")
-
-    def _build_all(self, part: str) -> dict[str, Any]:
-        return {name: build(spec, f"{part}.{name}") for name, spec in (self.cfg[part] or {}).items() if spec}
+        return {name: build(spec, f"tracker.{name}") for name, spec in (self.cfg.tracker or {}).items() if spec}
 
     @cached_property
     def rollout(self) -> Any:
@@ -249,16 +250,10 @@ class Experiment:
     def check_finite(self) -> None:
         """RunError if a loss since the last look, a weight, or a value of an optimizer's state is not finite."""
         states = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
-        self.watch.check({"model": dict(self.model.named_parameters()), "optimizers": states}, self.state.step)
-
-    @property
-    def monitor(self) -> str | None:
-        """The logged value that decides what is best; None: the latest is."""
-        if self.settings.monitor != "auto":
-            return self.settings.monitor
-        if list(self.losses) == [""]:
-            return "val/loss"
-        return None
+        run = "RUN"
+        if self.path is not None:
+            run = self.path.name
+        self.watch.check({"model": dict(self.model.named_parameters()), "optimizers": states}, self.state.step, run)
 
     @property
     def eval_model(self) -> nn.Module:
@@ -276,7 +271,7 @@ class Experiment:
     # --- what a checkpoint holds
 
     def state_dict(self) -> dict[str, Any]:
-        """A checkpoint: every state without which a resumed run would not be the same run, as tensors and plain values."""
+        """What a checkpoint holds: every state that makes a resumed run the same run, in tensors and plain values."""
         averaged = None
         if self.ema is not None:
             averaged = {"model": self.ema.module.state_dict(), "count": int(self.ema.n_averaged)}
@@ -295,7 +290,7 @@ class Experiment:
         }
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Restore exactly what `state_dict` returned; says so where this machine may round otherwise.
+        """Restore exactly what `state_dict` returned.
 
         Raises:
             UserError: weights or objects are not those of the checkpoint; the first names are given.
@@ -314,19 +309,26 @@ class Experiment:
             checkpoints.load_optimizer(optimizer, content["optimizers"][name])
         for name, schedule in self.schedulers.items():
             schedule.scheduler.load_state_dict(content["schedulers"][name])
-        self.scaler.load_state_dict(content["scaler"])
+        if content["scaler"]:
+            self.scaler.load_state_dict(content["scaler"])
         for name, part in parts.items():
             part.load_state_dict(content["objects"][name])
         self.state = RunState(**content["state"])
-        for name, value in numerics(self.device).items():
-            before = content["numerics"].get(name)
-            if value != before:
-                logger.warning(f"{name} is {value}, was {before}: from here on the last bits may differ")
+        self.restored_numerics = content["numerics"]  # compared with this machine's after the first step
 
     def objects(self) -> dict[str, Any]:
         """Whatever else has state_dict and load_state_dict: attributes that you add, your losses, metrics, figures."""
-        saved = ("model", "train_model", "networks", "ema", "optimizers", "schedulers", "scaler")  # on their own
-        return checkpoints.stateful({name: value for name, value in vars(self).items() if name not in saved})
+        found: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if name in ("model", "train_model", "networks", "ema", "optimizers", "schedulers", "scaler"):
+                continue  # they stand in the list above
+            parts = {"": value}
+            if isinstance(value, dict):
+                parts = value
+            for key, part in parts.items():
+                if hasattr(part, "load_state_dict"):
+                    found[f"{name}.{key}".rstrip(".")] = part
+        return found
 
     def load_weights(self, content: dict[str, Any]) -> None:
         """Load the weights of a checkpoint, averaged ones if it has them, and nothing else."""
@@ -351,29 +353,25 @@ class Experiment:
         return f"Experiment({where}: {what}, step {self.state.step})"
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that `run.device` asks for.
+def choose_device(name: str, precision: str) -> tuple[torch.device, str]:
+    """The device and the number format that `run.device` and `run.precision` ask for.
+
+    `auto` is the first accelerator of this machine, and bfloat16 where that computes it natively, else float32.
 
     Raises:
-        UserError: it is not a device, or not on this machine.
+        UserError: the device is not one, or not on this machine.
     """
-    accelerators = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    present = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        accelerators.append("mps")
+        present.append("mps")
+    present.append("cpu")
     if name == "auto":
-        return torch.device((accelerators or ["cpu"])[0].removesuffix(":0"))
-    present = ["cpu", *accelerators]
-    if torch.cuda.is_available():
-        present.append("cuda")
-    if name not in present:
+        name = present[0]
+    if name not in present and not (name == "cuda" and "cuda:0" in present):
         raise UserError(f"run.device={name}: no such device on this machine\nhere: auto, {', '.join(present)}")
-    return torch.device(name)
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """float32, bfloat16 or float16; auto is bfloat16 where the device computes it natively, else float32."""
-    if name == "auto":
+    device = torch.device(name)
+    if precision == "auto":
+        precision = "float32"
         if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-            return "bfloat16"
-        return "float32"
-    return name
+            precision = "bfloat16"
+    return device, precision

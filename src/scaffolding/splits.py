@@ -15,7 +15,7 @@ from .core.state import keys
 
 
 class Split:
-    """Some items of a dataset, in a given order. Forwards `get_batch`, `collate` and `num_items` where the dataset has them.
+    """Some items of a dataset, in a given order. It has `get_batch`, `collate` and `num_items` where the dataset has.
 
     A dataset with `state_dict` and `load_state_dict` (a vocabulary, statistics) is kept in checkpoints; the latter may
     raise a ValueError where the state is of other data.
@@ -84,8 +84,9 @@ def make_splits(
         splits = {"train": Split(train, kept, "train")}
         splits["val"] = Split(read("train", **changes) if changes else train, held_out, "val")
     splits["test"] = Split(read("test"), None, "test")
-    for name, split in splits.items():
-        splits[name] = limit(split, limit_train if name == "train" else limit_eval, seed)
+    for name, setting in (("train", limit_train), ("val", limit_eval), ("test", limit_eval)):
+        if setting is not None:
+            splits[name] = limit(splits[name], setting, seed)
     return splits
 
 
@@ -101,10 +102,8 @@ def carve(num_items: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     return train, val
 
 
-def limit(split: Split, setting: float | None, seed: int) -> Split:
+def limit(split: Split, setting: float, seed: int) -> Split:
     """The split with only some of its items, drawn by (seed, name) rather than the first ones."""
-    if setting is None:
-        return split
     count = max(1, round(len(split) * setting)) if setting < 1 else int(setting)
     if setting >= 1 and count != setting:
         raise UserError(f"loader.limit_*={setting}: a fraction below 1 or a whole number of items is needed")

@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def train(exp: Experiment) -> None:
-    """Save and look at the last step, then take the next one, until the budget or the patience ends or a signal comes."""
+    """Save and look at the last step, then take the next, until budget or patience are used or a signal comes."""
     state = exp.state
     exp.model.train()
     steps = exp.train_loader.steps(state, exp.settings.accumulate)  # starts where `state` stands
@@ -62,16 +62,21 @@ def train(exp: Experiment) -> None:
 
 
 def finish_step(exp: Experiment) -> None:
-    """Save if due, then look: evaluate, roll out, draw. A resumed run does the looks again that its checkpoint lists."""
+    """Save if due, then look: evaluate, roll out, draw. A resumed run does those looks again that its checkpoint lists.
+
+    The checkpoint is the state before anything looked at it: a crash in a look loses nothing.
+    """
     run, state = exp.run, exp.state
-    if not run.is_where_it_began():  # there, the checkpoint says it all
+    is_asked_to_stop = run.stop.received is not None  # read once: who leaves has saved
+    if state.step != run.start.step:  # where a session starts, the checkpoint says what is due
         state.looks = [look for look in ("eval", "rollout", "plot") if exp.due(look)]
-        is_last = exp.is_done() or run.stop.received is not None
+        is_last = exp.is_done() or is_asked_to_stop
         if exp.due("save") or state.looks or is_last:
             run.save(exp.state_dict(), is_last)
             if exp.monitor is None:
                 run.keep_best()
-    run.leave_if_asked()
+    if is_asked_to_stop:
+        run.leave_if_asked()
     if "eval" in state.looks:
         values = run.log("val", evaluate(exp, "val"))
         judge(exp, values)

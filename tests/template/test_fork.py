@@ -1,64 +1,65 @@
-"""What the owner of a fork may do by hand: delete any example or analysis script; the quick tests stay green."""
+"""What the owner of a fork may delete by hand: any example or analysis script; the quick tests stay green."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from test_rename import copy_repository
+from test_rename import ROOT, copy_repository, run_quick_tests
 
 
-def files_of(fork: Path, which: str) -> list[Path]:
+def files_of(fork: Path, which: str) -> set[Path]:
     """What one group of deletions takes away; each leaves something to train, together they take every example.
 
     An example is a module in data/ or model/, the data files that begin with its name, every YAML file that names it,
     and the recipes that name one of those. "defaults": the examples that base.yaml chooses, which is left as it is.
     """
-    src, configs = next(fork.glob("src/*/train.py")).parent, fork / "configs"
+    src, configs = fork / "src/scaffolding", fork / "configs"
     if which == "scripts":
-        return [*fork.glob("scripts/*.py"), *fork.glob("scripts/*.ipynb"), *configs.glob("experiment/*")]
+        return {*fork.glob("scripts/*.py"), *fork.glob("scripts/*.ipynb"), *configs.glob("experiment/*")}
+    if which == "as the README says":
+        (words,) = re.findall(r"(?m)^rm (src/.*)", (fork / "README.md").read_text())
+        return {path for word in words.replace("bcrl", "scaffolding").split() for path in fork.glob(word)}
     base = (configs / "base.yaml").read_text()
-    removed = []
+    removed: set[Path] = set()
     for group in ("data", "model"):
         (default,) = re.findall(rf"(?m)^  - {group}: (\w+)", base)
         chosen = (configs / group / f"{default}.yaml").read_text()
         for module in (path for path in sorted((src / group).glob("*.py")) if path.stem != "__init__"):
             dotted = rf"\.{group}\.{module.stem}\."
             if bool(re.search(dotted, chosen)) == (which == "defaults"):
-                removed += [path for path in module.parent.glob(f"{module.stem}[._]*") if path.suffix != ".py"] + [
-                    module
-                ]
-                removed += [path for path in (configs / group).glob("*.yaml") if re.search(dotted, path.read_text())]
+                data_files = [path for path in module.parent.glob(f"{module.stem}[._]*") if path.suffix != ".py"]
+                removed |= {module, *data_files}
+                removed |= {path for path in (configs / group).glob("*.yaml") if re.search(dotted, path.read_text())}
         if which == "others":  # and what has no module of its own
-            removed += [path for path in (configs / group).glob("*.yaml") if f".{group}." not in path.read_text()]
+            removed |= {path for path in (configs / group).glob("*.yaml") if f".{group}." not in path.read_text()}
+    return removed | recipes_of(configs, removed)
+
+
+def recipes_of(configs: Path, removed: set[Path]) -> set[Path]:
+    """The recipes that name one of these YAML files."""
     names = {path.stem for path in removed if path.suffix == ".yaml"}
     recipes = configs.glob("experiment/*.yaml")
-    return removed + [path for path in recipes if names & set(re.findall(r"override /\w+: (\w+)", path.read_text()))]
+    return {path for path in recipes if names & set(re.findall(r"override /\w+: (\w+)", path.read_text()))}
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("which", ["defaults", "others", "scripts"])
+@pytest.mark.parametrize("which", ["defaults", "others", "scripts", "as the README says"])
 def test_deleted_by_hand(tmp_path: Path, which: str) -> None:
     fork = copy_repository(tmp_path / "fork")
-    removed = sorted(set(files_of(fork, which)))
+    removed = files_of(fork, which)
     assert len(removed) >= 5
     for file in removed:
         file.unlink()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    environment["PYTHONPATH"] = str(fork / "src")
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not full", "-n", "2", "-p", "no:cacheprovider"]
-    command += ["--ignore=tests/template"]
-    done = subprocess.run(command, check=False, cwd=fork, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    run_quick_tests(fork, "--ignore=tests/template")
 
 
-def test_every_example_is_deleted_once() -> None:
-    root = Path(__file__).resolve().parents[2]
-    taken = {which: set(files_of(root, which)) for which in ("defaults", "others")}
-    src = next(root.glob("src/*/train.py")).parent
-    examples = {path for group in ("data", "model") for path in (src / group).glob("*.py") if path.stem != "__init__"}
+def test_every_example_is_deleted_once_and_the_readme_forgets_no_recipe() -> None:
+    taken = {which: files_of(ROOT, which) for which in ("defaults", "others")}
+    package = ROOT / "src/scaffolding"
+    examples = {path for group in ("data", "model") for path in (package / group).glob("*.py")}
+    examples -= {package / "data/__init__.py", package / "model/__init__.py"}
     assert examples <= taken["defaults"] | taken["others"]
     assert not taken["defaults"] & taken["others"] & examples
     assert all(examples & files for files in taken.values())
+    named = files_of(ROOT, "as the README says")
+    assert recipes_of(ROOT / "configs", named) <= named

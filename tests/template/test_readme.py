@@ -1,4 +1,4 @@
-"""README.md, executed: every command in order, every file and every changed line that it shows, in a copy of this tree.
+"""README.md and then configs/README.md, executed in a clone: every command, every file and changed line that they show.
 
 A block is ```bash (commands), ```python or ```yaml (a file, where one of its first lines is a comment with its path,
 else a program), ```diff (lines to replace) or ```text. A ```text block right after commands is what they print.
@@ -13,40 +13,27 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from test_rename import ROOT, copy_repository
 
-pytestmark = pytest.mark.full
+from scaffolding.config import Config
+from scaffolding.core.config.usage import rules_table
 
-ROOT = Path(__file__).resolve().parents[2]
 DATA = os.environ.get("SCAFFOLDING_TEST_DATA")
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"^# (added at the end of )?((?:src|configs|scripts|tests)/\S+)")
+FILE = re.compile(r"^# (added at the end of )?((?:src|configs|scripts|tests)/[\w./]+)", re.MULTILINE)
 # the real run is cut short, and without the data it trains on the sample that the package ships
 SHORT = "run.budget=20steps" + ("" if DATA else " loader.sample=true")
-
-
-def copy_repository(target: Path) -> Path:
-    """What git knows of this repository, and what is new and not ignored, as a clone with everything committed."""
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test"]
-    names = subprocess.run([*git, "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
-    for name in names.stdout.decode().splitlines():
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "clone"]):
-        subprocess.run([*git, *command], cwd=target, check=True)
-    return target
 
 
 def script(name: str, copy: Path) -> str:
     """What `pdm run NAME` runs. The quick tests are only collected: they have their own turn."""
     found = tomllib.loads((copy / "pyproject.toml").read_text())["tool"]["pdm"]["scripts"].get(name, name)
-    found = " && ".join(found["composite"]) if isinstance(found, dict) else found
-    return f"{found} --collect-only" if found.startswith("pytest") else found
+    return f"{found} --collect-only" if found.startswith("pytest") else str(found)
 
 
-def run(command: list[str], copy: Path) -> str:
-    """Run a command as in an activated environment that `pdm install` has made for the copy; returns its stdout."""
+def run(copy: Path, *command: str) -> str:
+    """Run a command as in an activated environment that `pdm install` has made for the copy; its output."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     env["PYTHONPATH"] = str(copy / "src")  # in place of the editable install, which leads to the original
@@ -59,12 +46,7 @@ def run_bash(body: str, copy: Path) -> str:
     body = re.sub(r"\b(pip|pdm) install( '[^']*')?", "true", body)  # set-up: done
     body = re.sub(r"\bpdm run (\S+)", lambda match: script(match[1], copy), body)
     body = re.sub(r"^(python .*data=mnist mode=prod.*)$", rf"\1 {SHORT}", body, flags=re.MULTILINE)
-    return run(["bash", "-euo", "pipefail", "-c", body], copy)
-
-
-def write(path: Path, added: bool, body: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(path.read_text() + "\n" + body if added else body)
+    return run(copy, "bash", "-euo", "pipefail", "-c", body)
 
 
 def replace_lines(body: str, copy: Path) -> None:
@@ -86,52 +68,69 @@ def looks_like(line: str) -> re.Pattern[str]:
     return re.compile(pattern.replace(r"\.\.\.", ".*"))
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="needs a git checkout")
-def test_every_command_and_example(tmp_path: Path) -> None:
-    copy = copy_repository(tmp_path / "clone")
-    if DATA:
-        shutil.copytree(Path(DATA, "mnist"), copy / "_data/MNIST/raw", copy_function=shutil.copyfile)
+def execute(text: str, copy: Path) -> list[str]:
+    """Do what a document says; returns the Python files that it shows."""
     files, output, last_end = [], "", 0
-    for match in BLOCK.finditer(README):
+    for match in BLOCK.finditer(text):
         kind, body = match.groups()
-        follows = not README[last_end : match.start()].strip()
+        follows = not text[last_end : match.start()].strip()
         last_end = match.end()
-        named = next((found for line in body.splitlines()[:2] if (found := FILE.match(line))), None)
+        named = FILE.search("\n".join(body.splitlines()[:2]))
         if kind == "bash":
             output = run_bash(body, copy)
         elif kind == "diff":
             replace_lines(body, copy)
         elif kind in ("python", "yaml") and named:
-            write(copy / named[2], bool(named[1]), body)
+            file = copy / named[2]
+            file.write_text(file.read_text() + "\n" + body if named[1] else body)
             files += [named[2]] if kind == "python" else []
         elif kind == "python":
-            output = run([sys.executable, "-c", body], copy)
+            output = run(copy, sys.executable, "-c", body)
         elif kind == "text":
             missing = [line for line in body.splitlines() if follows and not looks_like(line).search(output)]
             assert not missing, f"not printed: {missing}\nprinted:\n{output}"
         else:
             pytest.fail(f"a {kind} block that names no file:\n{body}")
-    assert files
+    return files
+
+
+@pytest.mark.full
+def test_every_command_and_example(tmp_path: Path) -> None:
+    copy = copy_repository(tmp_path / "clone")
+    if DATA:
+        shutil.copytree(Path(DATA, "mnist"), copy / "_data/MNIST/raw", copy_function=shutil.copyfile)
+    files = execute(README, copy)
+    files += execute((copy / "configs/README.md").read_text(), copy)  # renamed by now
+    assert len(files) == 3
     for command in (["ruff", "check", *files], ["ruff", "format", "--check", *files], ["mypy", *files]):
-        run([str(Path(sys.executable).with_name(command[0])), *command[1:]], copy)
+        run(copy, sys.executable, "-m", *command)
     tree = next(body for kind, body in BLOCK.findall(README) if kind == "text" and "provenance.json" in body)
     for line in tree.splitlines()[1:]:
         for name in re.split(r"\s{3,}", line.strip())[0].replace("->", "").split():
             assert list((copy / "_output/calls").rglob(Path(name).name)), f"no {name} in a run's folder"
 
 
-def test_map_names_every_file() -> None:
+def test_the_map_is_that_of_the_folders() -> None:
     tree = next(body for kind, body in BLOCK.findall(README) if kind == "text" and "MACHINERY" in body)
-    for path in sorted((ROOT / "src" / "scaffolding").iterdir()):
-        if not path.name.startswith("_"):
-            assert re.search(rf"\b{path.stem}\b", tree), f"{path.name} is not in the README's map"
+    package = ROOT / "src" / "scaffolding"
+    there = {path.name for folder in (package, package / "core") for path in folder.iterdir() if path.name[0] != "_"}
+    shown = set(re.findall(r"\b(\w+\.py\b|\w+(?=/))", tree)) - {"configs", "src", "scaffolding", "scripts", "tests"}
+    assert shown - {"rename.py"} == there
 
 
 def test_messages_are_those_of_the_code() -> None:
     code = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
-    section = README.partition("## When it says no")[2]
-    messages = re.findall(r"^\| `([^|]*)` \|", section, re.MULTILINE)
+    messages = re.findall(r"^\| `([^|]*)` \|", (ROOT / "scripts/README.md").read_text(), re.MULTILINE)
     assert len(messages) > 5
     for message in messages:
         for part in message.split("…"):
             assert len(part.strip()) < 3 or part.strip() in code, f"{part!r} of {message!r} is said nowhere"
+
+
+def test_the_table_of_changes_is_that_of_config_py() -> None:
+    text = (ROOT / "configs/README.md").read_text()
+    assert text.partition("<!-- rules -->\n")[2].partition("<!-- end -->")[0].strip() == rules_table(Config).strip()
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 258

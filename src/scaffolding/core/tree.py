@@ -1,4 +1,4 @@
-"""Nested values (dicts, lists, tuples): their leaves, what differs, what they look like. The one place that walks them."""
+"""Walks over nested dicts, lists and tuples: their leaves, what differs in them, what they look like."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,23 +11,36 @@ def leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if not isinstance(content, Mapping | list | tuple):
         yield name, content
         return
-    for key, value in _items(content):
-        yield from leaves(value, f"{name}.{key}" if name else str(key))
+    items: Any = enumerate(content)
+    if isinstance(content, Mapping):
+        items = content.items()
+    for key, value in items:
+        yield from leaves(value, f"{name}.{key}".lstrip("."))
 
 
 def containers(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, mapping or sequence) of every container in nested ones, outer ones first."""
-    if isinstance(content, Mapping | list | tuple):
-        yield name, content
-        for key, value in _items(content):
-            yield from containers(value, f"{name}.{key}" if name else str(key))
+    if not isinstance(content, Mapping | list | tuple):
+        return
+    yield name, content
+    items: Any = enumerate(content)
+    if isinstance(content, Mapping):
+        items = content.items()
+    for key, value in items:
+        yield from containers(value, f"{name}.{key}".lstrip("."))
 
 
-def specs(config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(dotted key, mapping) of every mapping in a plain config that has a `_target_`."""
-    for key, node in containers(config):
-        if isinstance(node, Mapping) and "_target_" in node:
-            yield key, dict(node)
+def specs(config: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(dotted key, mapping) of every mapping in a plain config that has a `_target_`, outer ones first."""
+    items: Any = ()
+    if isinstance(config, list | tuple):
+        items = enumerate(config)
+    if isinstance(config, Mapping):
+        items = config.items()
+        if "_target_" in config:
+            yield key, dict(config)
+    for name, value in items:
+        yield from specs(value, f"{key}.{name}".lstrip("."))
 
 
 def changed_keys(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
@@ -36,7 +49,7 @@ def changed_keys(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any,
         return {} if before == after else {key: (before, after)}
     changes: dict[str, tuple[Any, Any]] = {}
     for part in [*before, *(name for name in after if name not in before)]:
-        changes |= changed_keys(before.get(part), after.get(part), f"{key}.{part}" if key else str(part))
+        changes |= changed_keys(before.get(part), after.get(part), f"{key}.{part}".lstrip("."))
     return changes
 
 
@@ -84,9 +97,3 @@ def describe_tensor(tensor: Tensor) -> str:
     if num_broken:
         text += f", {num_broken} not finite"
     return text
-
-
-def _items(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return content.items()
-    return enumerate(content)

@@ -81,8 +81,7 @@ class Wandb:
         self.number = number
         if number < self.first:
             return
-        if shutil.disk_usage(self.folder).free < MIN_FREE:  # W&B says nothing and loses rows
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+        self._check_disk()
         self.run.log(values, step=number)
 
     def finish(self, exit_code: int) -> None:
@@ -90,3 +89,8 @@ class Wandb:
         if exit_code > 128 and exit_code != 128 + signal.SIGINT:
             self.run.mark_preempting()
         self.run.finish(exit_code=exit_code)
+        self._check_disk()
+
+    def _check_disk(self) -> None:
+        if shutil.disk_usage(self.folder).free < MIN_FREE:  # W&B itself loses rows and says nothing
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))

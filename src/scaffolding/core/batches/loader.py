@@ -30,8 +30,8 @@ class MicroBatch(NamedTuple):
 class Loader:
     """Batches of one split on the run's device; iterate it, or start anywhere with `batches(epoch, start)`.
 
-    `get_batch(indices)`, `collate(samples)` and `num_items(batch)` are used where the map-style dataset has them; worker
-    processes are for datasets without `get_batch`. The last batch of an epoch may be smaller than `batch_size`.
+    The map-style dataset may have `get_batch(indices)`, `collate(samples)` and `num_items(batch)`; worker processes are
+    for datasets without `get_batch`. The last batch of an epoch may be smaller than `batch_size`.
     """
 
     def __init__(
@@ -76,14 +76,18 @@ class Loader:
         """The batches of an epoch on the run's device, from batch `start`."""
         if self.workers is not None:
             for batch in self.workers.batches(epoch, start):
-                yield to_device(batch, self.device)
+                if self.device.type != "cpu":
+                    batch = to_device(batch, self.device)
+                yield batch
             return
         for position, indices in enumerate(self.indices(epoch, start), start):
             # one key per batch; python's own generator, which costs more than the batch, is left as it is
             with keys.set_aside(with_python=False):
-                keys.seed_arrays(keys.key(self.seed, self.name, epoch, position))
+                keys.seed_host(keys.key(self.seed, self.name, epoch, position), with_python=False)
                 batch = self.dataset.get_batch(indices)
-            yield to_device(batch, self.device)
+            if self.device.type != "cpu":  # what is read lies on the CPU
+                batch = to_device(batch, self.device)
+            yield batch
 
     def steps(self, state: RunState, accumulate: int) -> Iterator[list[MicroBatch]]:
         """Endless optimizer steps of up to `accumulate` micro-batches, from where `state` stands.
@@ -121,9 +125,7 @@ def num_items(batch: Any) -> int:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch on `device`; to a GPU from pinned memory, without waiting."""
-    if device.type == "cpu":
-        return batch  # loaders make CPU tensors
+    """The batch on an accelerator; on its way to a GPU through pinned memory, without waiting."""
     if device.type == "cuda":
         return map_tensors(batch, lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
     return map_tensors(batch, lambda tensor: tensor.to(device))

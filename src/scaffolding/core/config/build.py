@@ -26,10 +26,10 @@ def check_specs(cfg: Mapping[str, Any]) -> None:
     """
     blocks = {"data.dataset": by_network(cfg["data"], "data", marker="").get("dataset"), "model": cfg["model"]}
     for part in ("loss", "optimizer"):
-        blocks |= {_key(part, name): block for name, block in by_network(cfg[part], part).items()}
+        blocks |= {f"{part}.{name}".rstrip("."): block for name, block in by_network(cfg[part], part).items()}
     for part in ("metrics", "plots", "tracker"):
         named = by_network(cfg[part] or {}, part, marker="")
-        blocks |= {_key(part, name): block for name, block in named.items() if block is not None}
+        blocks |= {f"{part}.{name}".rstrip("."): block for name, block in named.items() if block is not None}
     if cfg["rollout"]:
         blocks["rollout"] = cfg["rollout"]
     names = list(by_network(cfg["loss"], "loss"))
@@ -41,7 +41,7 @@ def check_specs(cfg: Mapping[str, Any]) -> None:
                 f"\ngive one {part} for all networks, or one under each of these names"
             )
     for name, spec in schedules.items():
-        key = _key("scheduler", name)
+        key = f"scheduler.{name}".rstrip(".")
         for part in by_network(spec, key, marker=""):
             if part not in ("schedule", "interval", "monitor"):
                 raise UserError(f"{key}.{part}: not a part of a schedule\nallowed: schedule, interval, monitor")
@@ -58,7 +58,7 @@ def check_specs(cfg: Mapping[str, Any]) -> None:
     check_targets(dict(cfg))
     for name, spec in schedules.items():
         if spec.get("schedule") is not None:
-            key = _key("scheduler", name)
+            key = f"scheduler.{name}".rstrip(".")
             if interval_of(spec, key) == "metric" and cfg["run"]["eval_every"] is None:
                 raise UserError(f"{key}.monitor: run.eval_every=null, so there would be nothing to look at")
 
@@ -88,11 +88,11 @@ def interval_of(spec: Mapping[str, Any], key: str = "scheduler") -> str:
     Raises:
         UserError: it says something else, or nothing where it has a choice.
     """
-    given, allowed = spec.get("interval"), ("step", "epoch")
+    given, allowed = spec.get("interval"), ["step", "epoch"]
     if spec.get("monitor") is not None:
-        allowed = ("metric",)
+        allowed = ["metric"]
     elif takes_total(str(spec["schedule"]["_target_"])):
-        allowed = ("step",)
+        allowed = ["step"]
     if given is None and len(allowed) == 1:
         return allowed[0]
     if given not in allowed:
@@ -113,14 +113,11 @@ def check_targets(config: Any, key: str = "") -> None:
         parts = enumerate(config)
     elif isinstance(config, dict):
         parts = config.items()
-        if "_target_" in config:
-            _check_arguments(config, key)
     for name, value in parts:
         check_targets(value, f"{key}.{name}".lstrip("."))
-
-
-def _check_arguments(spec: dict[str, Any], key: str) -> None:
-    target = str(spec["_target_"])
+    if not isinstance(config, dict) or "_target_" not in config:
+        return
+    target = str(config["_target_"])
     if target == "???":
         raise UserError(f"{key}._target_ is not set\ngive a dotted name: {key}._target_=package.module.Class")
     found = locate(target, f"{key}._target_")
@@ -132,7 +129,7 @@ def _check_arguments(spec: dict[str, Any], key: str) -> None:
         return
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    for name in spec:
+    for name in config:
         if not str(name).startswith("_") and name not in parameters:
             near = ", ".join(nearest(name, parameters)) or "none"
             raise UserError(
@@ -186,7 +183,3 @@ def build(spec: Any, key: str, *args: Any, **kwargs: Any) -> Any:
             given: Any = OmegaConf.to_container(OmegaConf.create(spec), resolve=True)
             lines.append(f"given: {hide_secrets({name: given[name] for name in given if name != '_target_'})}")
         raise UserError("\n".join(lines)) from error
-
-
-def _key(part: str, name: str) -> str:
-    return f"{part}.{name}".rstrip(".")

@@ -13,10 +13,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from torch.utils._pytree import MappingKey, tree_map_with_path
+from torch.utils._pytree import MappingKey, tree_flatten_with_path, tree_unflatten
 
 from ..errors import UserError
 from ..folder.folder import read_output_root
@@ -34,6 +35,9 @@ KINDS = "api|access|auth|bearer|hf|hub|private|refresh|secret|session|wandb"
 NAMES = rf"(\w*(secret|password|passwd|credentials?)|(\w+_)?({KINDS})[_-]?(key|token)|token|key)"
 SECRET = re.compile(rf"(^|[./+~]){NAMES}$", re.IGNORECASE)
 INNER = re.compile(rf"""([{{\[,\s.]{NAMES}\s*:\s*)('[^']*'|"[^"]*"|[^,}}\]]+)""", re.IGNORECASE)
+
+
+VERSION = 2  # of a run's config.yaml; 1 had none
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,12 @@ def check_files(runtime: Any, project: Project) -> None:
         UserError: a file sets what base.yaml, which is read after it, would silently override; or keys outside its
             group, but Hydra puts them into the group.
     """
-    sections = {field.name for field in dataclasses.fields(project.schema) if dataclasses.is_dataclass(field.type)}
+    known = {field.name: field for field in dataclasses.fields(project.schema)}
+    sections = {name for name, field in known.items() if dataclasses.is_dataclass(field.type)}
     places = [source.path for source in runtime.config_sources if source.schema == "file"]
     for group, option in runtime.choices.items():
         for file in [Path(place, group, f"{option}.yaml") for place in places]:
-            if group not in project.schema.__dataclass_fields__ or not file.is_file():
+            if group not in known or not file.is_file():
                 continue
             text = file.read_text("utf-8")
             keys = TOP_KEY.findall(text)
@@ -178,19 +183,20 @@ def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
         paths[str(name)] = os.path.relpath(path, project.root) if inside else path
         copy.paths[name] = f"\\${{paths.{name}}}"
     plain: Any = OmegaConf.to_container(copy, resolve=True)
-    return {key: value for key, value in plain.items() if key not in VERBS} | {"paths": paths}
+    config = {key: value for key, value in plain.items() if key not in VERBS}
+    return {"version": VERSION, **config, "paths": paths}
 
 
 def hide_secrets(plain: Any) -> Any:
     """A plain config with the values of secret-looking keys replaced by ***."""
-
-    def hidden(path: Any, value: Any) -> Any:
+    pairs, structure = tree_flatten_with_path(plain)
+    values = []
+    for path, value in pairs:
         names = [str(part.key) for part in path if isinstance(part, MappingKey)]
         if names and value and isinstance(value, str) and SECRET.search(names[-1]):
-            return "***"
-        return value
-
-    return tree_map_with_path(hidden, plain)
+            value = "***"
+        values.append(value)
+    return tree_unflatten(values, structure)
 
 
 def masked(override: str) -> str:
@@ -201,3 +207,10 @@ def masked(override: str) -> str:
     if value.startswith(("{", "[")):
         value = INNER.sub(r"\1***", value)
     return key + equals + value
+
+
+def own_words() -> list[str]:
+    """The overrides of the running command, without the machinery's; secrets hidden."""
+    if not HydraConfig.initialized():
+        return []
+    return [masked(word) for word in HydraConfig.get().overrides.task]

@@ -46,7 +46,7 @@ def explain(
         cause = cause.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted(error.options or groups(configs).get(group, ()))
+        options = sorted(error.options or groups(configs).get(group, []))
         near = ", ".join(nearest(option, options)) or "none"
         return UserError(f"{group}={option}: no such option\nnearest: {near}; options: {', '.join(options) or 'none'}")
     found = re.search(r"Ambiguous value for argument '([^']+)'", text)
@@ -85,10 +85,10 @@ def _known(overrides: list[str], configs: Path, compose: Callable[[list[str]], A
     options = groups(configs)
     chosen = [text for text in overrides if text.partition("=")[0].lstrip("+~") in options]
     try:
-        config = OmegaConf.to_container(compose(chosen))
+        config: Any = OmegaConf.to_container(compose(chosen))
     except Exception:  # whatever else is wrong with the command line: this one is being told already
         return list(options)
-    return [*config, *(name for name, _ in leaves(config))]  # type: ignore[list-item]
+    return [*config, *(name for name, _ in leaves(config))]
 
 
 def _no_such_reference(key: str, other: str, configs: Path) -> UserError:

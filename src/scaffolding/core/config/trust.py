@@ -11,22 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn, optim, utils
 
 from ..errors import UserError
 from ..tree import specs
 from .build import locate
-from .compose import VERBS, Project, checked
-from .plain import MAX_SIZE, SafeLoader, check_plain, read_plain
+from .compose import VERBS, VERSION, Project, checked
 from .plugins import import_plugins
 
+MAX_SIZE, MAX_DEPTH = 300_000, 30  # bytes of a file, levels of nesting
+PATHS = re.compile(r"\$\{paths\.\w+\}", re.ASCII)
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal obeys them
+SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C: ten times faster
 DOTTED = re.compile(r"\w+(\.\w+)+", re.ASCII)
 PRIVATE = re.compile(r"(^|\.)_")
-SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCII | re.DOTALL)
 LIBRARIES = ("torch.", "torchvision.", "torchmetrics.")  # of these only what can be part of an experiment
 PARTS = (nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler, utils.data.Dataset)
 INSIDE = ("*", "facts/*", "checkpoints/*", "figures/*")  # of a run: where files are written
@@ -55,11 +54,13 @@ def open_config(folder: Path, project: Project, trust: Iterable[str] | None) -> 
     config = read_plain(file)
     if not isinstance(config, dict):
         raise UserError(f"{file} is not a mapping of settings")
+    version = config.pop("version", 1)
     for key in config:
         if key not in known or key in VERBS:
             allowed = ", ".join(sorted(set(known).difference(VERBS)))
             raise UserError(f"{file}: {key!r:.100} is not a part of a run's config\nallowed: {allowed}")
-    config = project.upgrade(config)
+    if version != VERSION:
+        config = project.upgrade(config)
     if trust is not None:
         check_trusted(config, project, trust)
     base = yaml.safe_load((project.configs / "base.yaml").read_text("utf-8"))
@@ -68,56 +69,48 @@ def open_config(folder: Path, project: Project, trust: Iterable[str] | None) -> 
             names = [inner.name for inner in dataclasses.fields(field.type)]
             new = {name: value for name, value in base[section].items() if name in names}
             config[section] = new | config[section]
-    return config
+    return dict(config)
 
 
-def open_to_resume(run: Path, project: Project, trust: Iterable[str]) -> str:
-    """Give the config of a run to Hydra, as it was checked, under the name returned: Hydra does not read the folder.
-
-    Raises:
-        UserError: as open_config.
-    """
-    ConfigStore.instance().store(name := "config of the run", open_config(run, project, trust))
-    return name
-
-
-def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
-    """The settings that made a run, from its overrides.yaml; UserError: one that is more than a plain setting."""
-    found = read_plain(file)
-    words = [str(word) for word in (found if isinstance(found, list) else [found])]
-    words = [word for word in words if word.partition("=")[0].lstrip("+~") not in VERBS]
-    present: dict[str, list[str]] = {}
-    for word in sorted(words, key=lambda word: not word.lstrip("+").startswith("imports")):  # others may need them
-        try:
-            setting = OverridesParser.create().parse_override(word)
-            key, value = setting.key_or_group.split("."), setting.value()
-            if SETTING.fullmatch(word) is None or setting.package is not None or len(word) > MAX_SIZE // 30:
-                raise ValueError("it reaches for what does not belong to the experiment")
-            is_choice = len(key) == 1 and key != ["imports"] and not isinstance(value, dict)
-            if is_choice and re.search(r"[^\w\[\], '-]", str(value)):
-                raise ValueError("it may name a file outside of a group")
-        except (HydraException, ValueError, RecursionError) as error:
-            text = f"{file}: {word!r:.100} is refused"
-            raise UserError(f"{text}\nallowed: KEY=VALUE, and GROUP=OPTION of this checkout") from error
-        for part in reversed(key):
-            value = {part: value}
-        check_plain(value, file)
-        now = project.upgrade(value)
-        check_trusted(now, project, trust)
-        present[word] = [word] if now == value else _as_words(now, word)
-    return [now for word in words for now in present[word]]
+def read_plain(file: Path) -> Any:
+    """The content of a run's YAML file: plain values that refer to nothing but ${paths.NAME}; else UserError."""
+    if not file.is_file() or file.stat().st_size > MAX_SIZE:
+        raise UserError(f"{file}: there is no such file, or it is larger than {MAX_SIZE} bytes")
+    text, depth = file.read_bytes(), 0
+    try:
+        for event in yaml.parse(text, SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            # a few lines of aliases can stand for gigabytes
+            if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
+                raise yaml.MarkedYAMLError(problem="an alias, or nested too deep", problem_mark=event.start_mark)  # type: ignore[arg-type]
+        content = yaml.load(text, SafeLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        mark, what = getattr(error, "problem_mark", None), ": not YAML"
+        if mark is not None:
+            what = f":{mark.line + 1}: {getattr(error, 'problem', '')}"
+        raise UserError(f"{file}{what:.300}\nthe files of a run hold plain values only") from error
+    check_plain(content, file)
+    return content
 
 
-def _as_words(config: Any, word: str) -> list[str]:
-    """A setting that was moved, as a word again; none where it was dropped."""
-    keys = []
-    while isinstance(config, dict) and len(config) == 1:
-        ((key, config),) = config.items()
-        keys.append(str(key))
-    if isinstance(config, dict):
-        return []
-    prefix = word[: len(word) - len(word.lstrip("+~"))]
-    return [f"{prefix}{'.'.join(keys)}={config}"]
+def check_plain(node: Any, file: Path, key: str = "") -> None:
+    """UserError: a value that is not plain, or that refers to more than a path of the run."""
+    if isinstance(node, dict | list):
+        parts: Any = enumerate(node)
+        if isinstance(node, dict):
+            parts = node.items()
+        for name, value in parts:
+            inner = f"{key}.{name}".lstrip(".")
+            check_plain(name, file, inner)
+            check_plain(value, file, inner)
+        return
+    text = str(node)
+    # a path with a $ in it could become a reference where it is put into another value
+    refers = "${" in PATHS.sub("", text) or (key.startswith("paths.") and "$" in text)
+    if refers or CONTROL.search(text) or not isinstance(node, str | int | float | None):
+        raise UserError(
+            f"{file}: {key!r:.100}: {node!r:.100} is refused\nallowed: plain values, which may hold ${{paths.NAME}}"
+        )
 
 
 def check_trusted(config: Any, project: Project, trust: Iterable[str]) -> None:
@@ -153,27 +146,33 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
     trust = tuple(trust)
     own, modules = owned(project)
     listed = tuple(f"{entry}." for entry in (*project.trusted, *modules))
-    given = tuple(f"{entry}." for entry in trust)
+    given, fetching = (tuple(f"{entry}." for entry in names) for names in (trust, project.fetching))
     names: dict[str, str] = {}  # what is to be judged by what it stands for
     found: dict[str, tuple[str, str]] = {}
     for index, name in enumerate(imports):
         if name not in trust:
             found[f"imports.{index}"] = (name, f"{name!r:.100}")
     for key, spec in specs(config):
-        key, name = f"{key}._target_".lstrip("."), project.present_name(str(spec["_target_"]))
+        key, name = f"{key}._target_".lstrip("."), str(spec["_target_"])
+        if project.former_names:
+            name = project.present_name(name)
         is_given = f"{name}.".startswith(given)
-        is_listed = name in own or f"{name}.".startswith(listed)
+        weights = [value for part, value in spec.items() if "weights" in str(part) or part in ("pretrained", "_args_")]
+        fetches = name.startswith("torchvision.models.") and any(weights)  # it downloads what its arguments say
+        is_safe = not fetches and not f"{name}.".startswith(fetching)
+        is_listed = is_safe and (name in own or f"{name}.".startswith(listed))
         if DOTTED.fullmatch(name) is None:
             found[key] = ("NAME", f"{name!r:.100}")
-        elif name in trust or (name in own and not _fetches(name, spec, project)):
+        elif name in trust or (name in own and is_safe):
             continue  # written out in full, it is meant, whatever it is
-        elif PRIVATE.search(name) or not (is_given or (is_listed and not _fetches(name, spec, project))):
+        elif PRIVATE.search(name) or not (is_given or is_listed):
             found[key] = (name, f"{name!r:.100}")
         else:
             names[key] = name
     if found:
         return found
-    import_plugins(imports, project.root)
+    if imports:
+        import_plugins(imports, project.root)
     for key, name in names.items():
         thing = made = locate(name, key)
         is_fit = isinstance(thing, type) or (inspect.isfunction(thing) and "." not in thing.__qualname__)
@@ -199,14 +198,6 @@ def owned(project: Project) -> tuple[set[str], set[str]]:
         if first == project.package or (project.root / "tests" / f"{first}.py").is_file():
             modules.add(module)
     return names, modules
-
-
-def _fetches(name: str, spec: dict[str, Any], project: Project) -> bool:
-    """Whether a target downloads what its arguments say."""
-    if f"{name}.".startswith(tuple(f"{entry}." for entry in project.fetching)):
-        return True
-    weights = [value for key, value in spec.items() if "weights" in str(key) or key in ("pretrained", "_args_")]
-    return name.startswith("torchvision.models.") and any(weights)
 
 
 def _real_name(found: Any) -> str:

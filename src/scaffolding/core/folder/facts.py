@@ -1,4 +1,4 @@
-"""The facts of a run: facts/scalars.csv, a row per logged step and split, and facts/events.jsonl, what happened when."""
+"""The facts of a run: facts/scalars.csv has a row per logged step and split, facts/events.jsonl what happened when."""
 
 import contextlib
 import csv

@@ -24,7 +24,7 @@ from loguru import logger
 from ..errors import StorageError, UserError, nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
-PATIENCE = 1.0  # seconds: whoever only looks (is_locked) has the lock for an instant
+PATIENCE = 1.0  # seconds: whoever only looks (read_status) has the lock for an instant
 # Record locks: a forked worker does not inherit them, as it would a flock, and so cannot keep a dead run locked. They
 # end when the process closes the file anywhere, so a file that is held is never opened a second time.
 _held: dict[Path, IO[str]] = {}
@@ -41,8 +41,14 @@ def claim(output: Path, name: str | None, suffix: str = "") -> Path:
     """
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"run.name={name!r} is not a folder name\nallowed: letters, digits and . _ - = , +, up to 200")
+    state = random.getstate()
+    import coolname  # draws from the global generator when it is imported
+
+    random.setstate(state)
+    coolname.replace_random(random.Random())  # a name must not change what the run draws
     while True:
-        path = output / f"{name or _new_name()}{suffix}"
+        new_name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{'_'.join(coolname.generate(2))}"
+        path = output / f"{name or new_name}{suffix}"
         try:
             output.mkdir(parents=True, exist_ok=True)
             path.mkdir()
@@ -60,25 +66,15 @@ def claim(output: Path, name: str | None, suffix: str = "") -> Path:
             raise UserError(f"paths.output={output}: no run folder can be made there: {error.strerror}") from error
 
 
-def _new_name() -> str:
-    state = random.getstate()
-    import coolname  # draws from the global generator when it is imported
-
-    random.setstate(state)
-    coolname.replace_random(random.Random())  # a name must not change what the run draws
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_" + "_".join(coolname.generate(2))
-
-
 def list_runs(output_root: Path) -> list[Path]:
     """All run folders under the output root (dev runs and jobs of sweeps too), oldest first."""
     found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/config.yaml")}
     runs = [path for path in found if found.isdisjoint(path.parents)]
-    return sorted(runs, key=_age)
-
-
-def _age(run: Path) -> float:
-    files = (run / "config.yaml", run / "overrides.yaml")  # a resume may write them again: the older one tells
-    return min(file.stat().st_mtime for file in files if file.exists())
+    ages = {}
+    for run in runs:
+        files = (run / "config.yaml", run / "overrides.yaml", run / "provenance.json")
+        ages[run] = min(file.stat().st_mtime for file in files if file.exists())  # a resume may write some again
+    return sorted(runs, key=lambda run: ages[run])
 
 
 def find_run(name: str, output_root: Path) -> Path:
@@ -137,39 +133,34 @@ def read_output_root(project_root: Path) -> Path:
 # --- one writer at a time: a lock that the system frees when the process ends, however it ends
 
 
-def acquire(run: Path) -> None:
-    """Take the lock of a run until `release` or the end of this process.
+def acquire(run: Path, note: bool = True) -> None:
+    """Take the lock of a run until `release` or the end of this process, and note down who has it.
 
     Raises:
         UserError: another process has it; it is named.
     """
     path = (run / ".lock").resolve()
-    if path in _held:
-        return
-    file = open(path, "a+")  # kept open: closing it would free the lock
+    file = _held.get(path) or open(path, "a+")  # noqa: SIM115 (closing it would free the lock)
     begin = time.monotonic()
-    while True:
+    while path not in _held:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
+            _held[path] = file
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 logger.warning(f"{path}: no locks here ({error.strerror}); do not carry a run on twice at a time")
-                break
-        if time.monotonic() - begin > PATIENCE:
-            file.seek(0)
-            raise UserError(f"{run.name} is in use by {file.read() or 'a process'}\nwait for it, or stop it")
-        time.sleep(0.05)
-    _held[path] = file
-
-
-def announce(run: Path) -> None:
-    """Write down who has the lock, for the message that another process gets."""
-    file = _held[(run / ".lock").resolve()]
-    with contextlib.suppress(OSError):  # a full disk: the lock itself holds all the same
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
-        file.flush()
+                _held[path] = file
+            if time.monotonic() - begin > PATIENCE:
+                file.seek(0)
+                raise UserError(
+                    f"{run.name} is in use by {file.read() or 'a process'}\nwait for it, or stop it"
+                ) from None
+            time.sleep(0.05)
+    if note:
+        with contextlib.suppress(OSError):  # a full disk: the lock itself holds all the same
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+            file.flush()
 
 
 def release(run: Path) -> None:
@@ -180,28 +171,7 @@ def release(run: Path) -> None:
             file.close()
 
 
-def is_locked(run: Path) -> bool:
-    """Whether any process of this machine, or of those that share the file system's locks, has the run's lock."""
-    path = (run / ".lock").resolve()
-    if path in _held:
-        return True
-    try:
-        with open(path) as file:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        return error.errno in (errno.EACCES, errno.EAGAIN)
-    return False
-
-
 # --- status
-
-
-def write_status(path: Path, status: str, **values: Any) -> None:
-    """Replace status.json: running, finished, interrupted, preempted or failed, with step, reason, pid and host."""
-    content = {"status": status, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname(), **values}
-    write_text(path / "status.json", json.dumps(content, indent=2) + "\n")
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -210,8 +180,18 @@ def read_status(path: Path) -> dict[str, Any]:
     if not file.exists():
         return {"status": "unknown"}
     content: dict[str, Any] = json.loads(file.read_text())
-    if content["status"] == "running" and content["host"] == socket.gethostname() and not is_locked(path):
+    lock = (path / ".lock").resolve()
+    if content["status"] != "running" or content["host"] != socket.gethostname() or lock in _held:
+        return content
+    try:
+        with open(lock) as held:
+            fcntl.lockf(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
         content["status"] = "died"
+    except FileNotFoundError:
+        content["status"] = "died"
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            content["status"] = "died"
     return content
 
 

@@ -21,13 +21,12 @@ from loguru import logger
 from omegaconf import open_dict
 from torch import Tensor
 
-from ..config.compose import compose_config, portable
+from ..config.compose import compose_config, own_words, portable
 from ..errors import RunError
 from ..folder.facts import Facts
 from ..intervals import in_steps
 from ..session.console import command
 from ..session.rows import peak_memory
-from ..session.run import own_words
 from ..state import checkpoint
 from ..state.checkpoint import CheckpointFiles
 from ..tree import leaves
@@ -100,10 +99,13 @@ def compare(run: Path, again: Path, step: int) -> int:
     if difference is None and first_difference(rows, others) is not None:
         difference = "a logged value (facts/scalars.csv)"
     if difference is not None:
-        raise RunError(
+        message = (
             f"resume rehearsal: continued from step {step}, {difference} differs from the run that went through"
             "\nsomething keeps state that is not in the checkpoint, or draws random numbers outside of a step"
         )
+        if torch.cuda.is_initialized():
+            message += "; on a GPU it may also be a kernel that sums in no fixed order (README, What is exact)"
+        raise RunError(message)
     return sum(isinstance(value, Tensor) for _, value in leaves(expected))
 
 
@@ -180,7 +182,9 @@ def _prod_config(exp: Any) -> Any:
 
 def _prod_words(masked: bool = True) -> list[str]:
     """The running command's overrides for prod mode."""
-    words = own_words() if masked else list(HydraConfig.get().overrides.task)
+    words = list(HydraConfig.get().overrides.task)
+    if masked:
+        words = own_words()
     return [word for word in words if word.partition("=")[0] not in ("mode", "run.name")] + ["mode=prod"]
 
 

@@ -1,11 +1,5 @@
-"""Three ways on from a run: `resume=` carries it on, `fork=` starts another from it, `rerun=` does it again to compare.
+"""Three ways on from a run: `resume=` carries it on, `fork=` starts another from it, `rerun=` repeats it to compare."""
 
-What a setting changed with one of them does is a word at its field in the schema: free (takes effect, no consequence
-for the run), course (changes how it continues), identity (refused). Settings outside of run, loader and paths have the
-word of ELSEWHERE.
-"""
-
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,33 +7,34 @@ from typing import Any
 import yaml
 from loguru import logger
 
-from ..config.build import by_network, check_specs, takes_total
-from ..config.compose import Project, masked, portable
+from ..config.build import check_specs
+from ..config.compose import Project, hide_secrets, own_words, portable
 from ..config.trust import read_config
 from ..errors import UserError
 from ..folder import folder
 from ..folder.provenance import code_hash
-from ..session.run import own_words
 from ..state import checkpoint
 from ..state.checkpoint import CheckpointFiles
 from ..tree import changed_keys, leaves
+from .rules import announce, refuse
 
-ELSEWHERE = {"optimizer": "course", "plots": "free", "tracker": "free", "imports": "free"}  # all others: identity
-IN_WORKERS = ("loader.num_workers", "loader.start_method", "loader.timeout")
-SCHEDULED = ("lr", "momentum", "betas")  # of an optimizer: what a schedule sets from its own state
 ENDS = ("run.budget", "run.patience", "run.target_loss", "run.monitor", "run.monitor_mode")  # what can end a run
 
 
 # --- what may be changed
 
 
-def check(cfg: Any, verb: str, project: Project) -> None:
-    """Refuse what the command line may not change of a run; a run to be resumed is locked from here on.
+def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Project) -> None:
+    """Note in the config which run it goes on from, and refuse what the command line may not change of it.
+
+    A run to be resumed is locked from here on.
 
     Raises:
         UserError: the run is in use, a key may not be changed, or the code is not that of the run to be done again.
     """
-    run = Path(cfg[verb])
+    cfg[verb] = str(run)
+    if verb == "rerun":
+        cfg.run.name = given.get("run.name")
     before = portable(read_config(run, project), project)
     if cfg.run.precision == "auto" and (verb != "fork" or cfg.fork_state):
         cfg.run.precision = before["run"]["precision"]  # a run keeps what `auto` meant
@@ -49,61 +44,12 @@ def check(cfg: Any, verb: str, project: Project) -> None:
         if value == "***":
             raise UserError(f"{key}: {run.name} did not keep it, its name says that it is a secret\ngive it again")
     changes = {key: pair for key, pair in changed_keys(before, after).items() if pair[0] != "***"}
-    for key, (old, new) in changes.items():
-        reason, _, advice = _reason_against(verb, key, changes, cfg, project).partition("\n")
-        if reason:
-            advice = advice or f"start a new run from its weights with fork={run.name} {key}={new}"
-            raise UserError(f"{key}={new}: refused, {run.name} has {key}={old} and {reason}\n{advice}")
+    if changes:
+        refuse(verb, run, changes, cfg, project)
     if verb == "rerun":
         _check_code(run, project)
     if verb == "resume":
-        folder.acquire(run)
-        if folder.read_status(run)["status"] != "finished":
-            folder.announce(run)
-
-
-def change_word(key: str, schema: type) -> str:
-    """free, course or identity: what a change of a setting is."""
-    section, _, name = key.partition(".")
-    for part in dataclasses.fields(schema):
-        if part.name == section and dataclasses.is_dataclass(part.type):
-            return next(field.metadata["change"] for field in dataclasses.fields(part.type) if field.name == name)
-    return ELSEWHERE.get(section, "identity")
-
-
-def _reason_against(verb: str, key: str, changes: dict[str, tuple[Any, Any]], cfg: Any, project: Project) -> str:
-    """Why a changed setting is refused; empty where it is not. A second line says what to do."""
-    keeps_state = verb == "resume" or (verb == "fork" and cfg.fork_state)
-    if key == "run.name" and verb != "resume":
-        return ""
-    if verb == "fork" and not keeps_state:
-        return ""
-    word = change_word(key, project.schema)
-    if key == "run.name":
-        return "a run keeps its name"
-    if word == "identity":
-        return "it is part of what this run is"
-    if verb == "rerun" and word == "course":
-        return "the rows would not be comparable"
-    if not keeps_state:
-        return ""
-    schedules = schedule_targets(cfg)
-    if key.startswith("optimizer.") and schedules and key.rpartition(".")[2] in SCHEDULED:
-        return "a schedule sets it"
-    if key == "run.budget" and any(map(takes_total, schedules)):
-        before, after = changes[key]
-        if "run.schedule_budget" not in changes and cfg.run.schedule_budget is None:
-            return (
-                "a schedule depends on the total\nsay which total the schedule is made for: "
-                f"run.schedule_budget={before} (as until now) or run.schedule_budget={after} (stretched)"
-            )
-    return ""
-
-
-def schedule_targets(cfg: Any) -> list[str]:
-    """Dotted names of the schedules of a config."""
-    specs = by_network(cfg.scheduler, "scheduler", marker="schedule").values()
-    return [spec.schedule._target_ for spec in specs if spec.schedule is not None]
+        folder.acquire(run, note=False)  # the run may be finished, and then nothing of it changes
 
 
 def _check_code(run: Path, project: Project) -> None:
@@ -133,65 +79,43 @@ def read_record(run: Path) -> dict[str, Any]:
 # --- when everything is built: where the run begins
 
 
-def go_on(exp: Any, create: Any) -> Path:
-    """Give an experiment the state that its verb asks for.
-
-    Args:
-        exp: built from the config that `check` accepted.
-        create: `create(exp, parent, words)` makes a new run's folder.
-
-    Returns:
-        The folder of the run that is carried on, or of the new one.
+def resume(exp: Any, create: Any) -> Path:
+    """Give an experiment the state of the newest checkpoint of the run that it carries on; returns the run's folder.
 
     Raises:
         UserError: the checkpoint and the experiment do not fit.
         SystemExit: with code 0 and nothing changed, if there is nothing left to do.
     """
-    if exp.cfg.resume:
-        return _resume(exp, Path(exp.cfg.resume))
-    if exp.cfg.fork:
-        return _fork(exp, Path(exp.cfg.fork), create)
-    return _rerun(exp, Path(exp.cfg.rerun), create)
-
-
-def _resume(exp: Any, run: Path) -> Path:
+    run = Path(exp.cfg.resume)
     newest = CheckpointFiles(run).newest()
     if newest is None:  # killed before its first save
-        if folder.read_status(run).get("step"):
-            raise UserError(
-                f"{run} has no checkpoint any more, though it took steps\nstart it again with rerun={run.name}"
-            )
-        changes = changed_keys(read_yaml(run / "config.yaml"), exp.config)
+        events = run / "facts" / "events.jsonl"
+        if events.exists() and '"on_save"' in events.read_text():
+            raise UserError(f"{run} has saved checkpoints, and none is there\nstart it again with rerun={run.name}")
+        changes = changed_keys(_config_of(exp, run), exp.config)
         _start_like(exp, run)
     else:
         file, content = newest
-        changes = changed_keys(content.get("config", read_yaml(run / "config.yaml")), exp.config)
-        _check_left(exp, run, content["state"], changes)
+        changes = changed_keys(content.get("config") or _config_of(exp, run), exp.config)
+        step, status = content["state"]["step"], folder.read_status(run)
+        if exp.num_steps < step:
+            raise UserError(f"run.budget: {exp.num_steps} steps are fewer than the {step} that {run.name} has done")
+        ended_early = status.get("step", 0) < status.get("num_steps", 0) and not set(ENDS) & set(changes)
+        if status["status"] == "finished" and (exp.num_steps == step or ended_early):
+            logger.info(f"{run} is finished at step {step}; a larger run.budget would carry it on")
+            raise SystemExit(0)
         load_state(exp, content, run.name, changes)
         latest = CheckpointFiles(run).latest
         if file != latest and latest.exists():  # damaged: kept aside
             latest.rename(latest.with_suffix(".pt.damaged"))
-    _announce(exp, changes)
+    if changes:
+        announce(exp, changes)
     logger.info(f"resuming {run} at step {exp.state.step} of {exp.num_steps}")
-    if changed_keys(read_yaml(run / "config.yaml"), exp.config):
-        words = [*read_yaml(run / "overrides.yaml"), *own_words()]
+    if changes:
+        words = [*_words_of(run), *own_words()]
         folder.write_text(run / "overrides.yaml", yaml.safe_dump(words, allow_unicode=True))
         folder.write_text(run / "config.yaml", yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True))
     return run
-
-
-def _check_left(exp: Any, run: Path, state: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Whether there is anything left to do; a run that ended early goes on if what ended it was changed."""
-    status = folder.read_status(run)
-    if exp.num_steps < state["step"]:
-        raise UserError(
-            f"run.budget: {exp.num_steps} steps are fewer than the {state['step']} that {run.name} has done"
-        )
-    is_used = exp.num_steps == state["step"]
-    ended_early = status.get("step", 0) < status.get("num_steps", 0) and not set(ENDS) & set(changes)
-    if status["status"] == "finished" and (is_used or ended_early):
-        logger.info(f"{run} is finished at step {state['step']}; a larger run.budget would carry it on")
-        raise SystemExit(0)
 
 
 def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, Any]) -> None:
@@ -232,10 +156,16 @@ def _set_optimizers(optimizers: dict[str, Any], key: str, value: Any) -> None:
         group[name] = value
 
 
-def _fork(exp: Any, run: Path, create: Any) -> Path:
-    """Start from a run's best weights or, with fork_state=true, from the whole of its newest state."""
+def fork(exp: Any, create: Any) -> Path:
+    """Start from a run's best weights or, with fork_state=true, from the whole of its newest state.
+
+    Args:
+        exp: built from the config that `check` accepted.
+        create: `create(exp, parent, words)` makes the new run's folder, which is returned.
+    """
+    run = Path(exp.cfg.fork)
     files, kept = CheckpointFiles(run), "weights"
-    config = read_yaml(run / "config.yaml")
+    config = _config_of(exp, run)
     changes = changed_keys(config, exp.config)
     if exp.cfg.fork_state:
         kept = "state"
@@ -243,7 +173,7 @@ def _fork(exp: Any, run: Path, create: Any) -> Path:
         if newest is None:
             raise UserError(f"fork={run.name}: it has no checkpoint yet\nfork_state=true needs one")
         file, content = newest
-        load_state(exp, content, run.name, changed_keys(content.get("config", config), exp.config))
+        load_state(exp, content, run.name, changed_keys(content.get("config") or config, exp.config))
         if exp.num_steps <= exp.state.step:
             raise UserError(
                 f"run.budget: {exp.num_steps} steps, and {run.name} has done {exp.state.step}\ngive a larger run.budget"
@@ -253,7 +183,8 @@ def _fork(exp: Any, run: Path, create: Any) -> Path:
         file = files.best_or_latest()
         content = checkpoint.load(file)
         _load_weights(exp, content, run.name)
-    _announce(exp, changes)
+    if changes:
+        announce(exp, changes)
     parent = {"verb": "fork", "run": str(run), "checkpoint": file.name, "step": content["state"]["step"], "kept": kept}
     path: Path = create(exp, parent, [])
     own = CheckpointFiles(path)
@@ -267,7 +198,7 @@ def _fork(exp: Any, run: Path, create: Any) -> Path:
 
 
 def _load_weights(exp: Any, content: dict[str, Any], run: str) -> None:
-    """Take over weights, and say so where they were trained on other data: with another vocabulary they know nothing."""
+    """Take over weights; warn if they were trained on other data: with another vocabulary they know nothing."""
     exp.load_weights(content)
     for name, part in exp.objects().items():
         if name.startswith("datasets.") and name in content["objects"]:
@@ -277,11 +208,13 @@ def _load_weights(exp: Any, content: dict[str, Any], run: str) -> None:
                 logger.warning(f"{error}; the weights of {run} were trained on that one")
 
 
-def _rerun(exp: Any, run: Path, create: Any) -> Path:
-    _announce(exp, changed_keys(read_yaml(run / "config.yaml"), exp.config))
+def rerun(exp: Any, create: Any) -> Path:
+    """Start where another run started. Arguments are those of `fork`."""
+    run = Path(exp.cfg.rerun)
+    announce(exp, changed_keys(_config_of(exp, run), exp.config))
     _start_like(exp, run)
     parent = {"verb": "rerun", "run": str(run), "kept": (read_record(run).get("parent") or {}).get("kept")}
-    path: Path = create(exp, parent, read_yaml(run / "overrides.yaml"))
+    path: Path = create(exp, parent, _words_of(run))
     own, other = CheckpointFiles(path), CheckpointFiles(run)
     own.folder.mkdir()
     if other.parent.exists():
@@ -302,36 +235,18 @@ def _start_like(exp: Any, run: Path) -> None:
         _load_weights(exp, content, run.name)
 
 
-def read_yaml(file: Path) -> Any:
-    """The content of a YAML file of a run that was checked before; [] where there is none."""
+def _config_of(exp: Any, run: Path) -> Any:
+    """The config of a run as config.yaml would hold it today."""
+    return hide_secrets(portable(read_config(run, exp.project), exp.project))
+
+
+def _words_of(run: Path) -> list[str]:
+    """The overrides that made a run; none for a rehearsal."""
+    file = run / "overrides.yaml"
     if not file.exists():
         return []
-    return yaml.safe_load(file.read_text())
+    words: list[str] = yaml.safe_load(file.read_text())
+    return words
 
 
-def _announce(exp: Any, changes: dict[str, Any]) -> None:
-    """Say of every changed setting what it does."""
-    for key, (_, value) in changes.items():
-        effect = "takes effect"
-        if _is_idle(exp, key):
-            effect = "has no effect here"
-        if key != "run.name":  # a new run has another name
-            logger.info(f"{masked(f'{key}={value}')} {effect}")
-
-
-def _is_idle(exp: Any, key: str) -> bool:
-    """Whether a setting has no effect in this experiment, because of others."""
-    cfg = exp.cfg
-    if key in IN_WORKERS and all(loader.workers is None for loader in exp.loaders.values()):
-        return True
-    if key in ("loader.start_method", "loader.timeout"):
-        return bool(cfg.loader.num_workers == 0)
-    if key in ("run.monitor_mode", "run.patience"):
-        return exp.monitor is None or cfg.run.eval_every is None
-    if key == "run.rollout_every":
-        return exp.rollout is None
-    if key == "run.plot_every":
-        return not exp.plots
-    if key == "run.schedule_budget":
-        return not any(map(takes_total, schedule_targets(cfg)))
-    return False
+WAYS = {"resume": resume, "fork": fork, "rerun": rerun}

@@ -42,7 +42,7 @@ class ProgressBar:
     def __exit__(self, *exception: object) -> None:
         self.progress.stop()
         logger.remove()
-        logger.add(lambda text: sys.stderr.write(text), **LOG)
+        logger.add(lambda text: print(text, end="", file=sys.stderr), **LOG)
 
     def show(self, step: int, line: str) -> None:
         """Move the bar, and say the newest row next to it."""

@@ -23,6 +23,10 @@ def describe_start(exp: Any, micro_batches: list[Any], metrics: dict[str, Tensor
         RunError: the experiment's state is of a type that could not be loaded again.
     """
     check_plain(exp.state_dict())
+    for name, before in exp.restored_numerics.items():
+        now = provenance.numerics(exp.device).get(name)
+        if now != before:
+            logger.warning(f"{name} is {now}, was {before}: from here on the last bits may differ")
     provenance.record(exp.path, exp.project, exp.device, exp.state.step)
     if exp.state.step > 1:
         return
@@ -48,7 +52,7 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
     """Add to the last lines of a run, fit to be pasted; where the config asks for it, rehearse the resume with `main`.
 
     Raises:
-        RunError: the rehearsal, or a comparison with the run that this one repeats, found a difference; a figure failed.
+        RunError: the rehearsal, or the comparison with the run that is repeated, found a difference; a figure failed.
     """
     run, settings = exp.run, exp.settings
     trust = ""
@@ -70,7 +74,7 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
 
 
 def _compare_with_parent(path: Path) -> list[str]:
-    """Of a run that does another again, a line on how many logged rows are identical; RunError: the first difference."""
+    """Of a `rerun=`, a line on how many logged rows are identical; RunError: the first difference."""
     parent = json.loads((path / "provenance.json").read_text()).get("parent") or {}
     if parent.get("verb") != "rerun":
         return []

@@ -4,11 +4,13 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -19,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from loguru import logger
 
-from ..config.compose import masked
+from ..config.compose import own_words
 from ..config.trust import needed_trust
 from ..errors import RunError, StorageError
 from ..folder import folder
@@ -36,12 +38,12 @@ class Stopped(SystemExit):
     """A signal asked the run to stop; it did, with a checkpoint. The code is 128 + the signal's number."""
 
 
+@dataclass
 class StopFlag:
     """While active, remembers the first stop signal in `received`; a second one ends the process with 128 + number."""
 
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._before: dict[int, Any] = {}
+    received: signal.Signals | None = None
+    _before: dict[int, Any] = field(default_factory=dict)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
@@ -83,9 +85,10 @@ class Run:
     def begin(cls, exp: Any) -> "Run":
         """Claim a folder for a new run, or go on from another run as resume=, fork= or rerun= says."""
         if exp.cfg.resume or exp.cfg.fork or exp.cfg.rerun:
-            from ..resume.resume import go_on  # only where there is another run
+            from ..resume.resume import WAYS  # only where there is another run
 
-            exp.path = go_on(exp, create)
+            (way,) = [way for verb, way in WAYS.items() if exp.cfg[verb]]
+            exp.path = way(exp, create)
         else:
             exp.path = create(exp, None, [])
         return cls(exp, exp.path)
@@ -179,13 +182,9 @@ class Run:
         self.facts.event("on_best", step=self.state.step)
         return True
 
-    def is_where_it_began(self) -> bool:
-        """Whether this session has not taken a step yet."""
-        return self.state.step == self.start.step
-
     def is_first_step(self) -> bool:
         """Whether the last step was the first of this session."""
-        return self.state.step == self.start.step + 1
+        return bool(self.state.step == self.start.step + 1)
 
     # --- beginning and end
 
@@ -193,7 +192,6 @@ class Run:
     def session(self) -> Iterator[None]:
         """While training: lock, log file, signals, status. Records how the block ended, whichever way."""
         folder.acquire(self.path)
-        folder.announce(self.path)
         self._write_status("running")
         code = 0
         with self._log_file(), self.stop:
@@ -228,7 +226,7 @@ class Run:
                 folder.release(self.path)
 
     def leave_if_asked(self) -> None:
-        """Raise Stopped where a signal asked for it. The caller has saved, or a resumed run does again what is left."""
+        """Raise Stopped if a signal asked for it. The caller has saved, or a resumed run does again what is left."""
         if self.stop.received is not None:
             logger.info(f"{self.stop.received.name}: stopped at step {self.state.step}, saved at {self.saved_step}")
             raise Stopped(128 + self.stop.received)
@@ -238,12 +236,14 @@ class Run:
         self._write_status(status, reason)
 
     def _write_status(self, status: str, reason: str | None = None) -> None:
-        state = self.state
-        values = {"step": state.step, "num_steps": self.num_steps, "best": state.best, "best_step": state.best_step}
+        state, file = self.state, self.path / "status.json"
+        content = {"status": status, "reason": reason, "step": state.step, "num_steps": self.num_steps}
+        content |= {"best": state.best, "best_step": state.best_step}
+        content |= {"time": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
         try:
-            folder.write_status(self.path, status, reason=reason, **values)
+            folder.write_text(file, json.dumps(content, indent=2) + "\n")
         except OSError as error:
-            logger.warning(folder.storage_error(self.path / "status.json", error))
+            logger.warning(folder.storage_error(file, error))
 
     @contextlib.contextmanager
     def _log_file(self) -> Iterator[None]:
@@ -284,25 +284,19 @@ def create(exp: Any, parent: dict[str, Any] | None, words: list[str]) -> Path:
     return path
 
 
-def own_words() -> list[str]:
-    """The overrides of the running command, without the machinery's; secrets hidden."""
-    if not HydraConfig.initialized():
-        return []
-    return [masked(word) for word in HydraConfig.get().overrides.task]
-
-
+@dataclass
 class _Tee:
     """Standard output, a copy of which goes to `copy`."""
 
-    def __init__(self, stream: Any, copy: Callable[[str], None]) -> None:
-        self._stream, self._copy = stream, copy
+    stream: Any
+    copy: Callable[[str], None]
 
     def write(self, text: str) -> int:
-        self._copy(text)
-        return int(self._stream.write(text))
+        self.copy(text)
+        return int(self.stream.write(text))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
 
 def _worker_fault(error: BaseException) -> RunError | None:

@@ -29,59 +29,59 @@ unfinished: list[str] = []  # trackers of this process that failed or hang
 
 
 class Tracking:
-    """Hands the rows and figures of a run to its `trackers`, by name. They start with the first row."""
+    """Hands the rows and figures of a run to its `trackers`, by name. They start with the first of these."""
 
     def __init__(self, trackers: dict[str, Any]) -> None:
-        self.followers = [Follower(name, tracker) for name, tracker in trackers.items()]
-        self.num_rows = 0
+        self.trackers, self.num_rows = trackers, 0
+        self.followers: list[Follower] = []
 
     def start(self, folder: Path, config: dict[str, Any]) -> None:
-        """Say where the run is; after rows were cut, and before the next one is added."""
-        for follower in self.followers:
-            follower.folder, follower.config = folder, config
-        if self.followers:
+        """Say where the run is: after rows were cut, and before the next one is added."""
+        self.followers = [Follower(name, tracker, folder, config) for name, tracker in self.trackers.items()]
+        if self.trackers:
             self.num_rows = len(Facts(folder / "facts").rows())
 
     def log(self, row: dict[str, Any]) -> None:
         self.num_rows += 1
-        for follower in self.followers:
-            follower.put(self.num_rows, "row", row)
+        self._put("row", row)
 
     def log_figure(self, file: Path) -> None:
+        self._put("figure", file)
+
+    def _put(self, what: str, item: Any) -> None:
         for follower in self.followers:
-            follower.put(self.num_rows, "figure", file)
+            follower.put(self.num_rows, what, item)
 
     def finish(self, exit_code: int) -> None:
         """Let the trackers finish, for a while."""
         timeout = STOP_TIMEOUT if exit_code > 128 else FINISH_TIMEOUT
         deadline = time.monotonic() + timeout
-        started = [follower for follower in self.followers if follower.thread is not None]
-        for follower in started:
-            follower.put(self.num_rows, "finish", exit_code)
-        for follower in started:
-            follower.wait(deadline, f"not everything was delivered in {timeout:g} s")
+        self.followers = [follower for follower in self.followers if follower.thread.ident is not None]
+        self._put("finish", exit_code)
+        for follower in self.followers:
+            follower.thread.join(max(0.0, deadline - time.monotonic()))
+            if follower.thread.is_alive():
+                follower.give_up(f"not everything was delivered in {timeout:g} s")
 
 
 class Follower:
     """Tells one tracker about a run, in order: what the run's files hold first, then what comes."""
 
-    def __init__(self, name: str, tracker: Any) -> None:
-        self.name, self.tracker = name, tracker
-        self.folder, self.config = Path(), dict[str, Any]()
+    def __init__(self, name: str, tracker: Any, folder: Path, config: dict[str, Any]) -> None:
+        self.name, self.tracker, self.folder, self.config = name, tracker, folder, config
         self.waiting: queue.Queue[tuple[int, str, Any]] = queue.Queue(MAX_WAITING)
-        self.thread: threading.Thread | None = None
+        self.thread = threading.Thread(target=self.deliver, name=f"tracker {name}", daemon=True)
         self.is_over = False
         self.num_rows, self.step = 0, 0  # rows told, and the step they reach
-        self.figures: set[tuple[int, str, Path]] = set()  # (step, kind, file) of those to be told
-        self.told: set[Path] = set()  # those that have been told
+        self.figures: set[tuple[int, str, Path]] = set()  # (step, kind, file)
+        self.told: set[tuple[int, str, Path]] = set()
 
     def put(self, num_rows: int, what: str, item: Any) -> None:
         """Pass on a row, a figure or the end, at which the run has `num_rows`. Never waits.
 
         In a full queue the oldest makes room: what is missing then is read from the files.
         """
-        if self.thread is None:
-            self.thread = threading.Thread(target=self.deliver, name=f"tracker {self.name}", daemon=True)
+        if self.thread.ident is None:
             self.thread.start()
         while not self.is_over:
             try:
@@ -89,13 +89,6 @@ class Follower:
             except queue.Full:
                 with contextlib.suppress(queue.Empty):
                     self.waiting.get_nowait()
-
-    def wait(self, deadline: float, why: str) -> None:
-        """Wait for the thread to end; at the deadline, give it up."""
-        assert self.thread is not None
-        self.thread.join(max(0.0, deadline - time.monotonic()))
-        if self.thread.is_alive():
-            self._give_up(why)
 
     def deliver(self, exit_code: int | None = None) -> bool:
         """Tell the tracker what the files hold and, without an `exit_code`, what comes. False: the tracker failed."""
@@ -108,7 +101,7 @@ class Follower:
             self._tell_figures(self.step + 1)  # later ones are of steps that were cut and come again
             self.tracker.finish(exit_code)
         except BaseException as error:  # whatever a tracker does, sys.exit() too
-            self._give_up(f"stopped ({type(error).__name__}: {str(error).partition(chr(10))[0]})")
+            self.give_up(f"stopped ({type(error).__name__}: {str(error).partition(chr(10))[0]})")
         return not self.is_over
 
     def _tell_what_comes(self) -> int:
@@ -139,39 +132,36 @@ class Follower:
         kind, _, step = file.stem.rsplit("-", 2)
         if not step.isdecimal():
             return 0
-        if file not in self.told:
-            self.figures.add((int(step), kind, file))
+        self.figures.add((int(step), kind, file))
         return int(step)
 
     def _tell_figures(self, before: int) -> None:
-        for figure in sorted(figure for figure in self.figures if figure[0] < before):
-            step, kind, file = figure
+        for step, kind, file in sorted(figure for figure in self.figures - self.told if figure[0] < before):
             self.tracker.log_figure(kind, file, step)
-            self.figures.remove(figure)
-            self.told.add(file)
+            self.told.add((step, kind, file))
 
-    def _give_up(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
+        """Leave it at that, with one warning."""
         if not self.is_over:
             self.is_over = True
             unfinished.append(self.name)
-            sync = f"python scripts/sync.py {self.folder.name}"
-            logger.warning(f"tracker {self.name}: {why}; facts/ is complete, {sync} delivers the rest")
+            rest = f"facts/ is complete, python scripts/sync.py {self.folder.name} delivers the rest"
+            logger.warning(f"tracker {self.name}: {why}; {rest}")
 
 
 def leave_unfinished() -> None:
-    """For the very end: where a tracker failed or hangs, end the process without what libraries do at exit.
+    """For the very end: where a tracker failed or hangs, end the process without what libraries do at its exit.
 
-    W&B would wait there, for as long as its server is silent, or complain that its service is gone.
+    W&B would wait there for a silent server, or complain that its own process is gone.
     """
     if not unfinished:
         return
-    error = sys.exc_info()[1]
-    code: Any = 0
+    error, code = sys.exc_info()[1], 0
     if isinstance(error, SystemExit):
-        code = error.code
+        code = int(error.code or 0)
     elif error is not None:
         code = 1
         sys.excepthook(type(error), error, error.__traceback__)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(int(code or 0))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -8,7 +8,7 @@ import contextlib
 import re
 import warnings
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .progress import RunState
 FORMAT = 2
 READABLE = (1, 2)  # 1: written after the looks at a step, with the states of generators
 PLAIN = (type(None), bool, int, float, complex, str, bytes, set, torch.Size, torch.dtype, torch.device)
-CONTAINERS = (list, tuple, dict, OrderedDict)
+CONTAINERS = (list, tuple, dict, OrderedDict, Counter)  # a Counter: MultiStepLR's
 
 
 class Parts(dict[str, Any]):
@@ -39,7 +39,7 @@ class Parts(dict[str, Any]):
 
 
 class CheckpointFiles:
-    """checkpoints/ of one run: latest.pt, best.pt, the newest step_<N>.pt, and halfway.pt where a rehearsal needs it."""
+    """checkpoints/ of one run: latest.pt, best.pt, step_<N>.pt, of a fork parent.pt, for a rehearsal halfway.pt."""
 
     def __init__(self, run: Path) -> None:
         self.folder = run / "checkpoints"
@@ -147,19 +147,6 @@ def check_plain(content: Any) -> None:
             raise _not_plain(name, value)
 
 
-def stateful(attributes: dict[str, Any]) -> dict[str, Any]:
-    """The objects among attributes, or in their dicts, that have state_dict and load_state_dict, by dotted name."""
-    found: dict[str, Any] = {}
-    for name, value in attributes.items():
-        parts = {"": value}
-        if isinstance(value, dict):
-            parts = value
-        for key, part in parts.items():
-            if hasattr(part, "load_state_dict"):
-                found[f"{name}.{key}".rstrip(".")] = part
-    return found
-
-
 def _not_plain(name: str, value: Any) -> RunError:
     return RunError(
         f"{name} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds tensors, numbers, "
@@ -176,8 +163,14 @@ def load(path: Path) -> Parts:
     if not path.is_file():
         raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {_others(path)}")
     try:
-        _check_whole(path)
-        content = _read(path)
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # ours are not compressed
+                raise zipfile.BadZipFile("it would unpack to more than its size")
+            bad = archive.testzip()  # compares the CRC-32 of every record
+            if bad is not None:
+                raise zipfile.BadZipFile(f"the checksum of {bad!r:.60} does not fit")
+        with warnings.catch_warnings(action="ignore"):  # on formats that are not ours: refused in words of our own
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, EOFError) as error:
         raise DamagedError(
             f"{path} ({path.stat().st_size} bytes) is damaged, or not a checkpoint: {error!s:.100}"
@@ -196,21 +189,6 @@ def load(path: Path) -> Parts:
     if version not in READABLE:
         raise UserError(f"{path} is a checkpoint of format {version}; this code reads {READABLE[0]} to {READABLE[-1]}")
     return Parts(content)
-
-
-def _check_whole(path: Path) -> None:
-    """zipfile.BadZipFile where a record's CRC-32 differs, or the records say that they are larger than the file."""
-    with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # ours are not compressed
-            raise zipfile.BadZipFile("it would unpack to more than its size")
-        bad = archive.testzip()
-        if bad is not None:
-            raise zipfile.BadZipFile(f"the checksum of {bad!r:.60} does not fit")
-
-
-def _read(path: Path, mmap: bool = False) -> Any:
-    with warnings.catch_warnings(action="ignore"):  # on formats that are not ours: refused in words of our own
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def _not_loaded(path: Path, error: Exception) -> UserError:
@@ -235,7 +213,7 @@ def _others(path: Path) -> str:
     found = {file.stem: "" for file in sorted(path.parent.glob("*.pt")) if file != path}
     for name in list(found)[:20]:
         with contextlib.suppress(Exception):  # one that cannot be read is there all the same
-            state = _read(path.with_name(f"{name}.pt"), mmap=True)["state"]
+            state = torch.load(path.with_name(f"{name}.pt"), weights_only=True, mmap=True)["state"]
             found[name] = f" (step {int(state['step'])})"
     return ", ".join(name + state for name, state in found.items()) or "none"
 

@@ -38,16 +38,12 @@ def seed_torch(device: torch.device, seed: int) -> None:
         torch.mps.manual_seed(seed)
 
 
-def seed_arrays(seed: int) -> None:
-    """Seed what vectorised code on the CPU draws from: torch and numpy."""
+def seed_host(seed: int, with_python: bool = True) -> None:
+    """Seed what code on the CPU draws from: torch, numpy and, which takes the longest, python."""
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
-
-
-def seed_host(seed: int) -> None:
-    """Seed what a sample may draw from: torch on the CPU, numpy and python."""
-    random.seed(seed)
-    seed_arrays(seed)
+    if with_python:
+        random.seed(seed)
 
 
 def seed_all(seed: int) -> None:

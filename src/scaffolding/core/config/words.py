@@ -1,0 +1,55 @@
+"""The words of a command line that a run keeps in overrides.yaml, from which a fork is composed again."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from ..errors import UserError
+from .compose import VERBS, Project
+from .trust import MAX_SIZE, check_plain, check_trusted, read_plain
+
+SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCII | re.DOTALL)
+
+
+def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
+    """The settings that made a run, from its overrides.yaml; UserError: one that is more than a plain setting."""
+    found = read_plain(file)
+    words = [str(word) for word in (found if isinstance(found, list) else [found])]
+    words = [word for word in words if word.partition("=")[0].lstrip("+~") not in VERBS]
+    present: dict[str, list[str]] = {}
+    for word in sorted(words, key=lambda word: not word.lstrip("+").startswith("imports")):  # others may need them
+        try:
+            setting = OverridesParser.create().parse_override(word)
+            key = setting.key_or_group.split(".")
+            value: Any = setting.value()
+            if SETTING.fullmatch(word) is None or setting.package is not None or len(word) > MAX_SIZE // 30:
+                raise ValueError("it reaches for what does not belong to the experiment")
+            is_choice = len(key) == 1 and key != ["imports"] and not isinstance(value, dict)
+            if is_choice and re.search(r"[^\w\[\], '-]", str(value)):
+                raise ValueError("it may name a file outside of a group")
+        except (HydraException, ValueError, RecursionError) as error:
+            text = f"{file}: {word!r:.100} is refused"
+            raise UserError(f"{text}\nallowed: KEY=VALUE, and GROUP=OPTION of this checkout") from error
+        for part in reversed(key):
+            value = {part: value}
+        check_plain(value, file)
+        now = project.upgrade(value)
+        check_trusted(now, project, trust)
+        present[word] = [word] if now == value else _as_words(now, word)
+    return [now for word in words for now in present[word]]
+
+
+def _as_words(config: Any, word: str) -> list[str]:
+    """A setting that was moved, as a word again; none where it was dropped."""
+    keys = []
+    while isinstance(config, dict) and len(config) == 1:
+        ((key, config),) = config.items()
+        keys.append(str(key))
+    if isinstance(config, dict):
+        return []
+    prefix = word[: len(word) - len(word.lstrip("+~"))]
+    return [f"{prefix}{'.'.join(keys)}={config}"]
