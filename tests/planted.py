@@ -52,7 +52,7 @@ class CountingLoss(TinyLoss):
 
 
 class AverageLoss(TinyLoss):
-    """Holds the model to an average of its own weights, kept by hand."""
+    """Pulls the model towards an average of its weights, kept by hand."""
 
     def __init__(self) -> None:
         self.average: nn.Module | None = None

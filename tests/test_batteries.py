@@ -131,7 +131,7 @@ def losses_of(exp: Experiment, batch: Any) -> dict[str, Tensor]:
 
 @for_models
 def test_gradients_reach_every_parameter(model: str) -> None:
-    """Each loss reaches all of its own network, in one of the first steps: layers may begin with zeros."""
+    """Each loss reaches all parameters of its network in one of the first steps: layers may begin with zeros."""
     exp = build(*pair(model))
     steps = itertools.islice(steps_of(exp), 5)
     waiting = {

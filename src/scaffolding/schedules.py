@@ -38,7 +38,7 @@ def read(values: dict[str, float], monitor: str) -> float:
     """The evaluated value that `monitor` ("val/loss") names.
 
     Raises:
-        RunError: there is no such value; those that there are are named.
+        RunError: the evaluation gave no such value; those that it gave are named.
     """
     name = monitor.removeprefix("val/")
     if name not in values:

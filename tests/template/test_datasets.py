@@ -136,7 +136,7 @@ def test_contract(name, shape, tmp_path):
 @pytest.mark.parametrize("split", ["val", "Train", ""])
 def test_other_splits_are_refused(split, tmp_path):
     for name in ("digits", "mnist", "cifar10"):
-        with pytest.raises(ValueError, match=r"no validation split of its own; set data\.val_from_train"):
+        with pytest.raises(ValueError, match=r"no validation split; set data\.val_from_train"):
             build(name, split, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -186,7 +186,7 @@ def test_a_bad_download_is_never_taken(dataset, file, damage, server, small, tmp
     assert f"expected md5 {md5(whole)}, found {md5(bad)}" in str(caught.value)
     assert not [path for path in root.rglob("*") if path.is_file()]
 
-    (server[0] / file).write_bytes(whole)  # the next start is none the worse for it
+    (server[0] / file).write_bytes(whole)  # the next start downloads it again
     assert len(dataset(str(root), "train")) == 20
 
 

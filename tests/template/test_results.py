@@ -58,7 +58,7 @@ def test_mnist_convnet(rows_of: Any) -> None:
 
 @needs_published_files
 def test_mnist_autoencoder(rows_of: Any, output_root: Path) -> None:
-    """The error and the codes in use; and that a reconstruction is still nearest to images of its own class."""
+    """The error and the codes in use; and that a reconstruction is still nearest to images of its class."""
     test = rows_of("mnist_autoencoder", "run.budget=1epoch")[-1]
     assert test["split"] == "test" and test["reconstruction"] < 0.07 and test["codes_used"] > 0.9
     exp = Experiment.from_path(output_root / "run")

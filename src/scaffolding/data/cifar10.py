@@ -41,11 +41,12 @@ class CIFAR10:
 
     def __init__(self, root: str, split: str, augment: bool = False, sample: bool = False) -> None:
         if split not in ("train", "test"):
-            raise ValueError(
-                f"split={split!r}: this dataset has no validation split of its own; set data.val_from_train"
-            )
+            raise ValueError(f"split={split!r}: this dataset has no validation split; set data.val_from_train")
         is_present = Path(root, FOLDER).exists() or Path(root, ARCHIVE).exists()
-        self.images, self.labels = _stand_in(split) if sample and not is_present else _read(Path(root), split)
+        if sample and not is_present:
+            self.images, self.labels = _stand_in(split)
+        else:
+            self.images, self.labels = _read(Path(root), split)
         self.augment = augment and split == "train"
         self.scale = 1 / (255 * torch.tensor(STD).view(3, 1, 1))
         self.shift = -torch.tensor(MEAN).view(3, 1, 1) / torch.tensor(STD).view(3, 1, 1)
@@ -94,7 +95,9 @@ def _read(root: Path, split: str) -> tuple[Tensor, Tensor]:
         sums = [*TorchvisionCIFAR10.train_list, *TorchvisionCIFAR10.test_list, (meta["filename"], meta["md5"])]
         for name, expected in sums:
             path = root / FOLDER / name
-            found = calculate_md5(path) if path.exists() else "no file"
+            found = "no file"
+            if path.exists():
+                found = calculate_md5(path)
             if found != expected:
                 raise ValueError(
                     f"{path}: expected md5 {expected}, found {found}\n"
@@ -115,7 +118,8 @@ def _unpack(root: Path) -> None:
     with tempfile.TemporaryDirectory(dir=root) as folder:  # a download that is cut short stays in here
         archive = root / ARCHIVE
         if archive.exists():
-            if (found := calculate_md5(archive)) != expected:
+            found = calculate_md5(archive)
+            if found != expected:
                 raise ValueError(
                     f"{archive}: expected md5 {expected}, found {found}\n"
                     "delete this file, and the next start downloads it again"
@@ -126,7 +130,8 @@ def _unpack(root: Path) -> None:
             socket.setdefaulttimeout(5)  # seconds without an answer; torchvision sets none
             try:
                 download_url(TorchvisionCIFAR10.url, folder, ARCHIVE)
-                if (found := calculate_md5(archive)) != expected:
+                found = calculate_md5(archive)
+                if found != expected:
                     raise ValueError(f"expected md5 {expected}, found {found}")
             except (OSError, ValueError, RuntimeError, HTTPException) as error:
                 raise FileNotFoundError(
@@ -146,8 +151,9 @@ def _stand_in(split: str) -> tuple[Tensor, Tensor]:
     _announce_stand_in()
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randint(256, (10, 3, 4, 4), generator=generator)
-    generator.manual_seed(1 if split == "train" else 2)
-    labels = torch.arange(1000 if split == "train" else 200) % 10
+    seed, num_images = {"train": (1, 1000), "test": (2, 200)}[split]
+    generator.manual_seed(seed)
+    labels = torch.arange(num_images) % 10
     images = patterns[labels].repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
     noise = torch.randint(-64, 65, images.shape, generator=generator)
     return (images + noise).clamp(0, 255).to(torch.uint8), labels

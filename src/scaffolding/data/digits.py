@@ -12,7 +12,7 @@ MEAN, STD = 4.89, 6.02  # of the training pixels, which range from 0 to 16
 class Digits:
     """Handwritten digits, held in memory as normalised float32.
 
-    The file has no split of its own. Every sixth row (0, 6, 12, ...) is the test split: 300 images, 25 to 33 of a
+    The file is not split. Every sixth row (0, 6, 12, ...) is the test split: 300 images, 25 to 33 of a
     class. The other 1,497 are the training split. Both hold the same writers.
 
     Args:
@@ -27,12 +27,10 @@ class Digits:
 
     def __init__(self, split: str) -> None:
         if split not in ("train", "test"):
-            raise ValueError(
-                f"split={split!r}: this dataset has no validation split of its own; set data.val_from_train"
-            )
+            raise ValueError(f"split={split!r}: this dataset has no validation split; set data.val_from_train")
         rows = np.loadtxt(Path(__file__).with_name("digits.csv.gz"), delimiter=",", dtype=np.int64)
         is_test = np.arange(len(rows)) % 6 == 0
-        rows = rows[is_test if split == "test" else ~is_test]
+        rows = rows[is_test == (split == "test")]
         pixels = torch.from_numpy(rows[:, :64].astype(np.float32)).reshape(-1, 1, 8, 8)
         self.images = pixels.sub_(MEAN).div_(STD)
         self.labels = torch.from_numpy(rows[:, 64].copy())

@@ -5,7 +5,7 @@ from typing import Any
 
 
 class HuggingFaceText:
-    """The rows of one column, each a segment of its own.
+    """The rows of one column; each is a segment.
 
     Args:
         path: a dataset on the hub ("owner/name"), a folder that `save_to_disk` wrote, or a format ("text", "json",
@@ -29,7 +29,7 @@ class HuggingFaceText:
         self.column, self.revision, self.cache = column, revision, Path(root, "huggingface")
 
     def segments(self) -> list[str]:
-        """The rows that are not empty; ValueError: there is no such part or column, or no text in it."""
+        """The rows that are not empty; ValueError: the part or column does not exist, or holds no text."""
         table = self._load()
         if self.column not in table.column_names:
             raise ValueError(f"column={self.column!r}\n{self.path} has the columns {', '.join(table.column_names)}")

@@ -46,16 +46,14 @@ class MNIST:
 
     def __init__(self, root: str, split: str, sample: bool = False) -> None:
         if split not in ("train", "test"):
-            raise ValueError(
-                f"split={split!r}: this dataset has no validation split of its own; set data.val_from_train"
-            )
+            raise ValueError(f"split={split!r}: this dataset has no validation split; set data.val_from_train")
         if sample:
             with np.load(Path(__file__).with_name("mnist_sample.npz")) as arrays:
                 images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         else:
             raw = Path(root, "MNIST", "raw")
             _download_missing(raw)
-            prefix = "train" if split == "train" else "t10k"
+            prefix = {"train": "train", "test": "t10k"}[split]
             images, labels = _read(raw, f"{prefix}-images-idx3-ubyte"), _read(raw, f"{prefix}-labels-idx1-ubyte")
         pixels = torch.from_numpy(images.astype(np.float32)).unsqueeze(1)
         self.images = pixels.div_(255).sub_(MEAN).div_(STD)  # in place: the full set would else be held twice
@@ -79,14 +77,18 @@ def _md5(path: Path) -> str:
 
 def _read(raw: Path, name: str) -> np.ndarray:
     """The array in an IDX file: two zero bytes, element type, number of dimensions, their sizes, the elements."""
-    packed = Path(raw, f"{name}.gz")
-    path = packed if packed.exists() else raw / name
-    if (found := _md5(path)) != MD5[path.name]:
+    path = raw / f"{name}.gz"
+    if not path.exists():
+        path = raw / name
+    found = _md5(path)
+    if found != MD5[path.name]:
         raise ValueError(
             f"{path}: expected md5 {MD5[path.name]}, found {found}\n"
             "delete this file, and the next start downloads it again"
         )
-    content = gzip.decompress(path.read_bytes()) if path == packed else path.read_bytes()
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
     shape = np.frombuffer(content, dtype=">u4", count=content[3], offset=4)
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * len(shape)).reshape(tuple(shape))
 
@@ -110,7 +112,8 @@ def _download_missing(raw: Path) -> None:
                 with tempfile.TemporaryDirectory(dir=raw) as folder:  # a download that is cut short stays in here
                     try:
                         download_url(url, folder, name)
-                        if (found := _md5(Path(folder, name))) != MD5[name]:
+                        found = _md5(Path(folder, name))
+                        if found != MD5[name]:
                             raise ValueError(f"expected md5 {MD5[name]}, found {found}")
                         Path(folder, name).replace(raw / name)
                         break

@@ -36,7 +36,8 @@ class TinyShakespeare:
         if not self.file.exists():
             _download(self.file)
         content = self.file.read_bytes()
-        if (found := hashlib.sha256(content).hexdigest()) != SHA256:
+        found = hashlib.sha256(content).hexdigest()
+        if found != SHA256:
             raise ValueError(
                 f"{self.file}: expected sha256 {SHA256}, found {found}\n"
                 "delete this file, and the next start downloads it again"
@@ -50,7 +51,8 @@ def _download(file: Path) -> None:
     try:
         with urllib.request.urlopen(URL, timeout=5) as answer:  # seconds without an answer
             content = answer.read()
-        if (found := hashlib.sha256(content).hexdigest()) != SHA256:
+        found = hashlib.sha256(content).hexdigest()
+        if found != SHA256:
             raise ValueError(f"expected sha256 {SHA256}, found {found}")
     except (OSError, ValueError, HTTPException) as error:
         raise FileNotFoundError(

@@ -31,7 +31,7 @@ class Source(Protocol):
 
 
 class TextFiles:
-    """Text files in UTF-8. Each is a segment of its own, or several if it is divided.
+    """Text files in UTF-8. Each is one segment, or several if it is divided.
 
     Args:
         path: a file or a list of files; relative to the working folder, or else to the project's folder.
@@ -40,22 +40,27 @@ class TextFiles:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: there is no text in them, or one is not UTF-8.
+        ValueError: they hold no text, or one is not UTF-8.
     """
 
     def __init__(self, path: str | Sequence[str], segment_delimiter: str | None = None) -> None:
-        self.paths = [_find(Path(name).expanduser()) for name in ([path] if isinstance(path, str) else path)]
+        if isinstance(path, str):
+            path = [path]
+        self.paths = [_find(Path(name).expanduser()) for name in path]
         self.delimiter = segment_delimiter and segment_delimiter.replace("\\n", "\n").replace("\\t", "\t")
 
     def segments(self) -> list[str]:
         """The segments of all files, without empty ones."""
-        texts = []
+        parts: list[str] = []
         for path in self.paths:
             try:
-                texts.append(path.read_text("utf-8-sig"))  # line ends become \n, a byte order mark goes
+                text = path.read_text("utf-8-sig")  # line ends become \n, a byte order mark goes
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path} is not UTF-8: byte {error.start}\nsave it as UTF-8") from error
-        parts = [part for text in texts for part in (text.split(self.delimiter) if self.delimiter else [text])]
+            if self.delimiter:
+                parts += text.split(self.delimiter)
+            else:
+                parts.append(text)
         if not any(part.strip() for part in parts):
             raise ValueError(f"there is no text in {', '.join(map(str, self.paths))}")
         return [part for part in parts if part]
@@ -100,7 +105,7 @@ class Text:
                 raise ValueError(f"{name}={number}: 1 or more is needed")
         self.split, self.source, self.data_fraction, self.seq_len = split, source, data_fraction, seq_len
         text, segments = self._read()
-        spans = divide(segments, val_fraction, test_fraction, seed if shuffle else None)
+        spans = divide(segments, val_fraction, test_fraction, shuffle, seed)
         self.spans, self.training_spans = spans[split], spans["train"]
         training = [text[start:end] for start, end in self.training_spans]
         self.tokenizer = make_tokenizer(tokenizer, text, training, vocab_size, Path(root, "vocabularies"))
@@ -110,7 +115,9 @@ class Text:
         self._check_lengths(lengths)
         self.tokens = torch.cat(encoded)
         ends = itertools.accumulate(lengths)
-        step = stride if split == "train" else seq_len
+        step = seq_len
+        if split == "train":
+            step = stride
         starts = [
             torch.arange(end - n, max(end - n, end - seq_len), step) for end, n in zip(ends, lengths, strict=True)
         ]
@@ -132,7 +139,10 @@ class Text:
 
     def state_dict(self) -> dict[str, Any]:
         """What tells this text from another; that of the training split holds the vocabulary."""
-        return {"text": self.digest} | ({"tokenizer": self.tokenizer.state_dict()} if self.split == "train" else {})
+        state: dict[str, Any] = {"text": self.digest}
+        if self.split == "train":
+            state["tokenizer"] = self.tokenizer.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """ValueError unless the text and the vocabulary are those of the state: weights mean nothing with others."""
@@ -163,7 +173,7 @@ class Text:
         return text[:length], [(start, min(end, length)) for start, end in itertools.pairwise(ends) if start < length]
 
     def _check_lengths(self, lengths: list[int]) -> None:
-        """ValueError if there is no window; a line if some of the text is in none, because its segments are short."""
+        """ValueError if no segment fills a window; a line in the log if some of them are too short."""
         short = [n for n in lengths if n <= self.seq_len]
         if len(short) == len(lengths):
             raise ValueError(
@@ -178,13 +188,16 @@ class Text:
             )
 
 
-def divide(segments: list[Span], val_fraction: float, test_fraction: float, seed: int | None) -> dict[str, list[Span]]:
+def divide(
+    segments: list[Span], val_fraction: float, test_fraction: float, shuffle: bool, seed: int
+) -> dict[str, list[Span]]:
     """Which spans of a text belong to which split: all of it, and nothing twice.
 
     Args:
         segments: side by side, the first from character 0.
         val_fraction, test_fraction: share of the characters, as nearly as whole segments allow.
-        seed: draws which segments are held out; None: the last ones validate, those before them test.
+        shuffle: draw which segments are held out; else the last ones validate, those before them test.
+        seed: of the draws.
 
     Raises:
         ValueError: the fractions leave nothing to train on.
@@ -197,10 +210,12 @@ def divide(segments: list[Span], val_fraction: float, test_fraction: float, seed
     length = segments[-1][1]
     borders = [int(length * train_fraction), int(length * (1 - val_fraction))]
     if len(segments) == 1:
-        cuts = borders if seed is None else [length * block // NUM_BLOCKS for block in range(1, NUM_BLOCKS)]
+        cuts = borders
+        if shuffle:
+            cuts = [length * block // NUM_BLOCKS for block in range(1, NUM_BLOCKS)]
         segments = [span for span in itertools.pairwise([0, *cuts, length]) if span[0] < span[1]]
     order = list(range(len(segments)))
-    if seed is not None:
+    if shuffle:
         order = torch.randperm(len(segments), generator=torch.Generator().manual_seed(seed)).tolist()
     spans: dict[str, list[Span]] = {name: [] for name in SPLITS}
     position = 0
@@ -224,21 +239,23 @@ class Characters:
         """Ids, int32, shape (len(text),); ValueError: characters that the vocabulary does not have."""
         codes = _codes(text)
         ids = self.ids[codes]
-        if len(unknown := np.unique(codes[ids < 0])):
+        unknown = np.unique(codes[ids < 0])
+        if len(unknown):
             names = ", ".join(repr(chr(code)) for code in unknown[:10])
             raise ValueError(f"characters that the text of the training did not have: {names}")
         return torch.from_numpy(ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; an id that stands for no character becomes U+FFFD."""
-        return "".join(self.vocabulary[i] if i < len(self.vocabulary) else "\N{REPLACEMENT CHARACTER}" for i in ids)
+        known = dict(enumerate(self.vocabulary))
+        return "".join(known.get(i, "\N{REPLACEMENT CHARACTER}") for i in ids)
 
     def state_dict(self) -> dict[str, str]:
         return {"kind": "characters", "vocabulary": self.vocabulary}
 
 
 class BytePairs:
-    """Byte-pair encoding of UTF-8 bytes, by Hugging Face's `tokenizers`: there is no text that it cannot encode.
+    """Byte-pair encoding of UTF-8 bytes, by Hugging Face's `tokenizers`: it can encode any text.
 
     Source: R. Sennrich, B. Haddow and A. Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016;
     over bytes: A. Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
@@ -275,7 +292,7 @@ class BytePairs:
         return torch.cat(parts)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text; bytes that are no UTF-8, such as half a character, become U+FFFD."""
+        """The text; bytes that are not UTF-8, such as half a character, become U+FFFD."""
         return str(self.tokenizer.decode(list(ids)))
 
     def state_dict(self) -> dict[str, str]:
@@ -287,7 +304,9 @@ Tokenizer = Characters | BytePairs
 
 def load_tokenizer(state: dict[str, str]) -> Tokenizer:
     """The tokenizer whose `state_dict` this is; a run keeps it in its checkpoints under objects, datasets.train."""
-    return (BytePairs if state["kind"] == "bpe" else Characters)(state["vocabulary"])
+    if state["kind"] == "bpe":
+        return BytePairs(state["vocabulary"])
+    return Characters(state["vocabulary"])
 
 
 def make_tokenizer(kind: str, text: str, training: list[str], vocab_size: int, folder: Path) -> Tokenizer:
@@ -356,8 +375,9 @@ def _chunks(text: str) -> list[str]:
 def _find(path: Path) -> Path:
     root = Path(__file__).resolve().parents[3]  # a run may be loaded from any folder
     places = dict.fromkeys((path.absolute(), root / path))
-    if found := next((place for place in places if place.is_file()), None):
-        return found
+    for place in places:
+        if place.is_file():
+            return place
     raise FileNotFoundError(f"{path}: there is no such file (data.path), looked for {' and '.join(map(str, places))}")
 
 

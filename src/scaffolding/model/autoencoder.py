@@ -56,7 +56,9 @@ class Autoencoder(nn.Module):
             up.insert(0, nn.Conv2d(latent_size, sizes[-1], kernel_size=3, padding=1))
         self.num_codes = num_codes
         self.encoder = nn.Sequential(*down)
-        self.latent = VectorQuantizer(num_codes, latent_size) if latent == "vq" else Continuous()
+        self.latent: nn.Module = Continuous()
+        if latent == "vq":
+            self.latent = VectorQuantizer(num_codes, latent_size)
         self.decoder = nn.Sequential(*up)
 
     def forward(self, images: Tensor) -> Tensor:

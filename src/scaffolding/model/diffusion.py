@@ -104,7 +104,7 @@ class ForwardProcess(nn.Module):
 
 
 class UNet(nn.Module):
-    """Residual blocks down to the smallest map, attention there, and up again beside what was kept on the way down.
+    """Residual blocks down to the smallest map, attention there, and up again, joined with the maps from the way down.
 
     Args:
         image_channels: of image and noise.
@@ -166,7 +166,9 @@ class ResidualBlock(nn.Module):
         self.second = nn.Sequential(
             nn.GroupNorm(8, out_channels), nn.SiLU(), nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
         )
-        self.past = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.past: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.past = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Maps (B, in_channels, h, w) and embedded times (B, time_size) to maps (B, out_channels, h, w)."""

@@ -48,9 +48,12 @@ class Transformer(nn.Module):
         self.register_buffer("cos", cos, persistent=False)  # a function of the sizes: not in checkpoints
         self.register_buffer("sin", sin, persistent=False)
         for name, weight in self.named_parameters():
-            if weight.ndim == 2:  # what is added to the residual stream is smaller: 2 * num_layers such terms add up
-                shrink = math.sqrt(2 * num_layers) if name.endswith("out.weight") else 1
-                nn.init.normal_(weight, std=0.02 / shrink)
+            if weight.ndim != 2:
+                continue
+            std = 0.02
+            if name.endswith("out.weight"):  # what is added to the residual stream: 2 * num_layers such terms add up
+                std /= math.sqrt(2 * num_layers)
+            nn.init.normal_(weight, std=std)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T), T <= seq_len, to logits (B, T, vocab_size) of the token after each."""
@@ -96,7 +99,9 @@ class Attention(nn.Module):
         B, T, d_model = x.shape
         q, k, v = (part.view(B, T, self.num_heads, -1) for part in self.qkv(x).split(d_model, dim=-1))
         q, k, v = (part.transpose(1, 2) for part in (rotate(q, rotation), rotate(k, rotation), v))
-        dropout = self.dropout if self.training else 0.0
+        dropout = 0.0
+        if self.training:
+            dropout = self.dropout
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         output: Tensor = self.out(y.transpose(1, 2).reshape(B, T, d_model))
         return output
@@ -193,7 +198,9 @@ class SampledText:
     def __call__(self, model: nn.Module, loader: Any) -> dict[str, float]:
         """{"known_words": share, 0..1, of the sampled words that are in the training text}; no words: 0."""
         dataset = loader.dataset.dataset  # of the split: a Text
-        prompt = dataset.tokens[:1] if self.prompt is None else dataset.tokenizer.encode(self.prompt)
+        prompt = dataset.tokens[:1]
+        if self.prompt is not None:
+            prompt = dataset.tokenizer.encode(self.prompt)
         tokens = prompt.long()[None].to(loader.device)
         generator = torch.Generator().manual_seed(self.seed)
         drawn = generate(model, tokens, self.num_tokens, self.temperature, self.top_k, generator)[0].tolist()

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 NOT_METRICS = ("step", "epoch", "samples", "split", "time", "items_per_second", "peak_memory_mb")
 COLORS = {"train": "#7fa8c9", "val": "#1b4965", "test": "#c1440e", "rollout": "#5b8c5a"}
+MARKERS = {"test": "D"}  # others: a disc
 MAX_MARKERS = 30  # points, beyond which a line is drawn without them
 
 
@@ -65,12 +66,14 @@ class Curves:
         return figure
 
     def draw(self, axes: Any, split: str, points: list[tuple[int, float]]) -> Any:
-        """One split's line, with markers where its points are few; on top of the training line where it is not that."""
+        """One split's line, with markers where its points are few; the training line is thin and below the others."""
         steps, values = zip(*points, strict=True)
-        few = len(points) == 1 or (split != "train" and len(points) <= MAX_MARKERS)
-        style = {"color": COLORS.get(split, "black"), "linewidth": 1.0 if split == "train" else 1.6}
-        marker = {"marker": "D" if split == "test" else "o", "markersize": 4} if few else {}
-        return axes.plot(steps, values, **style, **marker, zorder=1.5 if split == "train" else 2)[0]
+        style: dict[str, Any] = {"color": COLORS.get(split, "black"), "linewidth": 1.6, "zorder": 2}
+        if split == "train":
+            style |= {"linewidth": 1.0, "zorder": 1.5}
+        if len(points) == 1 or (split != "train" and len(points) <= MAX_MARKERS):
+            style |= {"marker": MARKERS.get(split, "o"), "markersize": 4}
+        return axes.plot(steps, values, **style)[0]
 
     def is_falling(self, values: list[float]) -> bool:
         """Whether a logarithmic axis shows more: all positive, and the least far below the first."""

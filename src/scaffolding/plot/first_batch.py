@@ -32,7 +32,7 @@ class FirstBatch:
 
     def __call__(self, exp: Any) -> "Figure | str":
         """The sheet of the first batch of epoch 0."""
-        # a loader of its own, without workers: it reads the same items, and the stream that trains does not notice
+        # another loader, without workers: it reads the same items, and the one that trains does not notice
         loader = exp.train_loader
         first = type(loader)(
             dataset=loader.dataset,
@@ -53,7 +53,9 @@ class FirstBatch:
             return "no value of the inputs is finite"
         scale = (float(finite.min()), float(finite.max()))
         labels = next((part for _, part in parts[1:] if part.shape == inputs.shape[:1]), None)
-        names = [self._name(label) for label in labels[: self.num_items].tolist()] if labels is not None else None
+        names: list[str] = []
+        if labels is not None:
+            names = [self._name(label) for label in labels[: self.num_items].tolist()]
         shown = inputs[: self.num_items].float().cpu()
         text = f"First batch, as the model sees it ({len(shown)} of {len(inputs)} items)"
         text = "\n".join([text, *(f"{name} {tree.describe_tensor(tensor)}" for name, tensor in parts[:2])])
@@ -63,21 +65,25 @@ class FirstBatch:
             return self.draw_rows(shown, names, scale, text)
         return f"inputs are neither grey or colour images (B, C, H, W) nor rows (B, F), but {tuple(inputs.shape)}"
 
-    def draw_images(self, images: Tensor, names: list[str] | None, scale: tuple[float, float], text: str) -> "Figure":
-        """Images (B, C, H, W) over their labels; grey ones with a bar that gives the values."""
+    def draw_images(self, images: Tensor, names: list[str], scale: tuple[float, float], text: str) -> "Figure":
+        """Images (B, C, H, W) over their labels, if there are any; grey ones with a bar that gives the values."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         is_colour = images.shape[1] == 3
+        low, high, bar_width = *scale, BAR
         if is_colour:
+            low, high, bar_width = 0.0, 1.0, 0.0
             images = (images.nan_to_num(nan=scale[0]).clamp(*scale) - scale[0]) / max(scale[1] - scale[0], 1e-12)
             text = text.replace("\n", f", colours from {scale[0]:.3g} (black) to {scale[1]:.3g} (full)\n", 1)
         num_images = len(images)
         height, width = (IMAGE * length / max(images.shape[2:]) for length in images.shape[2:])
         columns = min(self.columns, num_images)
         rows = -(-num_images // columns)
-        cell = height + GAP + (CAPTION if names else 0)
-        size = (max(columns * (IMAGE + GAP) + GAP, 5.0) + (0 if is_colour else BAR), rows * cell + HEADING)
+        cell = height + GAP
+        if names:
+            cell += CAPTION
+        size = (max(columns * (IMAGE + GAP) + GAP, 5.0) + bar_width, rows * cell + HEADING)
         figure = Figure(figsize=size)
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))  # one for all, in inches from the upper left
@@ -85,7 +91,6 @@ class FirstBatch:
             left = GAP + index % columns * (IMAGE + GAP) + (IMAGE - width) / 2
             top = HEADING + index // columns * cell
             box = (left, left + width, top + height, top)
-            low, high = (0.0, 1.0) if is_colour else scale
             drawn = axes.imshow(image, "gray", extent=box, vmin=low, vmax=high)
             if names:
                 axes.text(left + width / 2, top + height + 0.04, names[index], fontsize=7.5, ha="center", va="top")
@@ -98,7 +103,7 @@ class FirstBatch:
             figure.colorbar(drawn, cax=bar).ax.tick_params(labelsize=7)
         return figure
 
-    def draw_rows(self, rows: Tensor, names: list[str] | None, scale: tuple[float, float], text: str) -> "Figure":
+    def draw_rows(self, rows: Tensor, names: list[str], scale: tuple[float, float], text: str) -> "Figure":
         """Rows (B, F) as a heat map with a bar that gives the values."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -110,10 +115,12 @@ class FirstBatch:
         drawn = axes.imshow(rows.numpy(), "viridis", aspect="auto", interpolation="nearest", vmin=low, vmax=high)
         axes.set_title(text, fontsize=8, loc="left", linespacing=1.4)
         axes.set_xlabel("position", fontsize=8)
-        axes.set_ylabel("label" if names else "item", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.locator_params(axis="x", integer=True)
-        axes.set_yticks(range(len(rows)), names or [str(index) for index in range(len(rows))])
+        axes.set_yticks(range(len(rows)), names or map(str, range(len(rows))))
+        axes.set_ylabel("label", fontsize=8)
+        if not names:
+            axes.set_ylabel("item", fontsize=8)
         figure.colorbar(drawn, pad=0.02).ax.tick_params(labelsize=7)
         return figure
 

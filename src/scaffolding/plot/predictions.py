@@ -39,7 +39,8 @@ class Predictions:
         ):
             return "batches are not (images, labels)"
         images, labels = batch[0].to(exp.device), batch[1]
-        if reason := not_images(images):
+        reason = not_images(images)
+        if reason is not None:
             return reason
         if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
             return f"labels are not one class index for each image, but {tuple(labels.shape)} {labels.dtype}"
@@ -66,22 +67,25 @@ class Predictions:
         figure, axes, boxes = sheet(images, images, self.columns, heading, CAPTION)
         for index, (left, top, width, height) in enumerate(boxes):
             caption = f"{self._name(predicted[index])} ({100 * probabilities[index]:.0f} %)"
-            is_wrong = predicted[index] != labels[index]
-            if is_wrong:
+            color = "black"
+            if predicted[index] != labels[index]:
                 caption += f"\nis {self._name(labels[index])}"
+                color = WRONG
                 axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=WRONG, linewidth=2.5))
-            color = WRONG if is_wrong else "black"
             middle = left + width / 2
             axes.text(middle, top + height + 0.04, caption, fontsize=7.5, color=color, ha="center", va="top")
         return figure
 
     def _name(self, index: int) -> str:
-        """A class's name, at most 11 characters; the index where there is no name."""
-        known = self.class_names is not None and 0 <= index < len(self.class_names)
-        name = str(self.class_names[index]) if self.class_names is not None and known else str(index)
-        return name if len(name) <= 11 else f"{name[:10]}…"
+        """A class's name, at most 11 characters; the index where it has no name."""
+        name = str(index)
+        if self.class_names is not None and 0 <= index < len(self.class_names):
+            name = str(self.class_names[index])
+        if len(name) > 11:
+            name = f"{name[:10]}…"
+        return name
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:100].rstrip(".") if lines else ""
+    line, _, _ = str(error).partition("\n")
+    return line[:100].rstrip(".")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import not_images, sheet, some_items
+from . import not_images, sheet, some_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,9 +26,9 @@ class Reconstructions:
 
     def __call__(self, exp: Any) -> "Figure | str":
         """The sheet for `exp.eval_model`, a function of images (B, C, H, W), the first tensor of a batch."""
-        batch = some_items(exp, self.num_images)
-        images = batch[0] if isinstance(batch, list | tuple) else batch
-        if reason := not_images(images):
+        images = some_images(exp, self.num_images)
+        reason = not_images(images)
+        if reason is not None:
             return reason
         images = images.to(exp.device)
         try:

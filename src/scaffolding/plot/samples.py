@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import not_images, sheet, some_items
+from . import not_images, sheet, some_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +28,9 @@ class Samples:
         """The sheet of `exp.eval_model.sample(num, generator)`: images (num, C, H, W)."""
         if not hasattr(exp.eval_model, "sample"):
             return "the model has no sample(num, generator)"
-        batch = some_items(exp, self.num_images)
-        images = batch[0] if isinstance(batch, list | tuple) else batch
-        if reason := not_images(images):
+        images = some_images(exp, self.num_images)
+        reason = not_images(images)
+        if reason is not None:
             return reason
         with exp.autocast:
             samples = exp.eval_model.sample(len(images), torch.Generator().manual_seed(self.seed))
