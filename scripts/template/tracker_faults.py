@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core.folder.run_folder import Facts
+from scaffolding.core.folder.facts import Facts
+from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.experiment import PROJECT
-from scaffolding.rehearsal import first_difference
 
 TESTS = PROJECT_ROOT / "tests"
 TRAIN = PROJECT_ROOT / "src" / PROJECT.package / "train.py"
