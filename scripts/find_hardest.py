@@ -5,7 +5,6 @@ python scripts/find_hardest.py RUN --checkpoint latest
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 
@@ -20,12 +19,11 @@ def main() -> None:
     import torch.nn.functional as F
 
     from scaffolding.core.errors import UserError
-    from scaffolding.core.folder.find import find_run
+    from scaffolding.core.folder.folder import open_run
     from scaffolding.experiment import PROJECT, Experiment
 
     try:
-        here = Path(args.run)
-        path = here if (here / "config.yaml").is_file() else find_run(args.run, PROJECT.output_root)
+        path = open_run(args.run, PROJECT.output_root)
         exp = Experiment.from_path(path, args.checkpoint)
     except UserError as error:
         parser.error(str(error))

@@ -1,19 +1,29 @@
-"""Find the update that broke a run: carry it on from its last good checkpoint, with a check on every step.
+"""Find the update that broke a run: carry it on from its last good checkpoint, with a look at every gradient.
 
 python scripts/replay.py RUN             # RUN: a name, its first letters, latest, or a path
 python scripts/replay.py RUN --debug     # opens the debugger before the update that fails: exp, found.before
 
-Stops before the very update that is not finite and writes RUN/replay_<step>.pt: the batch and its samples, the weights
-and buffers, the optimizers' states, and the random generators as they were before the forward pass. Load it with
-torch.load(file, weights_only=True).
+Works in a folder of its own and stops before the very update that is not finite. Writes RUN/replay_<step>.pt: the batch
+and its samples, the key of its random numbers, the weights and buffers, and the optimizers' states, as they were before
+the forward pass. Load it with torch.load(file, weights_only=True).
 """
 
 import argparse
+import contextlib
+import io
+import shutil
 import tempfile
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+
+
+class BadUpdate(Exception):
+    """An update that is about to happen is not finite; `before` holds what it would start from."""
+
+    def __init__(self, what: str, exp: Any, before: dict[str, Any]) -> None:
+        super().__init__(what)
+        self.exp, self.before = exp, before
 
 
 def main() -> None:
@@ -24,129 +34,96 @@ def main() -> None:
     args = parser.parse_args()
 
     import torch
+    from loguru import logger
 
-    from scaffolding import train as program
+    from scaffolding.core.config.trust import read_config
     from scaffolding.core.errors import UserError
-    from scaffolding.core.folder.find import find_run
-    from scaffolding.core.folder.run_folder import read_status
-    from scaffolding.core.session.console import setup
-    from scaffolding.core.session.run import Run
+    from scaffolding.core.folder.folder import open_run, read_status
+    from scaffolding.core.state.checkpoint import CheckpointFiles
     from scaffolding.experiment import PROJECT
 
-    setup()
     try:
-        here = Path(args.run)
-        path = here if (here / "config.yaml").is_file() else find_run(args.run, PROJECT.output_root)
-        exp = restored(path, args.trust)
+        path = open_run(args.run, PROJECT.output_root)
+        cfg = read_config(path, PROJECT, args.trust)
+        newest = CheckpointFiles(path).newest()
     except UserError as error:
         parser.error(str(error))
-    first = exp.state.step + 1
-    print(f"replaying {path.name} from step {first}")
-    replay = Replay(program.train_step)
-    with tempfile.TemporaryDirectory(prefix=".replay_") as folder:
-        exp.run = Run(Path(folder), None, exp.num_steps)
+    first = newest[1]["state"]["step"] + 1 if newest else 1
+    print(f"replaying {path.name} from step {first}", flush=True)
+    logger.remove()
+    with tempfile.TemporaryDirectory(prefix="replay_") as folder:
+        cfg.resume, cfg.loader.num_workers, cfg.run.rehearse_resume = folder, 0, False
+        cfg.tracker, cfg.plots, cfg.rollout = {}, {}, None
+        copy = Path(folder)
+        for name in ("config.yaml", "provenance.json"):
+            shutil.copy(path / name, copy)
+        (copy / "checkpoints").mkdir()
+        if newest:
+            shutil.copy(newest[0], CheckpointFiles(copy).latest)
+        if CheckpointFiles(path).parent.exists():
+            shutil.copy(CheckpointFiles(path).parent, copy / "checkpoints")
         try:
-            with patch.object(program, "train_step", replay.step):
-                program.train(exp)
+            with contextlib.redirect_stdout(io.StringIO()):
+                run_watched(cfg)
         except BadUpdate as found:
             file = path / f"replay_{found.before['step']}.pt"
             torch.save(found.before, file)
             print(f"step {found.before['step']}: {found}\nwritten: {file}")
             if args.debug:
+                exp = found.exp  # noqa: F841  (for whoever debugs)
                 breakpoint()
             raise SystemExit(1) from None
-    print(f"all updates of steps {first} to {exp.state.step} are finite; the run ended at {read_status(path)['step']}")
+        last = read_status(copy)["step"]
+    print(f"all updates of steps {first} to {last} are finite; the run ended at {read_status(path)['step']}")
 
 
-def restored(path: Path, trust: list[str]) -> Any:
-    """The experiment as the run's newest whole checkpoint left it, or as it began; the run itself is not touched."""
-    from scaffolding.core.config.trust import read_config
-    from scaffolding.core.errors import UserError
-    from scaffolding.core.state import checkpoint, keys
-    from scaffolding.experiment import PROJECT, Experiment
-    from scaffolding.verbs import load_state
+def run_watched(cfg: Any) -> None:
+    """The owner's main, with an experiment that looks at the gradients of every micro-batch."""
+    from scaffolding import train as program
+    from scaffolding.core.state import keys
 
-    cfg = read_config(path, PROJECT, trust)
-    cfg.loader.num_workers, cfg.plots, cfg.rollout, cfg.run.save_every = 0, {}, None, None
-    specs = [cfg.scheduler] if "schedule" in cfg.scheduler else cfg.scheduler.values()
-    if all(spec.get("monitor") is None for spec in specs):
-        cfg.run.eval_every = None  # training cannot tell
-    cfg.run.monitor = cfg.run.patience = None
-    exp = Experiment(cfg)
-    exp.prepare()
-    keys.seed_all(keys.key(cfg.run.seed, "train"))
-    if any((path / "checkpoints").glob("*.pt")):
-        load_state(exp, checkpoint.load_newest(path / "checkpoints")[1], path.name, {})
-    elif '"fork"' in (path / "provenance.json").read_text():
-        raise UserError(f"{path.name} is a fork without a checkpoint of its own: start it again instead")
-    return exp
+    class Watched(program.Experiment):
+        def keyed(self, network: str, micro_batches: list[Any]) -> Iterator[tuple[Any, float]]:
+            for part, pair in zip(micro_batches, super().keyed(network, micro_batches), strict=True):
+                weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+                yield pair  # and the backward pass has been done
+                bad = [name for name, value in self.networks[network].named_parameters() if not is_finite(value.grad)]
+                if bad and not self.scaler.is_enabled():  # a float16 scaler skips those updates itself
+                    raise self.bad_update(bad[0], network, part, weights)
 
+        def bad_update(self, name: str, network: str, part: Any, weights: dict[str, Any]) -> BadUpdate:
+            key = [self.settings.seed, network, part.epoch, part.position]
+            samples = next(self.train_loader.indices(part.epoch, part.position)).tolist()
+            optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+            before = {"step": self.state.step + 1, "batch": part.batch, "samples": samples, "key": key}
+            before |= {"model": weights, "optimizers": optimizers}
+            self.model.load_state_dict(weights)
+            keys.seed_torch(self.device, keys.key(*key))
+            with self.autocast:
+                loss = float(self.losses[network](self.train_model, part.batch)[0].detach())
+            what = f"the loss is {loss:.4g}, the gradient of {name} is not finite"
+            return BadUpdate(f"{what}; {describe(part.batch, samples)}", self, before)
 
-class BadUpdate(Exception):
-    """An update that is about to happen is not finite; `before` holds what it would start from."""
-
-    def __init__(self, what: str, before: dict[str, Any]) -> None:
-        super().__init__(what)
-        self.before = before
-
-
-class Replay:
-    """Training steps that stop before an update that is not finite. A float16 scaler skips those by itself."""
-
-    def __init__(self, train_step: Any) -> None:
-        self.train_step = train_step
-
-    def step(self, exp: Any, window: Any) -> Any:
-        """As the program's train_step; BadUpdate instead of the update."""
-        from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-        from scaffolding.core.state import keys
-
-        state, loader = exp.state, exp.train_loader
-        indices = [part.tolist() for part in islice(loader.indices(state.epoch, state.batch), len(window))]
-        before = {"step": state.step + 1, "epoch": state.epoch, "samples": indices, "window": window}
-        before |= {"generators": keys.capture(), "model": {k: v.clone() for k, v in exp.model.state_dict().items()}}
-        before["optimizers"] = {name: optimizer.state_dict() for name, optimizer in exp.optimizers.items()}
-
-        def check(optimizer: Any, arguments: Any, more: Any) -> None:
-            for name, parameter in exp.model.named_parameters():
-                if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-                    raise BadUpdate(f"the gradient of {name} is not finite; {describe(window, indices)}", before)
-
-        def watched(loss_fn: Any) -> Any:
-            def call(model: Any, batch: Any) -> Any:
-                loss, values = loss_fn(model, batch)
-                if not exp.scaler.is_enabled() and not bool(loss.isfinite()):
-                    raise BadUpdate(f"the loss is {float(loss.detach())}; {describe(window, indices)}", before)
-                return loss, values
-
-            return call
-
-        handle = register_optimizer_step_pre_hook(check)
-        try:
-            with patch.object(exp, "losses", {name: watched(loss_fn) for name, loss_fn in exp.losses.items()}):
-                return self.train_step(exp, window)
-        finally:
-            handle.remove()
+    program.Experiment = Watched  # type: ignore[misc]
+    program.main(cfg)
 
 
-def describe(window: Any, indices: list[list[int]]) -> str:
-    """Which samples of the window hold values that are not finite."""
-    from scaffolding.core.batches.loader import map_tensors
+def is_finite(gradient: Any) -> bool:
+    return gradient is None or bool(gradient.isfinite().all())
+
+
+def describe(batch: Any, samples: list[int]) -> str:
+    """Which samples of a batch hold values that are not finite."""
+    from scaffolding.core.tree import tensors
 
     bad: set[int] = set()
-    for (batch, items), numbers in zip(window, indices, strict=True):
-
-        def look(tensor: Any, items: int = items, numbers: list[int] = numbers) -> Any:
-            if tensor.is_floating_point() and len(tensor) == items:
-                wrong = (~tensor.isfinite()).reshape(items, -1).any(dim=1)
-                bad.update(numbers[position] for position in wrong.nonzero().flatten().tolist())
-            return tensor
-
-        map_tensors(batch, look)
+    for _, tensor in tensors(batch):
+        if tensor.is_floating_point() and len(tensor) == len(samples):
+            wrong = (~tensor.isfinite()).reshape(len(samples), -1).any(dim=1)
+            bad.update(samples[position] for position in wrong.nonzero().flatten().tolist())
     if bad:
         return f"not finite in the batch: sample {', '.join(map(str, sorted(bad)))} of the train split"
-    return f"the batch is finite: samples {', '.join(str(number) for part in indices for number in part)}"
+    return f"the batch is finite: samples {', '.join(map(str, samples))}"
 
 
 if __name__ == "__main__":

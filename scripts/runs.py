@@ -13,8 +13,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from scaffolding.core.folder.find import list_runs
-from scaffolding.core.folder.run_folder import read_output_root, read_status
+from scaffolding.core.folder.folder import list_runs, read_output_root, read_status
 
 COLUMNS = ("name", "age", "status", "data", "model", "best", "step")
 COLORS = {
@@ -50,7 +49,7 @@ def read_scalars(file: Path, monitor: str | None, mode: str) -> tuple[float | No
     """The best monitored value and the last logged step; a line that is being written is left out."""
     lines = file.read_text().splitlines() if file.exists() else []
     columns = lines[0].split(",") if lines else []
-    split, _, metric = (monitor or "").partition("/")
+    split, _, metric = ("val/loss" if monitor == "auto" else monitor or "").partition("/")
     best = [line.split(",") for line in lines[1:] if f",{split}," in line and line.count(",") == len(columns) - 1]
     values = [float(cells[columns.index(metric)] or "nan") for cells in best] if metric in columns else []
     step = next((int(line.split(",")[0]) for line in lines[:0:-1] if line.count(",") == len(columns) - 1), 0)

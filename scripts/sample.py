@@ -5,7 +5,6 @@ python scripts/sample.py RUN --temperature 0               # always the likelies
 """
 
 import argparse
-from pathlib import Path
 
 
 def main() -> None:
@@ -28,17 +27,16 @@ def main() -> None:
     import torch
 
     from scaffolding.core.errors import UserError
-    from scaffolding.core.folder.find import find_checkpoint, find_run
+    from scaffolding.core.folder.folder import open_run
     from scaffolding.core.state import checkpoint
     from scaffolding.data.text import load_tokenizer
     from scaffolding.experiment import PROJECT, Experiment
     from scaffolding.model.transformer import generate
 
     try:
-        here = Path(args.run)
-        path = here if (here / "config.yaml").is_file() else find_run(args.run, PROJECT.output_root)
+        path = open_run(args.run, PROJECT.output_root)
         exp = Experiment.from_path(path, args.checkpoint, args.device)
-        kept = checkpoint.load(find_checkpoint(path, args.checkpoint))["objects"].get("datasets.train", {})
+        kept = checkpoint.load(checkpoint.find_checkpoint(path, args.checkpoint))["objects"].get("datasets.train", {})
         if "tokenizer" not in kept:
             parser.error(f"{path.name} was not trained on text: its model is a {type(exp.model).__name__}")
         tokenizer = load_tokenizer(kept["tokenizer"])

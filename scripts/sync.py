@@ -13,13 +13,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from scaffolding.core.config.build import build
-from scaffolding.core.config.compose import compose_config, read_config
-from scaffolding.core.config.trust import check_trusted
+from scaffolding.core.config.compose import compose_config
+from scaffolding.core.config.trust import check_trusted, read_config
 from scaffolding.core.errors import UserError
-from scaffolding.core.folder import lock
-from scaffolding.core.folder.find import find_run
-from scaffolding.core.folder.run_folder import read_status
-from scaffolding.core.session import console
+from scaffolding.core.folder.folder import acquire, open_run, read_status
 from scaffolding.core.session.tracking import Follower, leave_unfinished, unfinished
 from scaffolding.experiment import PROJECT
 
@@ -29,7 +26,7 @@ PREEMPTED = 143  # any other: it can be carried on
 
 def sync(run: Path, only: str | None) -> None:
     """Deliver one run, and say what went where. UserError: it is in use, or has no such tracker."""
-    lock.acquire(run)
+    acquire(run)
     trackers: Any = OmegaConf.to_container(read_config(run, PROJECT).tracker, resolve=True)
     if only is not None and only not in trackers:
         trackers = OmegaConf.to_container(compose_config(PROJECT, [f"tracker={only}"]).tracker, resolve=True)
@@ -54,12 +51,8 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN", help="a name, its first letters, latest, or a path")
     parser.add_argument("--tracker", metavar="NAME", help="one of the run's, or of configs/tracker")
     arguments = parser.parse_args()
-    console.setup()
-    run = Path(arguments.run)
     try:
-        if not (run / "config.yaml").is_file():
-            run = find_run(arguments.run, PROJECT.output_root)
-        sync(run.resolve(), arguments.tracker)
+        sync(open_run(arguments.run, PROJECT.output_root).resolve(), arguments.tracker)
         sys.exit(1 if unfinished else 0)
     except UserError as error:
         parser.error(str(error))

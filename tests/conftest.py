@@ -1,62 +1,88 @@
 """What the tests share: running the real entry point."""
 
-import functools
-import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import pytest
-from pairs import has_one_loss, trainable
-
-from scaffolding.config import PROJECT_ROOT
-from scaffolding.experiment import PROJECT
-
-TRAIN = PROJECT_ROOT / "src" / PROJECT.package / "train.py"
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side
 os.environ["WANDB_API_KEY"] = ""  # nothing of a test leaves this machine
+
+import pytest
+import zygote
+from pairs import has_one_loss, trainable
+from zygote import TRAIN
+
+from scaffolding.core.folder.facts import Facts
+from scaffolding.core.resume.rehearsal import first_difference
+from scaffolding.core.state import checkpoint
+
+TESTS = Path(__file__).parent
+ENV = {"PYTHONPATH": str(TESTS)}  # tiny.py
+TINY = ("--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "plots=none", "tracker=none", "mode=prod")
+BASE = (
+    *TINY, "optimizer=fatal", "run.budget=24", "run.log_every=1", "run.eval_every=5", "run.save_every=4",
+    "loader.batch_size=16",
+)  # fmt: skip
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def command(*overrides: str) -> list[str]:
-    """The real entry point, with warnings as errors where they are ours."""
+    """The real entry point, in a process with imports of its own."""
     return [sys.executable, str(TRAIN), *overrides]
 
 
-@functools.cache
-def zygote() -> "subprocess.Popen[str]":
-    """The process that runs train.py without importing everything each time, one for each test worker."""
-    start = [sys.executable, str(Path(__file__).with_name("zygote.py")), str(TRAIN)]
-    return subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def pytest_sessionfinish() -> None:
-    """End the process of `zygote`, if there is one."""
-    if zygote.cache_info().currsize:
-        with zygote() as process:
-            process.kill()
-
-
 def run_train(
-    *overrides: str, code: int | None = 0, cwd: Path | None = None, env: dict[str, str] | None = None
+    *overrides: str,
+    code: int | None = 0,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    file: Path = TRAIN,
 ) -> "subprocess.CompletedProcess[str]":
-    """Run train.py to its end and check its exit code."""
+    """Run train.py, or another such file, to its end and check its exit code."""
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: str(Path(folder, name)) for name in ("stdout", "stderr")}
-        job = {"argv": [str(TRAIN), *overrides], "cwd": str(cwd or Path.cwd()), "env": env or {}, **files}
-        process = zygote()
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(job) + "\n")
-        process.stdin.flush()
-        returncode = int(process.stdout.readline())
-        stdout, stderr = (Path(file).read_text() for file in files.values())
-        stderr = stderr.partition("nanobind: leaked")[0]  # what the zygote froze is not collected at the exit
-    assert code is None or returncode == code, f"exit code {returncode}\n{stdout}\n{stderr}"
-    return subprocess.CompletedProcess(command(*overrides), returncode, stdout, stderr)
+        stdout, stderr = (Path(folder, name) for name in ("stdout", "stderr"))
+        returncode = zygote.start([str(file), *overrides], stdout, stderr, cwd, ENV | (env or {})).wait()
+        out, err = stdout.read_text(), stderr.read_text()
+    err = err.partition("nanobind: leaked")[0]  # what the zygote froze is not collected at the exit
+    assert code is None or returncode == code, f"exit code {returncode}\n{out}\n{err}"
+    assert returncode is not None, f"it hangs\n{out}\n{err}"
+    return subprocess.CompletedProcess(command(*overrides), returncode, out, err)
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    """What the condition gives once that is true; it has a minute for it."""
+    end = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+    return found
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below a folder with its time of change and content."""
+    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+
+
+def latest(run: Path) -> dict[str, Any]:
+    """The last checkpoint of a run."""
+    return checkpoint.load(run / "checkpoints" / "latest.pt")
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    """Weights, optimizer, averages, counters and every logged value are equal bit for bit."""
+    for name in ("latest", "best"):
+        ours, theirs = (checkpoint.load(run / "checkpoints" / f"{name}.pt") | {"config": {}} for run in (left, right))
+        assert first_difference(ours, theirs) is None, name
+    rows, others = (Facts(run / "facts").values() for run in (left, right))
+    assert rows == others and len(rows) > 8
+    keys = [(row["step"], row["split"]) for row in others]
+    assert len(keys) == len(set(keys)), "a row is there twice"
 
 
 @pytest.fixture
@@ -69,11 +95,20 @@ def output_root(tmp_path: Path) -> Path:
 def train(output_root: Path) -> Train:
     """Run train.py with its output in this test's own folder: `train("mode=dev", code=0, cwd=None, env=None)`."""
 
-    def run(*overrides: str, **options: object) -> "subprocess.CompletedProcess[str]":
-        own = [] if any(word.startswith("paths.output") for word in overrides) else [f"paths.output_root={output_root}"]
-        return run_train(*overrides, *own, **options)  # type: ignore[arg-type]
+    def run(*overrides: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+        if not any(word.startswith("paths.output") for word in overrides):
+            overrides = (*overrides, f"paths.output_root={output_root}")
+        return run_train(*overrides, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of BASE that went through."""
+    root = tmp_path_factory.mktemp("whole")
+    run_train(*BASE, f"paths.output_root={root}", "run.name=whole")
+    return root / "whole"
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import subprocess
 import tarfile
 import warnings
 import zipfile
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -92,10 +92,7 @@ def checkpoints(good: dict[str, Any], marks: Path) -> Iterator[tuple[str, bytes]
     yield "os.system", inside(Call(os.system, shell["system"]))
     yield "os.system instead of a checkpoint", _archive(evil)
     yield "subprocess.Popen", inside(Call(subprocess.Popen, ["touch", mark("popen")]))
-    yield "subprocess.run", inside(Call(subprocess.run, ["touch", mark("run")]))
-    yield "exec", inside(Call(exec, f"open({mark('exec')!r}, 'w')"))
     yield "eval", inside(Call(eval, f"open({mark('eval')!r}, 'w')"))
-    yield "open", inside(Call(open, mark("open"), "w"))
     chain = b"cbuiltins\ngetattr\n(cbuiltins\n__import__\n(S'os'\ntRS'system'\ntR(S'%b'\ntR." % shell["run"].encode()
     yield "getattr chain", _archive(chain)
     yield "Path.touch", inside(Call(Path.touch, Path(mark("touch"))))
@@ -108,7 +105,6 @@ def checkpoints(good: dict[str, Any], marks: Path) -> Iterator[tuple[str, bytes]
     yield "torch.load", inside(Call(torch.load, mark("none"), None, None))
     yield "pickle protocol 4", inside(Call(os.system, shell["four"]), pickle_protocol=4)
     yield "opcode INST", _archive(b"(S'" + shell["one"].encode() + b"'\nios\nsystem\n.")
-    yield "opcode OBJ", _archive(b"(cos\nsystem\nS'" + shell["one"].encode() + b"'\no.")
     yield "opcode NEWOBJ", _archive(b"\x80\x02cbuiltins\nobject\n)\x81}X\x01\x00\x00\x00xK\x01sb.")
     yield (
         "storage of another type",
@@ -116,12 +112,9 @@ def checkpoints(good: dict[str, Any], marks: Path) -> Iterator[tuple[str, bytes]
     )
     yield "numpy scalar", inside(np.float64(1))
     yield "numpy array", inside(np.zeros(3))
-    yield "numpy generator state", inside(np.random.get_state())
-    yield "Path", inside(Path("x"))
     yield "enum", inside(Colour.RED)
     yield "dataclass", inside(Record())
     yield "defaultdict", inside(defaultdict(int))
-    yield "deque", inside(deque([1]))
     yield "module", inside(nn.Linear(2, 2))
     yield "10 GB declared, 4 bytes there", _archive(_storage(10_000_000_000), {"a/data/0": b"1234"})
     yield "4 KB declared, 4 bytes there", _archive(_storage(4096), {"a/data/0": b"1234"})
@@ -150,14 +143,10 @@ def checkpoints(good: dict[str, Any], marks: Path) -> Iterator[tuple[str, bytes]
     whole = _saved(good)
     yield "empty", b""
     yield "text", b"weights, as discussed\n"
-    yield "HTML", b"<!DOCTYPE html><html><title>404 Not Found</title></html>"
-    yield "YAML", yaml.safe_dump({"model": {"_target_": "os.system"}}).encode()
     yield "first half", whole[: len(whole) // 2]
-    yield "last half", whole[len(whole) // 2 :]
     yield "noise", random.Random(0).randbytes(10_000)
     yield "zip without entries", b"PK\x05\x06" + bytes(18)
     yield "lists in lists", _archive(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")
-    yield "tuples in tuples", _archive(b"\x80\x02)" + b"\x85" * 100_000 + b".")
     yield "a list", _saved([1, 2])
     yield "another format", _saved(good | {"format": FORMAT + 1})
     yield "format that is a tensor", _saved(good | {"format": torch.zeros(3)})
@@ -196,56 +185,35 @@ def targets(marks: Path, evil: Path) -> dict[str, Spec]:
     return {
         # what Hydra 1.3.8 runs
         "torch.load": spec("torch.load", f=str(evil), weights_only=False),
-        "pandas.read_pickle": spec("pandas.read_pickle", str(evil)),
         "a shell of torch": spec("torch.utils.collect_env.run", touch("env")),
-        "open": spec("builtins.open", mark("open"), "w"),
         "Path.write_text": spec("pathlib.Path.write_text", path, "x"),
         "copyfile": spec("shutil.copyfile", str(evil), mark("copy")),
         "Path.touch": spec("pathlib.Path.touch", path),
         "torch.save": spec("torch.save", 1, mark("saved")),
-        "numpy.savetxt": spec("numpy.savetxt", mark("numpy"), [1]),
-        "FileHandler": spec("logging.FileHandler", mark("handler")),
-        "download": spec("torchvision.datasets.utils.download_url", f"file://{evil}", str(marks), "download"),
-        "torch.hub": spec("torch.hub.load_state_dict_from_url", f"file://{evil}", str(marks), weights_only=False),
         "weights of torchvision": spec("torchvision.models._api.WeightsEnum.get_state_dict", weights, str(marks)),
         # through another module's imports
         "os of the tracker": spec(f"{PACKAGE}.tracker.wandb.os.system", touch("tracker")),
         "os of torch.nn": spec("torch.nn.parallel.distributed.os.system", touch("nn")),
-        "Path of a plot": spec(f"{PACKAGE}.core.folder.files.Path.touch", path),
         "partial of torch.nn": spec("torch.nn.modules.module.functools.partial", {"_target_": "os.system", "_partial_": True}, touch("x")),
-        "torch of torch.nn": spec("torch.nn.modules.linear.torch.load", f=str(evil), weights_only=False),
         # of this package
         "write_config": spec(f"{PACKAGE}.core.session.run.write_config", path, {}),
-        "write_config by another name": spec(f"{PACKAGE}.resume.write_config", spec("pathlib.Path", str(marks)), {}),
         "write_text": spec(f"{PACKAGE}.core.folder.files.write_text", path, "x"),
         "a method": spec(f"{PACKAGE}.tracker.wandb.Wandb.start", {}, str(marks), {}),
         "from_path with trust": spec(f"{PACKAGE}.experiment.Experiment.from_path", str(marks), trust=["os"]),
         "train": spec(f"{PACKAGE}.train.run"),
         # what Hydra 1.3.8 refuses itself
         "os.system": spec("os.system", touch("system")),
-        "posix.system": spec("posix.system", touch("posix")),
-        "subprocess.run": spec("subprocess.run", ["touch", mark("run")]),
-        "subprocess.Popen": spec("subprocess.Popen", ["touch", mark("popen")]),
         "exec": spec("builtins.exec", f"open({mark('exec')!r}, 'w')"),
-        "eval": spec("builtins.eval", f"open({mark('eval')!r}, 'w')"),
-        "import": spec("importlib.import_module", "os"),
-        "runpy": spec("runpy.run_path", str(evil)),
-        "pickle.loads": spec("pickle.loads", "x"),
         "instantiate": spec("hydra.utils.instantiate", {"_target_": "os.system", "command": touch("x")}),
-        "get_method": spec("hydra.utils.get_method", "os.system"),
         # within something that is trusted
         "in a list of arguments": spec("torch.nn.Sequential", spec("torch.utils.collect_env.run", touch("list"))),
         "in a dictionary": spec("torch.nn.ModuleDict", {"a": {"b": [spec("builtins.open", mark("dict"), "w")]}}),
-        "_partial_": spec("torchvision.transforms.Lambda", {"_target_": "os.system", "_partial_": True}),
         "_recursive_": spec("torch.nn.Identity", spec("builtins.open", mark("raw"), "w"), _recursive_=False),
         # parts of trusted libraries that reach too far
-        "LSUN": spec("torchvision.datasets.LSUNClass", str(marks)),
-        "Kinetics": spec("torchvision.datasets.Kinetics", str(marks), 1),
         "fx": spec("torchvision.models.feature_extraction.create_feature_extractor", spec("torch.nn.Identity"), ["x"]),
         "Weights": weights,
         "a function": spec("torch.nn.init.zeros_", [1]),
         "TorchScript": spec("torch.jit.load", str(evil)),
-        "inline C++": spec("torch.utils.cpp_extension.load_inline", "x", "int main;"),
         "a name that is not there": spec("torch.nn.NoSuch"),
         "a module": spec("torch.nn.modules"),
         "a private name": spec("torch.nn.Linear.__init__.__globals__"),
@@ -301,7 +269,6 @@ def configs(good: dict[str, Any], marks: Path, evil: Path) -> Iterator[tuple[str
         + b"".join(f"  b{i}: &b{i} [{', '.join([f'*b{i - 1}' if i else '*a'] * 10)}]\n".encode() for i in range(30)),
     )
     yield "a list in itself", text + b"metrics: &a [*a]\n"
-    yield "merged with itself", text + b"metrics: &a {<<: *a}\n"
     yield "lists in lists", text + b"metrics: " + b"[" * 20_000 + b"]" * 20_000 + b"\n"
     yield "mappings in mappings", text + b"metrics: " + b"{a: " * 20_000 + b"}" * 20_000 + b"\n"
     yield "long", text + b"# " + bytes(b"x" * 10_000_000)

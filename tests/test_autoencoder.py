@@ -1,22 +1,17 @@
 """The autoencoder: what a codebook does to latents and to gradients, and how much of it is used."""
 
+import itertools
 import math
-import os
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import Train
-from pairs import options
+from pairs import build, options
 from torch import Tensor
 
-from scaffolding.core.folder.run_folder import Facts
-from scaffolding.experiment import Experiment
+from scaffolding.evaluate import evaluate
 
 autoencoder = pytest.importorskip("scaffolding.model.autoencoder")
 
-TEST_DATA = os.environ.get("SCAFFOLDING_TEST_DATA")
 LATENTS = ("none", "linear", "vq")
 
 
@@ -51,12 +46,10 @@ def test_codes_are_the_nearest_vectors() -> None:
     z = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     z_q, codes = quantizer(z)
     book = quantizer.codebook.weight.detach()
-    for b in range(2):
-        for i in range(4):
-            for j in range(5):
-                distances = [float((z[b, :, i, j] - vector).square().sum()) for vector in book]
-                assert int(codes[b, i, j]) == distances.index(min(distances))
-                assert torch.equal(z_q[b, :, i, j], book[codes[b, i, j]])
+    for b, i, j in itertools.product(range(2), range(4), range(5)):
+        distances = [float((z[b, :, i, j] - vector).square().sum()) for vector in book]
+        assert int(codes[b, i, j]) == distances.index(min(distances))
+        assert torch.equal(z_q[b, :, i, j], book[codes[b, i, j]])
 
 
 def test_gradients_with_a_codebook_are_those_of_the_paper() -> None:
@@ -110,38 +103,9 @@ def test_codebook_usage() -> None:
     assert usage([0, 0, 0, 5], 10) == pytest.approx((math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)), 0.2))
 
 
-@pytest.mark.full
 @pytest.mark.skipif("digits" not in options("data"), reason="the dataset has been deleted")
-def test_latents_compared_in_one_command(train: Train, output_root: Path) -> None:
-    words = ("data=digits", "model=autoencoder", "mode=dev", "tracker=none", "run.rehearse_resume=false")
-    train("--multirun", *words, "model.latent=none,linear,vq")
-    runs = [file.parent for file in sorted(output_root.rglob("config.yaml"))]
-    assert len(runs) == 3
-    rows = [[row for row in Facts(run / "facts").rows() if row["split"] == "val"][-1] for run in runs]
-    assert [("perplexity" in row, "reconstruction" in row) for row in rows] == [
-        (False, True),
-        (False, True),
-        (True, True),
-    ]
-    for run in runs:
-        assert list(run.glob("figures/reconstructions-val-*.png"))
-
-
-@pytest.mark.full
-@pytest.mark.skipif(TEST_DATA is None, reason="SCAFFOLDING_TEST_DATA does not say where the full MNIST is")
-@pytest.mark.skipif("mnist_autoencoder" not in options("experiment"), reason="the recipe has been deleted")
-def test_result_of_the_recipe(train: Train, output_root: Path, tmp_path: Path) -> None:
-    """The error and the codes in use; and that a reconstruction is still nearest to images of its own class."""
-    assert TEST_DATA is not None
-    shutil.copytree(Path(TEST_DATA, "mnist"), tmp_path / "data" / "MNIST" / "raw")
-    words = ("mode=prod", "tracker=none", "plots=none", f"paths.data={tmp_path / 'data'}", "run.name=run")
-    train("experiment=mnist_autoencoder", *words)
-    row = Facts(output_root / "run" / "facts").rows()[-1]
-    assert row["split"] == "test" and row["reconstruction"] < 0.05 and row["codes_used"] > 0.9
-    exp = Experiment.from_path(output_root / "run")
-    known, labels = exp.datasets["train"].get_batch(torch.arange(20_000))
-    images, truth = exp.datasets["test"].get_batch(torch.arange(1000))
-    with torch.no_grad():
-        nearest = [torch.cdist(x.flatten(1), known.flatten(1)).argmin(dim=1) for x in (images, exp.model(images))]
-    of_images, of_reconstructions = (float((labels[index] == truth).float().mean()) for index in nearest)
-    assert of_images > 0.93 and of_reconstructions > of_images - 0.02
+@pytest.mark.parametrize("latent", LATENTS)
+def test_what_is_logged_depends_on_the_latent(latent: str) -> None:
+    values = evaluate(build("digits", "autoencoder", f"model.latent={latent}"), "val")
+    codes = {"codebook", "perplexity", "codes_used"} if latent == "vq" else set()
+    assert values.keys() == {"loss", "reconstruction"} | codes

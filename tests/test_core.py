@@ -18,17 +18,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scaffolding.core.folder.cut import cut_after
+from scaffolding.core.folder.find import find_run, list_runs
+from scaffolding.core.folder.run_folder import Facts, claim, read_output_root, read_status, write_status
+from scaffolding.intervals import Intervals, in_steps, is_interval, parse
 from torch import nn
 
 from scaffolding.core.errors import StorageError, UserError, nearest
 from scaffolding.core.folder import files, lock, provenance
-from scaffolding.core.folder.cut import cut_after
-from scaffolding.core.folder.find import find_run, list_runs
-from scaffolding.core.folder.run_folder import Facts, claim, read_output_root, read_status, write_status
 from scaffolding.core.state import checkpoint, keys
 from scaffolding.core.state.checkpoint import RunState
 from scaffolding.core.state.finite import first_nonfinite
-from scaffolding.intervals import Intervals, in_steps, is_interval, parse
 
 CPU = torch.device("cpu")
 

@@ -2,112 +2,112 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import Train
+from conftest import TESTS, TINY, Train, latest
+from torch import Tensor, nn
 
+from scaffolding.core.batches.loader import MicroBatch
 from scaffolding.core.config.compose import compose_config
-from scaffolding.core.errors import RunError
-from scaffolding.core.folder.run_folder import Facts
+from scaffolding.core.errors import RunError, UserError
+from scaffolding.core.folder.facts import Facts
+from scaffolding.core.precision import MAX_SKIPPED
+from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
-from scaffolding.rehearsal import first_difference
-from scaffolding.train import MAX_SKIPPED, train_step
+from scaffolding.train import train_step
 
-TESTS = Path(__file__).parent
-ENV = {"PYTHONPATH": str(TESTS)}
-BASE = ("--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "plots=none", "tracker=none", "mode=prod")
+SGD = ("optimizer=sgd", "optimizer.lr=0.0", "optimizer.momentum=0.0", "optimizer.nesterov=false")
 
 
 def build(*overrides: str, model: str = "tiny") -> Experiment:
     """A small experiment, built in this process."""
     search = f"hydra.searchpath=['file://{TESTS / 'configs'}']"
-    exp = Experiment(
-        compose_config(PROJECT, [search, "data=noisy", f"model={model}", "plots=none", "mode=prod", *overrides])
-    )
+    words = [search, "data=noisy", f"model={model}", "plots=none", "tracker=none", "mode=prod", *overrides]
+    exp = Experiment(compose_config(PROJECT, words))
     exp.prepare()
     exp.model.train()
     return exp
 
 
-def gradients(exp: Experiment) -> list[torch.Tensor]:
+def step_of(*batches: Any, position: int = 0) -> list[MicroBatch]:
+    """One optimizer step's micro-batches, from (points, labels) pairs."""
+    total = sum(len(labels) for _, labels in batches)
+    return [MicroBatch(b, len(b[1]) / total, len(b[1]), 0, position + i) for i, b in enumerate(batches)]
+
+
+def gradients(exp: Experiment) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in exp.model.parameters() if parameter.grad is not None]
 
 
-@pytest.mark.parametrize("sizes", [(4, 4, 4), (4, 4, 1)], ids=["even", "odd last window"])
+# --- one update
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (4, 4, 1)], ids=["even", "odd last micro-batch"])
 def test_accumulation_equals_the_big_batch(sizes: tuple[int, ...]) -> None:
-    exp = build("optimizer=sgd", "optimizer.lr=0.0", "optimizer.momentum=0.0", "optimizer.nesterov=false")
+    exp = build(*SGD)
     for module in exp.model.modules():  # both couple the items of a batch, or draw per batch
-        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.Dropout):
+        if isinstance(module, nn.BatchNorm1d | nn.Dropout):
             module.eval()
     points, labels = torch.randn(sum(sizes), 8), torch.randint(0, 3, (sum(sizes),))
-    big = [((points, labels), len(labels))]
-    small = [((p, y), len(y)) for p, y in zip(points.split(sizes), labels.split(sizes), strict=True)]
-    whole = train_step(exp, big)
+    whole = train_step(exp, step_of((points, labels)))
     expected = gradients(exp)
-    parts = train_step(exp, small)
+    parts = train_step(exp, step_of(*zip(points.split(sizes), labels.split(sizes), strict=True)))
     for one, other in zip(expected, gradients(exp), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_windows_end_with_the_epoch() -> None:
+def test_dropout_is_a_function_of_seed_network_epoch_and_position() -> None:
+    """Fails where noise comes from a stream: it would depend on accumulation, evaluations and what was drawn before."""
+    masks: list[Tensor] = []
+    exp = build(*SGD, "run.accumulate=2", "loader.batch_size=25")
+    dropout = next(module for module in exp.model.modules() if isinstance(module, nn.Dropout))
+    dropout.register_forward_hook(lambda module, inputs, output: masks.append(output == 0))
+    first, second = (part.batch for part in next(exp.train_loader.steps(exp.state, 2)))
+    train_step(exp, step_of(first, second))
+    together = masks.copy()
+    masks.clear()
+    train_step(exp, step_of(second, position=1))
+    evaluate(exp, "val")
+    torch.rand(7)
+    train_step(exp, step_of(first))
+    alone = [masks[-1], masks[0]]
+    train_step(exp, step_of(second))  # another position
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one, other) and not torch.equal(one, masks[-1])
+    assert not any("generator" in name for name in exp.state_dict())
+
+
+def test_steps_end_with_the_epoch() -> None:
     exp = build("run.accumulate=3", "loader.batch_size=25", "run.budget=2epochs")  # 120 items: 5 batches
     assert (exp.steps_per_epoch, exp.num_steps) == (2, 4)
-    windows = exp.train_loader.windows(exp.state, 3)
-    assert [sum(items for _, items in next(windows)) for _ in range(1)] == [75]
+    steps = exp.train_loader.steps(exp.state, 3)
+    assert sum(part.num_items for part in next(steps)) == 75
     exp.state.advance(3, 75, len(exp.train_loader))
-    assert [items for _, items in next(windows)] == [25, 20]
-
-
-def test_evaluation_weighs_items_not_batches() -> None:
-    exp = build("loader.batch_size=16")  # 30 validation items: the last batch has 14
-    exp.model.eval()
-    batches = list(exp.val_loader)
-    assert [len(labels) for _, labels in batches] == [16, 14]
-    points, labels = torch.cat([p for p, _ in batches]), torch.cat([y for _, y in batches])
-    logits = exp.model(points).detach()
-    values = evaluate(exp, "val")
-    assert values["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-6)
-    assert values["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()), rel=1e-6)
-    assert evaluate(exp, "val") == values
-
-
-def test_evaluation_leaves_no_trace() -> None:
-    exp = build()
-    before = copy.deepcopy(exp.state_dict())
-    evaluate(exp, "val")
-    assert exp.model.training
-    assert first_difference(before, exp.state_dict()) is None
-
-
-def test_metric_that_is_not_a_mean() -> None:
-    exp = build("+metrics.labels={_target_:tiny.FinalLabels}")
-    assert evaluate(exp, "val")["labels"] == 3
-    assert evaluate(exp, "val")["labels"] == 3
+    assert [(part.num_items, part.position) for part in next(steps)] == [(25, 3), (20, 4)]
 
 
 def test_schedule_and_averages_follow_applied_updates_only() -> None:
     exp = build("run.precision=float16", "scheduler=cosine", "run.ema_decay=0.5")
     scheduler = exp.schedulers[""].scheduler
     points, labels = torch.randn(8, 8), torch.randint(0, 3, (8,))
-    good, bad = [((points, labels), 8)], [((points * 1e30, labels), 8)]
+    good, bad = step_of((points, labels)), step_of((points * 1e30, labels))
     before = copy.deepcopy(exp.model.state_dict())
     train_step(exp, bad)
-    parameters = dict(exp.model.named_parameters())
-    assert all(torch.equal(before[name], value) for name, value in parameters.items())
-    assert (exp.state.step, exp.state.applied, exp.state.skipped_in_row, scheduler.last_epoch) == (1, 0, 1, 0)
-    assert int(exp.ema.n_averaged) == 0
+    assert all(torch.equal(before[name], value) for name, value in exp.model.named_parameters())
+    assert exp.ema is not None
+    assert (exp.scaler.num_skipped, scheduler.last_epoch, int(exp.ema.n_averaged)) == (1, 0, 0)
     for module in exp.model.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
+        if isinstance(module, nn.BatchNorm1d):
             module.reset_running_stats()
     train_step(exp, good)
-    assert (exp.state.step, exp.state.applied, exp.state.skipped_in_row, scheduler.last_epoch) == (2, 1, 0, 1)
-    assert int(exp.ema.n_averaged) == 1
-    assert exp.watch.fault() is None
+    assert (exp.scaler.num_skipped, scheduler.last_epoch, int(exp.ema.n_averaged)) == (0, 1, 1)
+    exp.check_finite()
     with pytest.raises(RunError, match="in a row"):
         for _ in range(MAX_SKIPPED + 1):
             train_step(exp, bad)
@@ -119,26 +119,97 @@ def test_two_networks_with_a_loss_and_an_optimizer_each() -> None:
     own = {name: {id(p) for group in o.param_groups for p in group["params"]} for name, o in exp.optimizers.items()}
     assert own["discriminator"].isdisjoint(own["generator"])
     before = copy.deepcopy(exp.model.state_dict())
-    metrics = train_step(exp, next(exp.train_loader.windows(exp.state, 1)))
+    metrics = train_step(exp, next(exp.train_loader.steps(exp.state, 1)))
     assert set(metrics) == {f"{n}/{k}" for n in ("discriminator", "generator") for k in ("loss", "value")}
     assert all(not torch.equal(before[name], value) for name, value in exp.model.state_dict().items())
     assert set(evaluate(exp, "val")) == set(metrics)
 
 
+def test_frozen_parameters_are_not_handed_to_the_optimizer() -> None:
+    """Fails where weight decay would shrink what the owner froze."""
+    exp = build("model._target_=tiny.FrozenNet", "optimizer.weight_decay=0.5", "optimizer.lr=0.1")
+    frozen = {name: value.clone() for name, value in exp.model.named_parameters() if not value.requires_grad}
+    handed = [p for group in exp.optimizers[""].param_groups for p in group["params"]]
+    assert frozen and all(p.requires_grad for p in handed)
+    train_step(exp, next(exp.train_loader.steps(exp.state, 1)))
+    assert all(torch.equal(value, exp.model.get_parameter(name)) for name, value in frozen.items())
+
+
+@pytest.mark.parametrize(("optimizer", "without"), [("NAdam", ("fused",)), ("ASGD", ("fused", "betas", "eps"))])
+def test_an_optimizer_gets_its_state_back_in_its_own_types(optimizer: str, without: tuple[str, ...]) -> None:
+    """Fails where torch casts float32 state to the type of bfloat16 weights, as Optimizer.load_state_dict does."""
+    words = ["model._target_=tiny.HalfNet", f"optimizer._target_=torch.optim.{optimizer}"]
+    words += [f"~optimizer.{name}" for name in without]
+    exp, other = build(*words), build(*words)
+    steps = exp.train_loader.steps(exp.state, 1)
+    for _ in range(3):
+        train_step(exp, next(steps))
+    saved = copy.deepcopy(exp.state_dict())
+    state = saved["optimizers"][""]["state"][0]
+    assert next(exp.model.parameters()).dtype == torch.bfloat16
+    assert torch.float32 in {value.dtype for value in state.values()}, "nothing here could be cast"
+    other.load_state_dict(saved)
+    assert first_difference(saved, other.state_dict()) is None
+
+
+# --- evaluation
+
+
+def test_evaluation_weighs_items_not_batches() -> None:
+    exp = build("loader.batch_size=16")  # 30 validation items: the last batch has 14
+    exp.model.eval()
+    batches = list(exp.val_loader)
+    assert [len(labels) for _, labels in batches] == [16, 14]
+    points, labels = torch.cat([p for p, _ in batches]), torch.cat([y for _, y in batches])
+    logits = exp.model(points).detach()
+    values = evaluate(exp, "val")
+    assert values["loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-6)
+    assert values["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()), rel=1e-6)
+    assert evaluate(exp, "val") == values
+
+
+def test_evaluation_leaves_no_trace() -> None:
+    exp = build("+metrics.labels._target_=tiny.FinalLabels")
+    before = copy.deepcopy(exp.state_dict())
+    assert [evaluate(exp, "val")["labels"] for _ in range(2)] == [3, 3]  # a metric that is not a mean
+    assert exp.model.training
+    assert first_difference(before, exp.state_dict()) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("run.monitor=val/acc",), ("scheduler=plateau", "scheduler.monitor=val/acc")],
+    ids=["run.monitor", "scheduler.monitor"],
+)
+def test_a_misspelt_monitor_is_refused(words: tuple[str, ...]) -> None:
+    """Fails where it shows only at the first evaluation, with an epoch lost."""
+    with pytest.raises(UserError, match=rf"(?s){words[-1]}: .*nearest: val/accuracy; allowed: val/loss, val/accuracy"):
+        build(*words)
+
+
+def test_a_misspelt_monitor_creates_nothing(train: Train, output_root: Path) -> None:
+    done = train(*TINY, "run.monitor=val/acc", code=2)
+    assert "nearest: val/accuracy" in done.stderr and not output_root.exists()
+
+
+# --- whole runs
+
+
+@pytest.mark.full
 def test_two_networks_train_and_resume_in_dev_mode(train: Train) -> None:
-    overrides = ("model=pair", "run.monitor=null", "mode=dev", "loader.num_workers=0")
-    assert "tensors identical" in train(*BASE[:3], *overrides, env=ENV).stdout
+    assert "tensors identical" in train(*TINY[:3], "model=pair", "mode=dev", "loader.num_workers=0").stdout
 
 
+@pytest.mark.full
 def test_observing_changes_no_weight(train: Train, output_root: Path) -> None:
     watching = ("run.eval_every=1", "run.log_every=1", "plots=standard", "run.plot_every=5", "tracker=wandb_offline")
     blind = ("run.eval_every=null", "run.log_every=null", "run.monitor=null")
-    words = [*(word for word in BASE if not word.startswith(("plots", "tracker"))), "run.ema_decay=0.5"]
-    rollout = ("rollout={_target_:tiny.RolloutSpec}", "run.rollout_every=2", "+metrics.m={_target_:tiny.FinalLabels}")
-    train(*words, *watching, *rollout, "run.budget=10", "run.name=watched", env=ENV)
-    train(*BASE, "run.ema_decay=0.5", *blind, "run.budget=10", "run.name=blind", env=ENV)
-    contents = [checkpoint.load(output_root / name / "checkpoints" / "latest.pt") for name in ("watched", "blind")]
-    for part in ("model", "ema", "optimizers", "generators"):
+    words = [*(word for word in TINY if not word.startswith(("plots", "tracker"))), "run.ema_decay=0.5"]
+    rollout = ("rollout={_target_:tiny.Rollout}", "run.rollout_every=2", "+metrics.m={_target_:tiny.FinalLabels}")
+    train(*words, *watching, *rollout, "run.budget=10", "run.name=watched")
+    train(*TINY, "run.ema_decay=0.5", *blind, "run.budget=10", "run.name=blind")
+    contents = [latest(output_root / name) for name in ("watched", "blind")]
+    for part in ("model", "ema", "optimizers"):
         assert first_difference(*(content[part] for content in contents)) is None
     rows = Facts(output_root / "watched" / "facts").rows()
     rollouts = [row for row in rows if row["split"] == "rollout"]
@@ -150,28 +221,23 @@ def test_observing_changes_no_weight(train: Train, output_root: Path) -> None:
     assert all(row["m"] == 3 for row in rows if row["split"] == "val")
 
 
-def test_figure_that_fails_is_told_at_the_end(train: Train, output_root: Path) -> None:
-    done = train(*BASE, "+plots.broken={_target_:tiny.BrokenPlot}", "run.budget=4", "run.name=run", env=ENV, code=1)
-    assert "error: trained to the end, but figures failed: " in done.stderr and "planted" in done.stderr
-    assert checkpoint.load(output_root / "run" / "checkpoints" / "latest.pt")["state"]["step"] == 4
-
-
 def test_early_stopping_and_best(train: Train, output_root: Path) -> None:
     words = ("run.budget=400", "run.eval_every=2", "run.patience=3", "optimizer.lr=0.3", "loader.batch_size=40")
-    train(*BASE, *words, "run.name=run", env=ENV)
-    state = checkpoint.load(output_root / "run" / "checkpoints" / "latest.pt")["state"]
-    assert state["stopped"] and state["evaluations_since_best"] == 3 and state["step"] == state["best_step"] + 6 < 400
-    best = checkpoint.load(output_root / "run" / "checkpoints" / "best.pt")["state"]
-    assert best["step"] == state["best_step"]
+    train(*TINY, *words, "run.name=run")
+    status, state = train("resume=run").stderr, latest(output_root / "run")["state"]
+    assert "is finished" in status
+    best = checkpoint.load(output_root / "run" / "checkpoints" / "best.pt")["state"]["step"]
     losses = {row["step"]: row["loss"] for row in Facts(output_root / "run" / "facts").rows() if row["split"] == "val"}
-    assert state["best"] == min(losses.values()) == losses[state["best_step"]]
-    assert "is finished" in train("resume=run", env=ENV).stderr
+    assert losses[best] == min(losses.values())
+    assert state["step"] == best + 6 < 400  # three evaluations later
+    assert "takes effect" in train("resume=run", "run.patience=5", f"run.budget={best + 8}").stderr
+    assert latest(output_root / "run")["state"]["step"] == best + 8
 
 
 def test_overfit_mode_says_whether_the_loss_went(train: Train) -> None:
-    words = ("--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "mode=overfit", "loader.limit_eval=5")
-    assert "the loss is gone" in train(*words, "run.target_loss=0.9", env=ENV).stdout
-    assert "did NOT go" in train(*words, "run.target_loss=0.0001", "run.budget=12", env=ENV).stdout
+    words = (*TINY[:3], "model=tiny", "mode=overfit", "loader.limit_eval=5")
+    assert "the loss is gone" in train(*words, "run.target_loss=0.9").stdout
+    assert "did NOT go" in train(*words, "run.target_loss=0.0001", "run.budget=12").stdout
 
 
 def test_compiled_run_saves_plain_names() -> None:
@@ -180,13 +246,25 @@ def test_compiled_run_saves_plain_names() -> None:
     assert not any("_orig_mod" in name for name in exp.state_dict()["model"])
 
 
-@pytest.mark.parametrize("interval", ["step", "epoch", "metric"])
-def test_schedule_intervals(train: Train, output_root: Path, interval: str) -> None:
-    target = "ReduceLROnPlateau,patience:0,threshold:10.0" if interval == "metric" else "StepLR,step_size:1,gamma:0.5"
-    schedule = f"{{schedule:{{_target_:torch.optim.lr_scheduler.{target}}},interval:{interval},monitor:val/loss}}"
-    words = ("run.budget=6", "loader.batch_size=60", "run.eval_every=3", f"scheduler={schedule}")
-    words += ("optimizer.lr=1.0", "optimizer=sgd", "run.name=run")
-    train(*BASE, *words, env=ENV)
-    group = checkpoint.load(output_root / "run" / "checkpoints" / "latest.pt")["optimizers"][""]["param_groups"][0]
-    # 6 steps of 2 an epoch: 6 steps, 3 epochs, 2 evaluations (plateau's factor is 0.1)
-    assert group["lr"] == pytest.approx({"step": 0.5**6, "epoch": 0.5**3, "metric": 0.01}[interval])
+@pytest.mark.parametrize(("interval", "rate"), [("step", 0.5**6), ("epoch", 0.5**3), ("metric", 0.01)])
+def test_schedule_intervals(train: Train, output_root: Path, interval: str, rate: float) -> None:
+    """6 steps of 2 an epoch: 6 steps, 3 epochs, 2 evaluations before the last checkpoint (plateau's factor is 0.1)."""
+    words = ["scheduler=step", f"scheduler.interval={interval}"]
+    words += ["scheduler.schedule.step_size=1", "scheduler.schedule.gamma=0.5"]
+    if interval == "metric":
+        words = ["scheduler=plateau", "scheduler.schedule.patience=0", "scheduler.schedule.threshold=10.0"]
+        words += ["run.eval_every=3", "run.budget=7"]
+    train(*TINY, "run.budget=6", "loader.batch_size=60", "optimizer.lr=1.0", "optimizer=sgd", "run.name=run", *words)
+    group = latest(output_root / "run")["optimizers"][""]["param_groups"][0]
+    assert group["lr"] == pytest.approx(rate)
+
+
+def test_a_schedule_with_milestones_is_saved(train: Train, output_root: Path) -> None:
+    """Fails where a checkpoint refuses the Counter in the state of torch's MultiStepLR."""
+    words = ("scheduler=step", "scheduler.interval=step", "~scheduler.schedule.step_size")
+    target = (
+        "scheduler.schedule._target_=torch.optim.lr_scheduler.MultiStepLR",
+        "+scheduler.schedule.milestones=[2,4]",
+    )
+    train(*TINY, *words, *target, "run.budget=5", "run.name=run")
+    assert latest(output_root / "run")["schedulers"][""]["milestones"] == {2: 1, 4: 1}

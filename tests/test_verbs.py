@@ -1,5 +1,6 @@
 """resume, fork and rerun: every setting of the config takes effect, has none here, or is refused by name."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,17 +9,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import Train
-from pairs import trainable
-from test_resume import BASE, ENV, TESTS, assert_same_run, tree
+from conftest import BASE, TESTS, Train, assert_same_run, latest, run_train, tree
 
-from scaffolding.config import PROJECT_ROOT
-from scaffolding.core.folder.run_folder import Facts
+from scaffolding.config import Config
+from scaffolding.core.folder.facts import Facts
+from scaffolding.core.resume.resume import change_word
 from scaffolding.core.state import checkpoint
-from scaffolding.core.state.checkpoint import leaves
-from scaffolding.experiment import PROJECT
+from scaffolding.core.tree import leaves
 
-STOP = ENV | {"KILL_AT": "7", "KILL_WITH": "SIGTERM"}
+STOP = {"KILL_AT": "7", "KILL_WITH": "SIGTERM"}
+CONFIGS = ("--config-dir", str(TESTS / "configs"))
 # a value that is allowed and another than the default, where the type alone does not tell
 OTHER = {
     "run.name": "other", "run.budget": "30", "run.schedule_budget": "30", "run.precision": "bfloat16",
@@ -46,17 +46,14 @@ def other(key: str, value: Any) -> str | None:
 @pytest.fixture(scope="module")
 def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was stopped at step 7."""
-    from conftest import run_train
-
     root = tmp_path_factory.mktemp("stopped")
-    run_train(*BASE, "scheduler=none", f"paths.output_root={root}", "run.name=stopped", env=STOP, code=143)
+    run_train(*BASE, f"paths.output_root={root}", "run.name=stopped", env=STOP, code=143)
     return root / "stopped"
 
 
 def settings(run: Path) -> dict[str, Any]:
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["run"]["tags"] = "a list"
-    return {key: [] if key == "run.tags" else value for key, value in leaves(config)}
+    return dict(leaves(config)) | {"run.tags": []}
 
 
 def resumed(train: Train, stopped_run: Path, output_root: Path, verb: str, *words: str) -> Any:
@@ -64,7 +61,7 @@ def resumed(train: Train, stopped_run: Path, output_root: Path, verb: str, *word
     output_root.mkdir(parents=True)
     shutil.copytree(stopped_run, output_root / "stopped")
     before = tree(output_root)
-    done = train(f"{verb}=stopped", *words, env=ENV, code=None)
+    done = train(f"{verb}=stopped", *words, code=None)
     assert done.returncode in (0, 1, 2) and "Traceback" not in done.stderr, done.stderr
     if done.returncode == 2:
         assert tree(output_root) == before, "refused, yet something was written"
@@ -94,128 +91,136 @@ def test_every_setting_is_applied_or_refused_by_name(
     assert said["run.description"] == said["run.save_every"] == "applied"
 
 
-def test_what_has_no_effect_here_is_said(train: Train, output_root: Path) -> None:
-    train(*BASE, "run.name=run", env=STOP, code=143)
-    done = train("resume=run", "run.plot_every=2", "loader.timeout=5", "run.tags=[late]", "run.budget=8", env=ENV)
+def test_every_setting_has_a_word_for_its_change() -> None:
+    for part in dataclasses.fields(Config):
+        if dataclasses.is_dataclass(part.type):
+            for field in dataclasses.fields(part.type):
+                assert field.metadata["change"] in ("free", "course", "identity"), field.name
+    words = {"run.tags": "free", "run.patience": "course", "loader.batch_size": "identity", "optimizer.lr": "course",
+             "plots.curves.x": "free", "model.size": "identity", "scheduler.schedule.gamma": "identity"}  # fmt: skip
+    assert {key: change_word(key, Config) for key in words} == words
+
+
+def test_what_has_no_effect_here_is_said(train: Train, stopped_run: Path, output_root: Path) -> None:
+    words = ("run.plot_every=2", "loader.timeout=5", "run.tags=[late]", "run.budget=8")
+    done = resumed(train, stopped_run, output_root, "resume", *words)
     for line in ("run.plot_every=2 has no effect here", "loader.timeout=5.0 has no effect here", "takes effect"):
         assert line in done.stderr
-    config = yaml.safe_load((output_root / "run" / "config.yaml").read_text())
+    config = yaml.safe_load((output_root / "stopped" / "config.yaml").read_text())
     assert config["run"]["tags"] == ["late"] and config["run"]["budget"] == "8"
 
 
-def test_a_longer_budget_asks_which_total_the_schedule_goes_by(train: Train, output_root: Path) -> None:
+def test_a_longer_budget_asks_which_total_the_schedule_is_made_for(train: Train, output_root: Path) -> None:
     words = (*BASE, "scheduler=cosine")
-    train(*words, "run.name=long", "run.budget=30", "run.schedule_budget=24", env=ENV)
-    train(*words, "run.name=short", env=ENV)
+    train(*words, "run.name=long", "run.budget=30", "run.schedule_budget=24")
+    train(*words, "run.name=short")
     shutil.copytree(output_root / "short", output_root / "stretched")
-    done = train("resume=short", "run.budget=30", env=ENV, code=2)
+    done = train("resume=short", "run.budget=30", code=2)
     assert "run.schedule_budget=24 (as until now) or run.schedule_budget=30 (stretched)" in done.stderr
-    train("resume=short", "run.budget=30", "run.schedule_budget=24", env=ENV)
-    rates = []
-    for name in ("long", "short", "stretched"):
-        if name == "stretched":
-            train("resume=stretched", "run.budget=30", "run.schedule_budget=30", env=ENV)
-        content = checkpoint.load(output_root / name / "checkpoints" / "latest.pt")
-        rates.append(content["optimizers"][""]["param_groups"][0]["lr"])
-    weights = [checkpoint.load(output_root / name / "checkpoints" / "latest.pt")["model"] for name in ("long", "short")]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert rates[0] == rates[1]
-    one_cycle = (*BASE, "scheduler=one_cycle", "scheduler.schedule.cycle_momentum=false", "run.name=cycle")
-    train(*one_cycle, env=STOP, code=143)
-    done = train("resume=cycle", "run.budget=30", "run.schedule_budget=30", env=ENV, code=2)
+    train("resume=short", "run.budget=30", "run.schedule_budget=24")
+    train("resume=stretched", "run.budget=30", "run.schedule_budget=30")
+    long, short, stretched = (latest(output_root / name) for name in ("long", "short", "stretched"))
+    assert all(torch.equal(long["model"][name], value) for name, value in short["model"].items())
+    assert any(not torch.equal(long["model"][name], value) for name, value in stretched["model"].items())
+
+
+def test_a_schedule_that_keeps_its_total_refuses_another(train: Train) -> None:
+    words = ("scheduler=one_cycle", "scheduler.schedule.cycle_momentum=false", "run.name=cycle")
+    train(*BASE, *words, env=STOP, code=143)
+    done = train("resume=cycle", "run.budget=30", "run.schedule_budget=30", code=2)
     assert "keeps its 24 steps" in done.stderr
 
 
-def test_rerun_finds_the_rows_identical_or_names_the_first_that_is_not(train: Train, output_root: Path) -> None:
-    train(*BASE, "run.name=original", env=ENV)
-    done = train("rerun=original", "run.name=again", env=ENV)
-    assert "rerun:    30 rows identical to original" in done.stdout
+# --- rerun
+
+
+def test_rerun_finds_the_rows_identical_or_names_the_first_that_is_not(
+    train: Train, whole_run: Path, output_root: Path
+) -> None:
+    original = output_root / "whole"
+    shutil.copytree(whole_run, original)
+    done = train("rerun=whole", "run.name=again")
+    assert "rerun:    30 rows identical to whole" in done.stdout
     parent = json.loads((output_root / "again" / "provenance.json").read_text())["parent"]
-    assert parent == {"verb": "rerun", "run": str(output_root / "original")}
-    assert_same_run(output_root / "original", output_root / "again")
-    file = output_root / "original" / "facts" / "scalars.csv"
-    lines = file.read_text().splitlines()
+    assert (parent["verb"], parent["run"]) == ("rerun", str(original))
+    assert_same_run(original, output_root / "again")
+    lines = (original / "facts" / "scalars.csv").read_text().splitlines()
     column = lines[0].split(",").index("loss")
     cells = lines[9].split(",")
     lines[9] = ",".join([*cells[:column], "0.5", *cells[column + 1 :]])
-    file.write_text("\n".join(lines) + "\n")
-    done = train("rerun=original", env=ENV, code=1)
-    assert f"first difference at step {cells[0]}, {cells[3]}/loss: 0.5 in original, {cells[column]} now" in done.stderr
+    (original / "facts" / "scalars.csv").write_text("\n".join(lines) + "\n")
+    done = train("rerun=whole", code=1)
+    assert f"first difference at step {cells[0]}, {cells[3]}/loss: 0.5 in whole, {cells[column]} now" in done.stderr
     for word in ("optimizer.lr=0.5", "run.log_every=2", "run.seed=3"):
-        assert f"{word}: refused" in train("rerun=original", word, env=ENV, code=2).stderr
-    record = output_root / "original" / "provenance.json"
+        assert f"{word}: refused" in train("rerun=whole", word, code=2).stderr
+    record = original / "provenance.json"
     record.write_text(record.read_text().replace('"code": "', '"code": "0'))
-    done = train("rerun=original", env=ENV, code=2)
+    done = train("rerun=whole", code=2)
     assert "has changed since" in done.stderr
     assert "git worktree add" in done.stderr or "check out the code of then" in done.stderr  # without a repository
 
 
-def test_fork_with_the_whole_state_carries_on_in_a_new_folder(train: Train, output_root: Path) -> None:
-    config_dir = ("--config-dir", str(TESTS / "configs"))
-    train(*BASE, "run.name=whole", "run.budget=24", env=ENV)
-    train(*BASE, "run.name=parent", env=ENV | {"KILL_AT": "13", "KILL_WITH": "SIGTERM"}, code=143)
+# --- fork
+
+
+def test_fork_starts_from_the_weights_and_records_its_parent(train: Train, whole_run: Path) -> None:
+    root = f"paths.output_root={whole_run.parent}"
+    train(*CONFIGS, "fork=whole", "run.budget=1", "optimizer.lr=0.0", "run.name=child", root)
+    child = whole_run.parent / "child"
+    parent = json.loads((child / "provenance.json").read_text())["parent"]
+    assert (parent["verb"], parent["run"], parent["kept"]) == ("fork", str(whole_run), "weights")
+    before = checkpoint.load(whole_run / "checkpoints" / "best.pt")["model"]
+    weights = latest(child)["model"]
+    parameters = [name for name in weights if "running" not in name and "num_batches" not in name]
+    assert parameters and all(torch.equal(weights[name], before[name]) for name in parameters)
+    assert yaml.safe_load((child / "config.yaml").read_text())["data"]["dataset"]["_target_"] == "tiny.NoisyPoints"
+
+
+def test_lineage(train: Train, whole_run: Path, output_root: Path) -> None:
+    """Fails where a fork killed before its first save, or a rerun of a fork, starts from fresh weights, or where a fork
+    of a rerun has the settings of base.yaml."""
+    shutil.copytree(whole_run, output_root / "parent")
+    train(*CONFIGS, "fork=parent", "run.name=straight")
+    train(*CONFIGS, "fork=parent", "run.name=killed", env={"KILL_AT": "2"}, code=-9)
+    assert [file.name for file in (output_root / "killed" / "checkpoints").iterdir()] == ["parent.pt"]
+    train("resume=killed")
+    assert_same_run(output_root / "straight", output_root / "killed")
+    assert "30 rows identical to straight" in train("rerun=straight", "run.name=again").stdout
+    train(*CONFIGS, "fork=again", "run.name=last", "run.budget=2")
+    configs = [yaml.safe_load((output_root / name / "config.yaml").read_text()) for name in ("again", "last")]
+    assert configs[0]["data"] == configs[1]["data"] and configs[0]["model"] == configs[1]["model"]
+
+
+def test_fork_with_the_whole_state_carries_on_in_a_new_folder(train: Train, whole_run: Path, output_root: Path) -> None:
+    train(*BASE, "run.name=parent", env={"KILL_AT": "13", "KILL_WITH": "SIGTERM"}, code=143)
     before = tree(output_root / "parent")
-    train(*config_dir, "fork=parent", "fork_state=true", "run.name=child", env=ENV)
+    train(*CONFIGS, "fork=parent", "fork_state=true", "run.name=child")
     assert tree(output_root / "parent") == before
-    contents = [checkpoint.load(output_root / name / "checkpoints" / "latest.pt") for name in ("whole", "child")]
-    assert all(torch.equal(contents[0]["model"][name], value) for name, value in contents[1]["model"].items())
-    assert contents[0]["state"] == contents[1]["state"]
+    whole, child = latest(whole_run), latest(output_root / "child")
+    assert all(torch.equal(whole["model"][name], value) for name, value in child["model"].items())
+    assert whole["state"] == child["state"]
+    best = [checkpoint.load(run / "checkpoints" / "best.pt")["state"] for run in (whole_run, output_root / "child")]
+    assert best[0] == best[1]
     rows = Facts(output_root / "child" / "facts").rows()
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(14, 25))
     parent = json.loads((output_root / "child" / "provenance.json").read_text())["parent"]
     assert (parent["step"], parent["kept"], parent["checkpoint"]) == (13, "state", "latest.pt")
-    done = train(*config_dir, "fork=parent", "fork_state=true", "optimizer.lr=0.5", "run.name=hot", env=ENV)
+    done = train(*CONFIGS, "fork=parent", "fork_state=true", "optimizer.lr=0.5", "run.name=hot")
     assert "optimizer.lr=0.5 takes effect" in done.stderr
-    done = train(*config_dir, "fork=parent", "fork_state=true", "loader.batch_size=8", env=ENV, code=2)
+    done = train(*CONFIGS, "fork=parent", "fork_state=true", "loader.batch_size=8", code=2)
     assert "loader.batch_size=8: refused" in done.stderr
+
+
+# --- states of the owner's own
 
 
 def test_objects_with_a_state_are_saved_and_restored(train: Train, output_root: Path) -> None:
     words = (*BASE, "loss._target_=tiny.CountingLoss")
-    train(*words, "run.name=whole", env=ENV)
+    train(*words, "run.name=whole")
     train(*words, "run.name=stopped", env=STOP, code=143)
-    assert checkpoint.load(output_root / "stopped" / "checkpoints" / "latest.pt")["objects"] == {"losses": {"calls": 7}}
-    train("resume=stopped", env=ENV)
+    assert latest(output_root / "stopped")["objects"] == {"losses": {"calls": 7}}
+    train("resume=stopped")
     assert_same_run(output_root / "whole", output_root / "stopped")
-    done = train(*BASE, "loss._target_=tiny.UnloadableLoss", "run.name=unloadable", env=ENV, code=1)
-    assert "objects.losses.calls is a numpy.int64" in done.stderr and not (output_root / "unloadable").exists()
-
-
-def test_a_machine_that_may_round_otherwise_is_said(train: Train, output_root: Path) -> None:
-    train(*BASE, "run.name=run", env=STOP, code=143)
-    file = output_root / "run" / "checkpoints" / "latest.pt"
-    content = checkpoint.load(file)
-    checkpoint.save(file, dict(content) | {"numerics": content["numerics"] | {"torch": "1.0"}})
-    done = train("resume=run", env=ENV)
-    assert f"torch is {torch.__version__}, was 1.0: from here on the last bits may differ" in done.stderr
-
-
-def test_rows_cut_at_a_resume_are_kept_aside(train: Train, output_root: Path) -> None:
-    train(*BASE, "run.name=run", env=ENV | {"KILL_AT": "7"}, code=-9)
-    facts = Facts(output_root / "run" / "facts")
-    lost = [row for row in facts.rows() if row["step"] > 5]
-    with open(facts.scalars_file, "a") as file:
-        file.write("7,0,11")  # torn
-    with open(facts.events_file, "a") as file:
-        file.write('{"event": "on_sa')
-    train("resume=run", env=ENV)
-    cut = [json.loads(line) for line in facts.cut_file.read_text().splitlines()]
-    assert [line for line in cut if "torn" not in line] == [{"cut_at": 5, **row} for row in lost]
-    assert {line["torn"] for line in cut if "torn" in line} == {"7,0,11", '{"event": "on_sa'}
-    steps = [row["step"] for row in facts.rows() if row["split"] == "train"]
-    assert steps == list(range(1, 25))
-    events = [json.loads(line)["event"] for line in facts.events_file.read_text().splitlines()]
-    assert events.count("on_start") == events.count("on_resume") == 1
-
-
-def test_every_rule_names_settings_that_there_are() -> None:
-    import re
-
-    from scaffolding.core.config.compose import compose_config, dotted_keys, portable
-    from scaffolding.verbs import RULES
-
-    data, model = trainable()[0]
-    keys = list(dotted_keys(portable(compose_config(PROJECT, [f"data={data}", f"model={model}"]), PROJECT)))
-    assert PROJECT.root == PROJECT_ROOT
-    for pattern, *reasons in RULES:
-        assert len(reasons) == 3 and any(re.fullmatch(pattern, key) for key in keys), pattern
+    done = train(*BASE, "loss._target_=tiny.UnloadableLoss", "run.name=unloadable", code=1)
+    assert "objects.losses.calls is a numpy.int64" in done.stderr
+    assert not list((output_root / "unloadable").glob("checkpoints/*.pt"))

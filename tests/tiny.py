@@ -1,17 +1,59 @@
-"""A dataset, a model and an optimizer small enough to be trained, killed and resumed many times in a test."""
+"""A dataset, a model and an optimizer small enough to be trained, killed and resumed many times in a test.
+
+`point` marks the places where a run can be struck. In the environment of a run, TRACE names a file that gets a line for
+each, STRIKE="9" or "metric 2" sends the process a signal at its ninth, or at the second of that name (KILL_WITH; unset,
+it is SIGKILL), and FAIL="metric 2" makes that one fail: a full disk where it is a system call, else a bug.
+"""
 
 import contextlib
+import errno
 import os
 import random
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+passed: list[str] = []  # the points of this process
+
+
+def point(name: str) -> None:
+    """A place where a run may be struck."""
+    passed.append(name)
+    if "TRACE" in os.environ:
+        with open(os.environ["TRACE"], "a") as file:
+            file.write(f"{name}\n")
+    counted = f"{name} {passed.count(name)}"
+    if os.environ.get("STRIKE") in (counted, str(len(passed))):
+        os.kill(os.getpid(), getattr(signal, os.environ.get("KILL_WITH", "SIGKILL")))
+    if os.environ.get("FAIL") == counted:
+        if name.startswith("os."):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise ZeroDivisionError("planted")
+
+
+def marked(call: Any, name: str) -> Any:
+    """A system call as a point, named by the call and the file it makes."""
+
+    def call_here(*arguments: Any, **more: Any) -> Any:
+        file = ""
+        if len(arguments) > 1:
+            file = f" {Path(arguments[1]).name}"
+        point(f"os.{name}{file}")
+        return call(*arguments, **more)
+
+    return call_here
+
+
+if {"TRACE", "STRIKE", "FAIL"} & os.environ.keys():
+    for each in ("replace", "link", "fsync"):
+        setattr(os, each, marked(getattr(os, each), each))
 
 
 class NoisyPoints:
@@ -38,6 +80,25 @@ class TinyNet(nn.Sequential):
         super().__init__(hidden, nn.Linear(16, num_classes))
 
 
+class FrozenNet(TinyNet):
+    """Its first layer is not trained."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        self[0].requires_grad_(False)
+
+
+class HalfNet(nn.Module):
+    """Weights in bfloat16."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(num_features, num_classes, dtype=torch.bfloat16)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.layer(points.bfloat16()).float()
+
+
 class TinyLoss:
     """Cross-entropy and accuracy."""
 
@@ -58,6 +119,7 @@ class FatalAdamW(torch.optim.AdamW):
 
     def step(self, closure: Any = None) -> Any:
         FatalAdamW.num_steps += 1
+        point("update")
         at = os.environ.get("KILL_AT", "")
         number = getattr(signal, os.environ.get("KILL_WITH", "SIGKILL"))
         if "PLANT" in os.environ and FatalAdamW.num_steps == 1:
@@ -149,6 +211,7 @@ class FinalLabels:
         self.seen: set[int] = set()
 
     def update(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+        point("metric")
         self.seen |= set(batch[1].tolist())
 
     def compute(self) -> int:
@@ -158,26 +221,28 @@ class FinalLabels:
         self.seen.clear()
 
 
-class BrokenPlot:
-    """A figure that fails."""
+class Figure:
+    """A figure that shows nothing; with `broken`, it fails."""
 
     moment = "val"
 
+    def __init__(self, broken: bool = False) -> None:
+        self.broken = broken
+
     def __call__(self, exp: Any) -> Any:
-        raise ZeroDivisionError("planted")
+        point("figure")
+        if self.broken:
+            raise ZeroDivisionError("planted")
+        return "nothing to be seen"
 
 
-def rollout(model: nn.Module, loader: Any) -> dict[str, float]:
+class Rollout:
     """An expensive evaluation: how many items it saw, and with which weights."""
-    weights = sum(float(parameter.double().sum()) for parameter in model.parameters())
-    return {"items": float(sum(len(labels) for _, labels in loader)), "weights": weights}
 
-
-class RolloutSpec:
-    """Builds `rollout`."""
-
-    def __new__(cls) -> Any:
-        return rollout
+    def __call__(self, model: nn.Module, loader: Any) -> dict[str, float]:
+        point("rollout")
+        weights = sum(float(parameter.double().sum()) for parameter in model.parameters())
+        return {"items": float(sum(len(labels) for _, labels in loader)), "weights": weights}
 
 
 class FaultyPoints(NoisyPoints):
@@ -197,8 +262,8 @@ class FaultyPoints(NoisyPoints):
         return super().__getitem__(index)
 
 
-class CountingLoss(TinyLoss):
-    """Its value depends on how often it was called in training, which it keeps and can give and take as a state."""
+class HiddenLoss(TinyLoss):
+    """Its value depends on how often it was called in training, which no checkpoint says."""
 
     calls = 0
 
@@ -207,11 +272,26 @@ class CountingLoss(TinyLoss):
         loss, values = super().__call__(model, batch)
         return loss * (1 + 0.1 * self.calls), values
 
+
+class CountingLoss(HiddenLoss):
+    """The same, with a state that checkpoints hold."""
+
     def state_dict(self) -> dict[str, Any]:
         return {"calls": self.calls}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.calls = state["calls"]
+
+
+class SetOrder(NoisyPoints):
+    """Its items are in the order of a set of names, which is another in every process."""
+
+    def __init__(self, split: str, num_items: int) -> None:
+        super().__init__(split, num_items)
+        self.names = list({f"item_{index}" for index in range(num_items)})
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return super().__getitem__(int(self.names[index].removeprefix("item_")))
 
 
 class UnloadableLoss(CountingLoss):
@@ -233,24 +313,6 @@ class ExplodingLoss(TinyLoss):
             if str(ExplodingLoss.num_steps) == os.environ.get("EXPLODE_AT"):
                 loss = loss + (model(batch[0]) * 0).sum().abs().sqrt()  # d sqrt(x) at 0
         return loss, values
-
-
-class SignallingMetric:
-    """Sends its own process the signal in SIGNAL while the evaluation of step EVALUATION_AT (counted) is under way."""
-
-    evaluations = 0
-
-    def update(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-        SignallingMetric.evaluations += self.first
-        if self.first and str(SignallingMetric.evaluations) == os.environ.get("EVALUATION_AT"):
-            os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
-        self.first = False
-
-    def compute(self) -> int:
-        return 1
-
-    def reset(self) -> None:
-        self.first = True
 
 
 class HungryAdamW(FatalAdamW):

@@ -1,39 +1,111 @@
-"""Starts train.py quickly: a process that has imported everything once and forks for every run.
+"""Starts programs quickly: a server that has imported everything once forks for each of them.
 
-Reads one JSON object a line ({"argv", "cwd", "env", "stdout", "stderr"}) and answers with the exit code, negative for a
-signal. What is run is the real file, as `python src/.../train.py` runs it; only the imports are there already.
+What runs is the real file, as `python FILE WORDS` runs it; only the imports are there already.
 """
 
+import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
 import os
 import runpy
 import signal
+import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
 
-TIMEOUT = 1200  # seconds a run may take
+TRAIN = next(Path(__file__).parents[1].glob("src/*/train.py"))
+TIMEOUT = 600  # seconds after which anything started here is ended
 LATE = ("matplotlib.backends.backend_agg", "matplotlib.figure", "wandb")  # what a run imports where it is used
+_turn = threading.Lock()  # one question to the server at a time
 
 
-def run(job: dict) -> None:
-    """In the child: become `python train.py ...`."""
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.chdir(job["cwd"])
-    os.environ.update(job["env"])
-    sys.path[:0] = job["env"].get("PYTHONPATH", "").split(os.pathsep)
-    sys.argv = job["argv"]
-    signal.alarm(TIMEOUT)
-    runpy.run_path(job["argv"][0], run_name="__main__")
+class Started:
+    """A program at work. It leads a process group: `pid` is the number of both."""
+
+    def __init__(self, pid: int, stdout: Path, stderr: Path) -> None:
+        self.pid, self.stdout, self.stderr = pid, stdout, stderr
+        self.code: int | None = None  # once it has ended; negative: the signal that ended it
+
+    def wait(self, seconds: float = TIMEOUT) -> int | None:
+        """The exit code; None: it is still at work after so many seconds."""
+        end = time.monotonic() + seconds
+        while self.code is None:
+            self.code = _ask({"poll": self.pid})
+            if self.code is None:
+                if time.monotonic() > end:
+                    return None
+                time.sleep(0.003)
+        return self.code
+
+    def send(self, number: int, to_group: bool = True) -> bool:
+        """Send a signal to it, or also to the processes that it started; False: it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            (os.killpg if to_group else os.kill)(self.pid, number)
+            return True
+        return False
 
 
-def main(train_file: str) -> None:
+def start(
+    argv: list[str], stdout: Path, stderr: Path, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> Started:
+    """Start `python *argv` with its output appended to two files, which may be the same one.
+
+    `env` is added to this process's environment. Any number may be at work at a time; may be called from any thread.
+    """
+    files = {"stdout": str(stdout), "stderr": str(stderr)}
+    job = {"argv": [*map(str, argv)], "cwd": str(cwd or Path.cwd()), "env": env or {}, **files}
+    return Started(_ask(job), stdout, stderr)
+
+
+def _ask(job: dict[str, Any]) -> Any:
+    with _turn:
+        process = _server()
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+
+@functools.cache
+def _server() -> Any:
+    """The server of this process, which ends with it."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, __file__], **pipes)
+    atexit.register(process.kill)
+    return process
+
+
+# --- in the server
+
+
+def serve() -> None:
+    """Answer each line of JSON: a program to be started with its pid, {"poll": pid} with its exit code or null."""
+    del sys.path[0]  # tests/: a program finds there only what PYTHONPATH says
+    _import_all()
+    for line in sys.stdin:
+        job = json.loads(line)
+        if "poll" in job:
+            pid, status = os.waitpid(job["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            os.setpgid(answer, answer)  # both do it, so that it is done when either goes on
+            if answer == 0:
+                _become(job)
+                break
+        print(json.dumps(answer), flush=True)
+
+
+def _import_all() -> None:
     import torch
     from hydra.core.plugins import Plugins
 
-    runpy.run_path(train_file, run_name="imported")
+    runpy.run_path(str(TRAIN), run_name="imported")
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports half of torch
     Plugins.instance()  # imports hydra's own
     for name in LATE:
@@ -41,13 +113,22 @@ def main(train_file: str) -> None:
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a collection would touch, and so copy, all of this process's memory in every child
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            run(json.loads(line))
-            break
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def _become(job: dict[str, Any]) -> None:
+    """In the child: be `python *argv`."""
+    for number, name in enumerate((os.devnull, job["stdout"], job["stderr"])):
+        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+    os.chdir(job["cwd"])
+    os.environ.update(job["env"])
+    sys.path[:0] = filter(None, job["env"].get("PYTHONPATH", "").split(os.pathsep))
+    sys.argv = job["argv"]
+    if not sys.argv[0].endswith(TRAIN.name):  # train.py itself takes its folder off the path
+        sys.path.insert(0, str(Path(sys.argv[0]).parent))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the program has its own handlers
+    signal.alarm(TIMEOUT)
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve()

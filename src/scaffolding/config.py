@@ -34,20 +34,21 @@ TRUSTED: tuple[str, ...] = (
 FETCHING: tuple[str, ...] = (f"{__package__}.data.hf_text",)
 
 # What a changed setting does when a run is resumed. FREE: nothing to the run. COURSE: it changes how the run goes on.
-# IDENTITY: refused, it is part of what the run is. A fork may change all of them, a rerun only what is free.
+# IDENTITY (also of a field without a word): refused, it is part of what the run is. A fork may change all of them, a
+# rerun only what is free.
 FREE, COURSE, IDENTITY = "free", "course", "identity"
 
 
-def setting(change: str, allowed: str = "", check: Callable[[Any], Any] | None = None) -> Any:
+def setting(change: str = IDENTITY, allowed: str = "", check: Callable[[Any], Any] | None = None) -> Any:
     """A field whose value stands in YAML; unless it is null, `check` must hold, and `allowed` says so in words."""
     return field(default=MISSING, metadata={"change": change, "allowed": allowed, "check": check})
 
 
-def at_least(low: int, change: str) -> Any:
+def at_least(low: int, change: str = IDENTITY) -> Any:
     return setting(change, f"{low} or more", partial(operator.le, low))
 
 
-def one_of(*options: str, change: str) -> Any:
+def one_of(*options: str, change: str = IDENTITY) -> Any:
     return setting(change, f"one of {', '.join(options)}", options.__contains__)
 
 

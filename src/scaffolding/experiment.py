@@ -250,7 +250,10 @@ class Experiment:
     def check_finite(self) -> None:
         """RunError if a loss since the last look, a weight, or a value of an optimizer's state is not finite."""
         states = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
-        self.watch.check({"model": dict(self.model.named_parameters()), "optimizers": states}, self.state.step)
+        run = "RUN"
+        if self.path is not None:
+            run = self.path.name
+        self.watch.check({"model": dict(self.model.named_parameters()), "optimizers": states}, self.state.step, run)
 
     @property
     def eval_model(self) -> nn.Module:

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from test_rename import ROOT, copy_repository
 
+from scaffolding.config import Config
+from scaffolding.core.config.usage import rules_table
+
 DATA = os.environ.get("SCAFFOLDING_TEST_DATA")
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -122,6 +125,11 @@ def test_messages_are_those_of_the_code() -> None:
     for message in messages:
         for part in message.split("…"):
             assert len(part.strip()) < 3 or part.strip() in code, f"{part!r} of {message!r} is said nowhere"
+
+
+def test_the_table_of_changes_is_that_of_config_py() -> None:
+    text = (ROOT / "configs/README.md").read_text()
+    assert text.partition("<!-- rules -->\n")[2].partition("<!-- end -->")[0].strip() == rules_table(Config).strip()
 
 
 def test_the_readme_is_short() -> None:

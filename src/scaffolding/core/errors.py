@@ -1,7 +1,10 @@
-"""Errors that are the user's to mend, and how to name the nearest right word."""
+"""Errors the user can fix, and how to name the nearest right word."""
 
 import difflib
 from collections.abc import Iterable
+
+# What a terminal would obey; it may stand in the names and keys of a stranger's run.
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
 class UserError(ValueError):
@@ -10,6 +13,9 @@ class UserError(ValueError):
     The text is one line on what is wrong with which value where, one on what is allowed or nearest, at most one on
     what to do.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.translate(CONTROL))
 
 
 class DamagedError(UserError):

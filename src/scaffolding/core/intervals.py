@@ -20,14 +20,6 @@ def parse(text: str) -> tuple[float, str]:
     return amount, unit
 
 
-def is_interval(text: str, minutes: bool = True) -> bool:
-    """Whether `parse` takes the text; a budget and the log cannot be in minutes."""
-    try:
-        return parse(text)[1] != "min" or minutes
-    except ValueError:
-        return False
-
-
 def in_steps(text: str, steps_per_epoch: int) -> int:
     """A budget or a step or epoch interval as a number of optimizer steps, at least 1."""
     amount, unit = parse(text)

@@ -12,11 +12,11 @@ from pathlib import Path
 _package = Path(__file__).resolve().parents[1]
 _folder = Path(sys.argv[0]).resolve().parent
 _path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-if sys.argv[0].endswith(".py") and _folder.name == _package.name and _folder != _package:
-    if (_folder / "core" / "launch.py").exists() and _path[0] != str(_folder.parent):
-        # a script of another checkout that shares this environment, a git worktree say: it must run its own sources
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(_folder.parent), *filter(None, _path)])
-        os.execv(sys.executable, sys.orig_argv)
+_is_ours = _folder == _package or _folder.name != _package.name or not (_folder / "core" / "launch.py").exists()
+if sys.argv[0].endswith(".py") and not _is_ours and _path[0] != str(_folder.parent):
+    # a script of another checkout that shares this environment, a git worktree say: it must run its own sources
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(_folder.parent), *filter(None, _path)])
+    os.execv(sys.executable, sys.orig_argv)
 if sys.path[0] and Path(sys.path[0]).resolve() == _package:  # started as a script: our evaluate.py must not hide an
     sys.path[0] = str(_package.parent)  # installed package of that name
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: a Ctrl-C just ends it
@@ -40,7 +40,7 @@ from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, expla
 from .config.trust import open_config
 from .config.usage import help_text
 from .config.words import read_words
-from .errors import RunError, StorageError, UserError
+from .errors import CONTROL, RunError, StorageError, UserError
 from .folder.folder import find_run, storage_error
 from .session.console import LOG
 from .session.run import STOP_SIGNALS
@@ -52,8 +52,6 @@ if "triton" not in sys.modules:  # what is frozen is never freed, and triton com
 
 VERBS = ("resume", "fork", "rerun")
 TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong input
-CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
-# a terminal obeys them, and they may stand in the names and keys of a stranger's run
 
 
 def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
@@ -101,6 +99,9 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     if {*VERBS, "trust"} & set(given):
         verb, parent, options, inherited = _go_on(given, rest, project)
         more += inherited
+    shows_config = "--cfg job" in " ".join(rest) and "--package" not in rest
+    if shows_config:  # done here, not by Hydra, so that it is checked
+        rest = [word for word in rest if word not in ("--cfg", "job", "--resolve")]
     raised: list[Exception] = []
 
     def task(composed: DictConfig) -> Any:

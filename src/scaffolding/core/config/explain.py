@@ -57,7 +57,11 @@ def explain(
         )
     found = re.search(r"Could not (?:override|delete from config\.(?: The key)?) '([^']+)'", text)
     if found:
-        return unknown_key(found[1], _known(overrides, configs, compose), configs)
+        known = _known(overrides, configs, compose)
+        wrong = found[1]
+        if wrong in known:  # the key is there, one within its value is not
+            wrong = str(getattr(cause, "full_key", None) or wrong)
+        return unknown_key(wrong, known, configs)
     found = re.search(r"Error merging override (.+)", text)
     if found:
         return UserError(f"{found[1]}: {str(cause).splitlines()[0]}")

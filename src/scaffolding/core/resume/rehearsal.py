@@ -99,10 +99,13 @@ def compare(run: Path, again: Path, step: int) -> int:
     if difference is None and first_difference(rows, others) is not None:
         difference = "a logged value (facts/scalars.csv)"
     if difference is not None:
-        raise RunError(
+        message = (
             f"resume rehearsal: continued from step {step}, {difference} differs from the run that went through"
             "\nsomething keeps state that is not in the checkpoint, or draws random numbers outside of a step"
         )
+        if torch.cuda.is_initialized():
+            message += "; on a GPU it may also be a kernel that sums in no fixed order (README, What is exact)"
+        raise RunError(message)
     return sum(isinstance(value, Tensor) for _, value in leaves(expected))
 
 

@@ -241,8 +241,11 @@ def _config_of(exp: Any, run: Path) -> Any:
 
 
 def _words_of(run: Path) -> list[str]:
-    """The overrides that made a run."""
-    words: list[str] = yaml.safe_load((run / "overrides.yaml").read_text())
+    """The overrides that made a run; none for a rehearsal."""
+    file = run / "overrides.yaml"
+    if not file.exists():
+        return []
+    words: list[str] = yaml.safe_load(file.read_text())
     return words
 
 

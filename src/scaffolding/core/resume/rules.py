@@ -4,7 +4,6 @@ The word at its field in the schema says it: free (takes effect, no consequence 
 continues), identity (refused).
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from loguru import logger
 
 from ..config.build import by_network, takes_total
 from ..config.compose import Project, masked
+from ..config.usage import change_of
 from ..errors import UserError
 
 IN_WORKERS = ("loader.num_workers", "loader.start_method", "loader.timeout")
@@ -29,17 +29,6 @@ def refuse(verb: str, run: Path, changes: Changes, cfg: Any, project: Project) -
             raise UserError(f"{key}={new}: refused, {run.name} has {key}={old} and {reason}\n{advice}")
 
 
-def change_word(key: str, schema: type) -> str:
-    """free, course or identity: what a change of a setting is."""
-    section, _, name = key.partition(".")
-    found = {field.name: field for field in dataclasses.fields(schema)}.get(section)
-    if found is None:
-        return "identity"
-    if dataclasses.is_dataclass(found.type):
-        found = {field.name: field for field in dataclasses.fields(found.type)}[name]
-    return str(found.metadata["change"])
-
-
 def _reason_against(verb: str, key: str, changes: Changes, cfg: Any, project: Project) -> str:
     """Why a changed setting is refused; empty where it is not. A second line says what to do."""
     keeps_state = verb == "resume" or (verb == "fork" and cfg.fork_state)
@@ -47,7 +36,7 @@ def _reason_against(verb: str, key: str, changes: Changes, cfg: Any, project: Pr
         return ""
     if verb == "fork" and not keeps_state:
         return ""
-    word = change_word(key, project.schema)
+    word = change_of(project.schema, key)
     if key == "run.name":
         return "a run keeps its name"
     if word == "identity":

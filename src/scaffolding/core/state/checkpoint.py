@@ -8,7 +8,7 @@ import contextlib
 import re
 import warnings
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .progress import RunState
 FORMAT = 2
 READABLE = (1, 2)  # 1: written after the looks at a step, with the states of generators
 PLAIN = (type(None), bool, int, float, complex, str, bytes, set, torch.Size, torch.dtype, torch.device)
-CONTAINERS = (list, tuple, dict, OrderedDict)
+CONTAINERS = (list, tuple, dict, OrderedDict, Counter)  # a Counter: MultiStepLR's
 
 
 class Parts(dict[str, Any]):

@@ -23,8 +23,8 @@ class FiniteWatch:
             if name.rpartition("/")[2] == "loss":
                 self.total += value
 
-    def check(self, states: Any, step: int) -> None:
-        """Look at the losses since the last look and at nested states. Waits for the device.
+    def check(self, states: Any, step: int, run: str = "RUN") -> None:
+        """Look at the losses since the last look of a run, and at nested states. Waits for the device.
 
         Raises:
             RunError: something is not finite; it is named.
@@ -36,7 +36,7 @@ class FiniteWatch:
         if fault is not None:
             raise RunError(
                 f"{fault} was not finite at or before step {step}; nothing was saved since"
-                "\npython scripts/replay.py RUN stops before the update that did it; a lower optimizer.lr, "
+                f"\npython scripts/replay.py {run} stops before the update that did it; a lower optimizer.lr, "
                 "run.clip_grad_norm or run.precision=float32 may avoid it"
             )
 
