@@ -10,15 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-
-from scaffolding.core.config.build import build
-from scaffolding.core.config.compose import compose_config
-from scaffolding.core.config.trust import check_trusted, read_config
-from scaffolding.core.errors import UserError
-from scaffolding.core.folder.folder import acquire, open_run, read_status
-from scaffolding.core.session.tracking import Follower, leave_unfinished, unfinished
-from scaffolding.experiment import PROJECT
 
 EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}
 PREEMPTED = 143  # any other: it can be carried on
@@ -26,6 +17,16 @@ PREEMPTED = 143  # any other: it can be carried on
 
 def sync(run: Path, only: str | None) -> None:
     """Deliver one run, and say what went where. UserError: it is in use, or has no such tracker."""
+    from omegaconf import OmegaConf
+
+    from scaffolding.core.config.build import build
+    from scaffolding.core.config.compose import compose_config
+    from scaffolding.core.config.trust import check_trusted, read_config
+    from scaffolding.core.errors import UserError
+    from scaffolding.core.folder.folder import acquire, read_status
+    from scaffolding.core.session.tracking import Follower
+    from scaffolding.experiment import PROJECT
+
     acquire(run)
     trackers: Any = OmegaConf.to_container(read_config(run, PROJECT).tracker, resolve=True)
     if only is not None and only not in trackers:
@@ -51,6 +52,12 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN", help="a name, its first letters, latest, or a path")
     parser.add_argument("--tracker", metavar="NAME", help="one of the run's, or of configs/tracker")
     arguments = parser.parse_args()
+
+    from scaffolding.core.errors import UserError
+    from scaffolding.core.folder.folder import open_run
+    from scaffolding.core.session.tracking import leave_unfinished, unfinished
+    from scaffolding.experiment import PROJECT
+
     try:
         sync(open_run(arguments.run, PROJECT.output_root).resolve(), arguments.tracker)
         sys.exit(1 if unfinished else 0)

@@ -20,7 +20,7 @@ IMPORTS = [found for file in FILES for found in imports(FOLDER, file)]
 # imported inside the functions that use them; coolname is small, but draws from the global generator at its import
 HEAVY = {"coolname", "datasets", "matplotlib", "rich", "tokenizers", "torchmetrics", "torchvision", "wandb"}
 # the wings that most runs do not use: they, too, may be imported where they are needed
-LATER = ("core/report/", "core/resume/", *(f"core/config/{n}.py" for n in ("explain", "plugins", "trust", "usage")))
+LATER = ("core/report/", "core/resume/", "core/batches/workers.py")
 # what stands alone, and all of this package that it may import
 ALONE = ("data", "model", "losses.py", "metrics.py", "plot", "tracker")
 HELPERS = ("core/errors.py", "core/folder/facts.py", "core/intervals.py", "core/state/keys.py", "core/tree.py")

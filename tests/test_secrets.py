@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.config.build import build
 from scaffolding.core.config.compose import hide_secrets, masked
 from scaffolding.core.errors import UserError
-from scaffolding.core.session.console import Console
+from scaffolding.core.session.run import Run
 
 SECRETS = {name: f"sekret-{name}-0123456789012345678901234567" for name in ("env", "dotenv", "local", "word", "inner")}
 
@@ -65,7 +67,8 @@ def test_a_logged_exception_shows_no_variables(tmp_path: Path) -> None:
     def fail(password: str) -> None:
         raise RuntimeError(f"{len(password)} letters")
 
-    with Console(tmp_path / "log.txt", 1, 0):
+    run: Any = SimpleNamespace(path=tmp_path, is_paused=False)
+    with Run._log_file(run):
         try:
             fail(SECRETS["word"])
         except RuntimeError:

@@ -12,13 +12,13 @@ import torch
 import yaml
 from conftest import Train
 from hydra.utils import instantiate
-from scaffolding.core.config.plain import read_plain
-from scaffolding.core.folder.find import find_checkpoint, find_run
-from scaffolding.core.folder.run_folder import claim
 
-from scaffolding.core.config.trust import check_trusted, needed_trust, read_config, read_words
+from scaffolding.core.config.trust import check_trusted, needed_trust, read_config, read_plain
+from scaffolding.core.config.words import read_words
 from scaffolding.core.errors import UserError
+from scaffolding.core.folder.folder import claim, find_run
 from scaffolding.core.state import checkpoint
+from scaffolding.core.state.checkpoint import find_checkpoint
 from scaffolding.experiment import PROJECT, Experiment
 
 TESTS = Path(__file__).parent
@@ -233,7 +233,9 @@ def test_train_refuses_a_hostile_run(train: Train, run: Path, marks: Path, evil:
     """Through the real entry point: nothing is run, made or changed."""
     good = yaml.safe_load((run / "config.yaml").read_text())
     configs, words = dict(strangers.configs(good, marks, evil)), strangers.words(marks)
-    cases = [("config.yaml", configs[what], "resume=dev/run") for what in ("torch.load", "section of Hydra", "defaults")]
+    cases = [
+        ("config.yaml", configs[what], "resume=dev/run") for what in ("torch.load", "section of Hydra", "defaults")
+    ]
     word = "loss={_target_: torch.utils.collect_env.run, _args_: ['touch "
     cases += [("overrides.yaml", words[what].encode(), "fork=dev/run") for what in (word[:60], "experiment=../../evil")]
     for file, content, verb in cases:

@@ -168,9 +168,9 @@ def upgrade(config: dict[str, Any]) -> dict[str, Any]:
         for block in [scheduler] if "schedule" in scheduler else scheduler.values():
             if isinstance(block, dict) and "schedule" in block:
                 target = str((block["schedule"] or {}).get("_target_", ""))
-                has_one_choice = target.partition(".")[2] in PER_STEP or block.get("interval") == "metric"
-                if block["schedule"] is None or has_one_choice:
-                    block.pop("interval", None)
-                if block.get("monitor") is None:
+                interval = block.pop("interval", None)
+                if interval is not None and interval != "metric":
                     block.pop("monitor", None)
+                    if target and target.partition(".")[2] not in PER_STEP:
+                        block["interval"] = interval
     return config

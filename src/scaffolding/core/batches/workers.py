@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import ctypes
 import inspect
+import multiprocessing
 import signal
 import sys
 import threading
@@ -32,6 +33,9 @@ all_workers: "weakref.WeakSet[Workers]" = weakref.WeakSet()
 def _end_workers() -> None:
     for workers in list(all_workers):
         workers.close()
+    for process in multiprocessing.active_children():  # of loaders that are gone already
+        if process.daemon:
+            process.kill()
 
 
 def worker_fault(error: BaseException) -> RunError | None:

@@ -26,7 +26,7 @@ from ..errors import RunError
 from ..folder.facts import Facts
 from ..intervals import in_steps
 from ..session.console import command
-from ..session.rows import peak_memory
+from ..session.record import peak_memory
 from ..state import checkpoint
 from ..state.checkpoint import CheckpointFiles
 from ..tree import leaves
@@ -47,7 +47,7 @@ def rehearse(exp: Any, main: Main) -> list[str]:
         RunError: names the first state that differs.
     """
     proof = "none: no checkpoint is left from the first half of the run"
-    if exp.run.checkpoints.halfway.exists():  # else the run was resumed after it
+    if exp.run.record.checkpoints.halfway.exists():  # else the run was resumed after it
         proof = f"{continue_halfway(exp, main)} tensors identical"
     lines = [f"resume rehearsal: {proof}"]
     if not exp.cfg.resume:  # its command line says little
@@ -77,7 +77,7 @@ def continue_halfway(exp: Any, main: Main) -> int:
         (again / "provenance.json").write_text("{}")
         shutil.copytree(exp.path / "facts", again / "facts")
         (again / "checkpoints").mkdir()
-        checkpoint.link_checkpoint(exp.run.checkpoints.halfway, CheckpointFiles(again).latest)
+        checkpoint.link_checkpoint(exp.run.record.checkpoints.halfway, CheckpointFiles(again).latest)
         step = checkpoint.load(CheckpointFiles(again).latest)["state"]["step"]
         with _silence(exp.run):
             main(cfg)
@@ -148,7 +148,9 @@ def estimate(exp: Any, main: Main) -> str:
     num_steps = in_steps(cfg.run.budget, steps_per_epoch)
     evaluation = num_val * seconds / items / 3  # a forward pass is a third of a step
     duration = _duration(num_steps * seconds + num_steps / steps_per_epoch * evaluation)
-    disk = (2 + exp.settings.num_checkpoints) * exp.run.checkpoints.latest.stat().st_size  # best, and one being written
+    disk = (
+        2 + exp.settings.num_checkpoints
+    ) * exp.run.record.checkpoints.latest.stat().st_size  # best, and one being written
     return (
         f"about {duration} ({num_steps:,} steps of {1000 * seconds:.3g} ms), "
         f"{_size(disk)} on disk, {_size(peak_memory())} of memory"

@@ -23,15 +23,13 @@ from loguru import logger
 
 from ..config.compose import own_words
 from ..config.trust import needed_trust
-from ..errors import RunError, StorageError
+from ..errors import RunError
 from ..folder import folder
 from ..folder.facts import Facts
-from ..state.checkpoint import CheckpointFiles, link_checkpoint
 from .console import LOG_LINE, ProgressBar, command
-from .rows import Rows, Start
+from .record import Record, Start
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-MAX_FAILED_SAVES = 10  # in a row: by then it is not a passing trouble
 
 
 class Stopped(SystemExit):
@@ -96,7 +94,7 @@ class Run:
     def __init__(self, exp: Any, path: Path) -> None:
         self.path, self.state, self.num_steps, self.settings = path, exp.state, exp.num_steps, exp.settings
         self.check_finite, self.trackers, self.config = exp.check_finite, exp.trackers, exp.config
-        self.project = exp.project
+        self.project, self.close_loaders = exp.project, exp.close
         for name in ("facts", "checkpoints", "figures"):
             (path / name).mkdir(exist_ok=True)
         for aside in (*path.glob(".*.tmp"), *path.glob("*/.*.tmp")):  # what a kill during a write left
@@ -104,9 +102,6 @@ class Run:
         self.stop = StopFlag()
         state = self.state
         self.start = Start(state.step, list(state.looks), state.samples, time.perf_counter())
-        self.saved_step: int | None = state.step or None  # of latest.pt
-        self.save_error: StorageError | None = None  # of the last save, if it failed
-        self.num_failed_saves = 0
         self.closing: list[str] = []  # the last lines, fit to be pasted
         self.is_paused = False  # while a rehearsal speaks
         self.progress: Any = None
@@ -117,14 +112,14 @@ class Run:
         return needed_trust(self.config, self.project)
 
     @cached_property
-    def rows(self) -> Rows:
-        """The rows of the run: facts, trackers, console."""
-        return Rows(self.path, self.state, self.start, self.num_steps, self.trackers, self.config, self.progress)
+    def record(self) -> Record:
+        """The rows and checkpoints of the run."""
+        return Record(self, self.progress)
 
     @property
     def facts(self) -> Facts:
         """The files of facts/."""
-        return self.rows.facts
+        return self.record.facts
 
     def log(self, split: str, values: dict[str, Any]) -> dict[str, float]:
         """Record one row and say it; returns the values as numbers.
@@ -134,53 +129,21 @@ class Run:
         """
         if split == "train":
             self.check_finite()
-        return self.rows.add(split, values)
-
-    # --- checkpoints
-
-    @cached_property
-    def checkpoints(self) -> CheckpointFiles:
-        """The files of checkpoints/."""
-        return CheckpointFiles(self.path)
+        return self.record.add(split, values)
 
     def save(self, content: dict[str, Any], is_last: bool = False) -> None:
         """Write checkpoints/latest.pt: the state after a step, before anything looks at it.
-
-        A disk that does not take it costs a warning, and what was there before stays; at the last step, or at
-        MAX_FAILED_SAVES in a row, it is an error.
 
         Raises:
             RunError: a loss or a weight is not finite, or a value is of a type that could not be loaded again.
             StorageError: the disk does not take it, and the run cannot go on without.
         """
         self.check_finite()
-        step = self.state.step
-        try:
-            self.facts.sync()  # a checkpoint is never ahead of the rows
-            self.checkpoints.save(content, self.saved_step, self.settings.num_checkpoints)
-            if self.settings.rehearse_resume and (2 * step < self.num_steps or step == 1):
-                link_checkpoint(self.checkpoints.latest, self.checkpoints.halfway)
-        except StorageError as error:
-            self.save_error = error
-            self.num_failed_saves += 1
-            if is_last or self.num_failed_saves >= MAX_FAILED_SAVES:
-                raise
-            logger.warning(f"{error}; training goes on, a failed save is tried again when the next is due")
-            return
-        self.save_error, self.num_failed_saves, self.saved_step = None, 0, step
-        self.facts.event("on_save", step=step)
+        self.record.save(content, is_last)
 
     def keep_best(self) -> bool:
         """Make best.pt the checkpoint of this step; False: there is none, as it could not be saved."""
-        if self.saved_step != self.state.step:
-            return False
-        try:
-            self.checkpoints.keep_best()
-        except StorageError as error:
-            logger.warning(f"{error}; training goes on, and a later best is kept")
-            return False
-        self.facts.event("on_best", step=self.state.step)
-        return True
+        return self.record.keep_best()
 
     def is_first_step(self) -> bool:
         """Whether the last step was the first of this session."""
@@ -199,8 +162,8 @@ class Run:
                 yield
                 self.facts.event("on_train_end", step=self.state.step, best=self.state.best)
                 self.facts.sync()
-                if self.save_error is not None:
-                    raise self.save_error
+                if self.record.save_error is not None:
+                    raise self.record.save_error
                 self._write_status("finished")
             except Stopped as error:
                 code = int(str(error.code))
@@ -211,14 +174,15 @@ class Run:
                 code = 1
                 logger.debug("".join(traceback.format_exception(error)))  # log.txt has it always
                 cause = _worker_fault(error) or error
-                good = self.checkpoints.latest if self.checkpoints.latest.exists() else "none"
+                good = self.record.checkpoints.latest if self.record.checkpoints.latest.exists() else "none"
                 logger.error(f"failed at step {self.state.step}: {type(cause).__name__}; last good checkpoint: {good}")
                 self._end("failed", f"{type(cause).__name__}: {cause}")
                 if cause is not error:
                     raise cause from error
                 raise
             finally:
-                self.rows.tracking.finish(code)
+                self.close_loaders()
+                self.record.tracking.finish(code)
                 resume = f"resume:   {command()} resume={self.path.name}"
                 if self.trust:
                     resume += f" trust={','.join(self.trust)}"
@@ -228,7 +192,9 @@ class Run:
     def leave_if_asked(self) -> None:
         """Raise Stopped if a signal asked for it. The caller has saved, or a resumed run does again what is left."""
         if self.stop.received is not None:
-            logger.info(f"{self.stop.received.name}: stopped at step {self.state.step}, saved at {self.saved_step}")
+            logger.info(
+                f"{self.stop.received.name}: stopped at step {self.state.step}, saved at {self.record.saved_step}"
+            )
             raise Stopped(128 + self.stop.received)
 
     def _end(self, status: str, reason: str) -> None:

@@ -1,19 +1,20 @@
-"""The rows of one run: written to facts/ first, then handed to the trackers and shown on the console."""
+"""What a run records: rows, written to facts/ first, then handed to the trackers and shown; and checkpoints."""
 
 import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from loguru import logger
 
+from ..errors import StorageError
 from ..folder.facts import Facts
-from ..state.progress import RunState
+from ..state.checkpoint import CheckpointFiles, link_checkpoint
 from .console import describe_row
 from .tracking import Tracking
 
+MAX_FAILED_SAVES = 10  # in a row: by then it is not a passing trouble
 ROWS_OF_LOOKS = {"eval": "val", "rollout": "rollout"}  # the split of the row that a look at a step adds
 
 
@@ -26,29 +27,31 @@ class Start(NamedTuple):
     time: float  # time.perf_counter()
 
 
-class Rows:
-    """Adds rows to a run.
+class Record:
+    """Adds rows and checkpoints to a run.
 
     Made with the first row or event of a session, not before: nothing of it stands between the start and the first
     step. Making it cuts the rows that a resumed run does again.
     """
 
-    def __init__(
-        self, path: Path, state: RunState, start: Start, num_steps: int, trackers: dict[str, Any],
-        config: dict[str, Any], bar: Any,
-    ) -> None:  # fmt: skip
-        self.state, self.num_steps, self.bar = state, num_steps, bar
+    def __init__(self, run: Any, bar: Any) -> None:
+        self.state, self.num_steps, self.settings, self.bar = run.state, run.num_steps, run.settings, bar
+        start = run.start
         self.since = (start.time, start.samples)  # of the last training row
         self.left_out: set[str] = set()  # names of logged values that are not numbers
-        self.facts = Facts(path / "facts")
+        self.saved_step: int | None = start.step or None  # of latest.pt
+        self.save_error: StorageError | None = None  # of the last save, if it failed
+        self.num_failed_saves = 0
+        self.checkpoints = CheckpointFiles(run.path)
+        self.facts = Facts(run.path / "facts")
         if self.facts.events_file.exists():
             again = [ROWS_OF_LOOKS[look] for look in start.looks if look in ROWS_OF_LOOKS]
             rows_cut = self.facts.cut_after(start.step, again)
             self.facts.event("on_resume", step=start.step, rows_cut=rows_cut)
         else:
             self.facts.event("on_start", step=start.step)
-        self.tracking = Tracking(trackers)
-        self.tracking.start(path, config)
+        self.tracking = Tracking(run.trackers)
+        self.tracking.start(run.path, run.config)
 
     def add(self, split: str, values: dict[str, Any]) -> dict[str, float]:
         """Record one row. Tensors are read here; returns the values as numbers."""
@@ -86,6 +89,40 @@ class Rows:
                     logger.warning(f"{name} is not logged: {type(value).__name__} is not a number")
                 self.left_out.add(name)
         return numbers
+
+    def save(self, content: dict[str, Any], is_last: bool = False) -> None:
+        """Write checkpoints/latest.pt.
+
+        A disk that does not take it costs a warning, and what was there before stays; at the last step, or at
+        MAX_FAILED_SAVES in a row, it is an error.
+        """
+        step = self.state.step
+        try:
+            self.facts.sync()  # a checkpoint is never ahead of the rows
+            self.checkpoints.save(content, self.saved_step, self.settings.num_checkpoints)
+            if self.settings.rehearse_resume and (2 * step < self.num_steps or step == 1):
+                link_checkpoint(self.checkpoints.latest, self.checkpoints.halfway)
+        except StorageError as error:
+            self.save_error = error
+            self.num_failed_saves += 1
+            if is_last or self.num_failed_saves >= MAX_FAILED_SAVES:
+                raise
+            logger.warning(f"{error}; training goes on, a failed save is tried again when the next is due")
+            return
+        self.save_error, self.num_failed_saves, self.saved_step = None, 0, step
+        self.facts.event("on_save", step=step)
+
+    def keep_best(self) -> bool:
+        """Make best.pt the checkpoint of this step; False: there is none, as it could not be saved."""
+        if self.saved_step != self.state.step:
+            return False
+        try:
+            self.checkpoints.keep_best()
+        except StorageError as error:
+            logger.warning(f"{error}; training goes on, and a later best is kept")
+            return False
+        self.facts.event("on_best", step=self.state.step)
+        return True
 
 
 def peak_memory() -> float:
