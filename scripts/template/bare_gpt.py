@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scaffolding.core.folder.run_folder import Facts
 from torch import Tensor, nn
 
+from scaffolding.core.folder.facts import Facts
 from scaffolding.data.shakespeare import TinyShakespeare
 from scaffolding.experiment import PROJECT
 
@@ -133,11 +133,22 @@ def bare(folder: Path, num_steps: int, vocab_size: int) -> None:
     print(json.dumps({"ready": ready[0], "cpu": ready[1], "val_loss": whole_val(model, folder)}), flush=True)
 
 
-def start(folder: Path, name: str, *arguments: str) -> Any:
+def start(folder: Path, side: str, *arguments: str) -> Any:
     """A process of one thread."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with open(folder / f"{name}.log", "w") as log:
+    with open(folder / f"{side}.log", "w") as log:
         return subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log, env=environment)
+
+
+def write_ids(data: str, folder: Path) -> int:
+    """The text as numbers, 90 % of it to train on; returns how many characters there are."""
+    (text,) = TinyShakespeare(data).segments()
+    characters = sorted(set(text))
+    ids = np.array([characters.index(character) for character in text], dtype=np.uint16)
+    border = int(0.9 * len(ids))
+    ids[:border].tofile(folder / "train.bin")
+    ids[border:].tofile(folder / "val.bin")
+    return len(characters)
 
 
 def main() -> None:
@@ -148,21 +159,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.floor:
         return bare(Path(arguments.floor[0]), arguments.steps, int(arguments.floor[1]))
-    (text,) = TinyShakespeare(arguments.data).segments()
-    characters = sorted(set(text))
     with TemporaryDirectory() as name:
         folder = Path(name)
-        ids = np.array([characters.index(character) for character in text], dtype=np.uint16)
-        border = int(0.9 * len(ids))
-        ids[:border].tofile(folder / "train.bin"), ids[border:].tofile(folder / "val.bin")
+        vocab_size = str(write_ids(arguments.data, folder))
         words = ["experiment=shakespeare_gpt", "mode=prod", "tracker=none", f"run.budget={arguments.steps}steps"]
         words += ["run.name=ours", f"paths.output_root={folder}", f"paths.data={arguments.data}", "run.device=cpu"]
         begin = time.monotonic()
         sides = {
-            "ours": start(folder, "ours", str(PROJECT.root / "src" / PROJECT.package / "train.py"), *words),
-            "floor": start(
-                folder, "floor", __file__, "--floor", name, str(len(characters)), f"--steps={arguments.steps}"
-            ),
+            "ours": start(folder, "ours", str(PROJECT.sources / "train.py"), *words),
+            "floor": start(folder, "floor", __file__, "--floor", name, vocab_size, f"--steps={arguments.steps}"),
         }
         ends, cpu = {}, {}
         while len(ends) < len(sides):  # in the order in which they end
@@ -172,8 +177,7 @@ def main() -> None:
             ends[side], cpu[side] = time.monotonic() - begin, usage.ru_utime + usage.ru_stime
         floor = json.loads((folder / "floor.log").read_text().splitlines()[-1])
         ends["floor"], cpu["floor"] = floor["ready"] - begin, floor["cpu"]  # without the evaluation of this comparison
-        rows = Facts(folder / "ours" / "facts").rows()
-        best = min(row["loss"] for row in rows if row["split"] == "val")
+        best = min(row["loss"] for row in Facts(folder / "ours" / "facts").rows() if row["split"] == "val")
     print("| side | wall (s) | CPU (s) | CPU a step, all included (ms) | loss over all of the validation split |")
     print("| --- | --- | --- | --- | --- |")
     for side, loss in (("ours", best), ("floor", floor["val_loss"])):

@@ -17,22 +17,20 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from functools import partial
 from itertools import chain, count, islice, product
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from loguru import logger
-from shared import table_head
-from torch import Tensor
+from shared import table_head, table_row
 
 from scaffolding import train as program
 from scaffolding.core.session.console import LOG
@@ -89,11 +87,8 @@ class Synthetic(MNIST):  # as many images as MNIST has, of its shapes and types;
         self.images, self.labels = IMAGES, LABELS
 
 
-def row(what: str, measured: str, figure: str = "", reached: bool = True) -> None:
-    verdict = ""
-    if figure:
-        verdict = "ok" if reached else "**miss**"
-    print(f"| {what} | {measured} | {figure} | {verdict} |", file=sys.__stdout__, flush=True)
+def row(*cells: Any) -> None:
+    print(table_row(*cells), file=sys.__stdout__, flush=True)
 
 
 def spread(values: list[float], unit: str) -> str:
@@ -111,13 +106,8 @@ def ratios(what: str, times: list[Any], floors: dict[str, float | None], scale: 
     for (name, most), floor in zip(floors.items(), others, strict=True):
         found = [one / other for one, other in zip(ours, floor, strict=True)]
         seconds = " against ".join(f"{scale * statistics.median(side):.4g}" for side in (ours, floor))
-        figure = f"<= {most:.2f}x" if most else ""
-        row(
-            f"{what} / {name}",
-            f"{spread(found, 'x')}; {seconds} {unit}",
-            figure,
-            statistics.median(found) <= (most or 0),
-        )
+        figure = [f"<= {most:.2f}x", statistics.median(found) <= most] if most else []
+        row(f"{what} / {name}", f"{spread(found, 'x')}; {seconds} {unit}", *figure)
 
 
 def turns(cycles: int, *sides: Callable[[], Any]) -> list[list[Any]]:
@@ -126,24 +116,24 @@ def turns(cycles: int, *sides: Callable[[], Any]) -> list[list[Any]]:
     return [[side() for side in sides[::order]][::order] for order in orders][1:]
 
 
-def cpu(function: Callable[..., Any], *arguments: Any) -> float:
-    before = time.process_time()
+def seconds(clock: Callable[[], float], function: Callable[..., Any], *arguments: Any) -> float:
+    before = clock()
     function(*arguments)
-    return time.process_time() - before
+    return clock() - before
 
 
-def process(*arguments: str) -> tuple[float, float, str]:
-    """Run python on `arguments`: wall seconds (to the time it prints, if it prints one), CPU seconds, output."""
-    with TemporaryFile("w+") as file:
-        before, begin = os.times(), time.monotonic()
-        code = subprocess.run([sys.executable, *arguments], stdout=file, stderr=file, check=False).returncode
-        after, end = os.times(), time.monotonic()
-        file.seek(0)
-        text = file.read()
-    assert code == 0, f"{arguments[-1]} failed\n{text[-2000:]}"
-    if text.replace(".", "", 1).isdigit():
-        end = float(text)
-    return end - begin, sum(after[2:4]) - sum(before[2:4]), text
+cpu, wall = partial(seconds, time.process_time), partial(seconds, time.perf_counter)
+
+
+def process(*arguments: str) -> float:
+    """Run python on `arguments`: seconds to its end, or to the time that it prints."""
+    before = time.monotonic()
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    after = time.monotonic()
+    assert done.returncode == 0, f"{arguments[-1]} failed\n{done.stderr[-2000:]}"
+    if done.stdout.replace(".", "", 1).isdigit():
+        after = float(done.stdout)
+    return after - before
 
 
 def begin(*words: str) -> Experiment:
@@ -163,32 +153,28 @@ def startup(cycles: int, folder: Path) -> None:
         ("first step", "bare script", 1.1, mlp, (*first, str(bare))),
         ("`train.py --help`", "`import torch`", 1.3, (train, "--help"), ("-c", "import torch")),
     ):
-        found = turns(cycles, partial(process, *ours), partial(process, *floor))
-        ratios(what, [[wall for wall, _, _ in cycle] for cycle in found], {name: most}, 1, "s")
-        ratios(f"... CPU: {what}", [[used for _, used, _ in cycle] for cycle in found], {name: None}, 1, "s")
-    at_most("`train.py data=mnist mode=dev`", [process(train, *words)[0] for _ in range(cycles)], "s", 15)
+        ratios(what, turns(cycles, partial(process, *ours), partial(process, *floor)), {name: most}, 1, "s")
+    at_most("`train.py data=mnist mode=dev`", [process(train, *words) for _ in range(cycles)], "s", 15)
     for index in range(200):
         leave_out = shutil.ignore_patterns("*.pt", "wandb")
         shutil.copytree(next(output.glob("*_*")), folder / "many" / f"run{index}", ignore=leave_out)
     runs = (str(PROJECT.root / "scripts" / "runs.py"), "--output", str(folder / "many"))
-    at_most("`runs.py` of 200 runs", [process(*runs)[0] for _ in range(cycles)], "s", 1)
+    at_most("`runs.py` of 200 runs", [process(*runs) for _ in range(cycles)], "s", 1)
 
 
 class BareLoop:
     """The floor: tensors in memory, a permutation an epoch, forward, backward, step; a copy of the same network."""
 
     def __init__(self, exp: Experiment, fused: bool) -> None:
-        model = deepcopy(exp.model).train()
+        self.model = deepcopy(exp.model).train()
         self.order = chain.from_iterable(torch.randperm(NUM_TRAIN).split(BATCH) for _ in count())
-        self.read = lambda indices: (IMAGES[indices], LABELS[indices])
-        self.loss = lambda images, labels: F.cross_entropy(model(images), labels)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, fused=fused)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.01, fused=fused)
 
     def run(self, steps: int) -> None:
         for indices in islice(self.order, steps):
-            images, labels = self.read(indices)
+            images, labels = IMAGES[indices], LABELS[indices]
             self.optimizer.zero_grad()
-            self.loss(images, labels).backward()
+            F.cross_entropy(self.model(images), labels).backward()
             self.optimizer.step()
 
 
@@ -205,49 +191,18 @@ def interleaved(steps: Iterator[Any], cycles: int, floors: list[BareLoop], found
     del found[0]  # to warm up; holds the first step, too
 
 
-def breakdown(steps: Iterator[Any], exp: Experiment, bare: BareLoop, found: dict[str, Any]) -> Iterator[Any]:
-    """Hands on an epoch of steps with clocks around the pieces of each, then does the same for the bare loop."""
-
-    def clock(piece: str, function: Callable[..., Any], side: int) -> Callable[..., Any]:
-        def timed(*arguments: Any, **more: Any) -> Any:
-            before = time.perf_counter()
-            result = function(*arguments, **more)
-            times.append(time.perf_counter() - before)
-            return result
-
-        times = found[piece.replace("__call__", "loss")][side]
-        return timed
-
-    pieces: list[Any] = [((type(exp.losses[""]), "__call__"), (bare, "loss")), (None, (bare, "read"))]
-    pieces += [((Tensor, "backward"), (Tensor, "backward")), ((exp.run, "log"), None)]
-    pieces += [((exp.optimizers[""], name), (bare.optimizer, name)) for name in ("zero_grad", "step")]
-    pieces += [((program, name), None) for name in ("train_step", "finish_step", "add_metrics", "after_update")]
-    pieces += [((keys, name), None) for name in ("key", "seed_host", "seed_torch")]
-    for side in (0, 1):
-        with ExitStack() as stack:
-            for owner, name in (piece[side] for piece in pieces if piece[side]):
-                stack.enter_context(patch.object(owner, name, clock(name, getattr(owner, name), side)))
-            read = clock("read", steps.__next__, side)
-            yield from (read() for _ in range(STEPS * (1 - side)))
-            bare.run(STEPS * side)
-
-
 def loop(cycles: int, folder: Path) -> None:
     for num_threads in sorted({1, THREADS}):
         torch.set_num_threads(num_threads)
-        exp = begin(f"run.budget={(cycles + 2) * STEPS + 1}steps", f"paths.output={folder}")
+        exp = begin(f"run.budget={(cycles + 1) * STEPS}steps", f"paths.output={folder}")
         floors = [BareLoop(exp, False), BareLoop(exp, True)]
-        found, pieces = list[list[float]](), defaultdict[str, Any](lambda: ([], []))
-        steps = exp.train_loader.steps(exp.state, 1)
-        parts = interleaved(steps, cycles, floors, found), breakdown(steps, exp, floors[0], pieces), steps
+        found, steps = list[list[float]](), exp.train_loader.steps(exp.state, 1)
+        parts = interleaved(steps, cycles, floors, found), steps
         exp.train_loader.steps = lambda *_, parts=parts: chain(*parts)
         with exp.run.session():
             program.train(exp)
         names = {f"bare, AdamW, threads: {num_threads}": 1.08, f"bare, AdamW(fused=True), threads: {num_threads}": None}
         ratios("default loop", found, names, 1e6 / STEPS, "us of CPU a step")
-        for piece, sides in pieces.items():
-            us = [f"{1e6 / STEPS * len(side) * statistics.median(side or [0]):.1f}" for side in sides]
-            row(f"... {piece}", f"{us[0]} against {us[1]} us a step")
 
 
 def keyed(cycles: int, folder: Path) -> None:
@@ -264,12 +219,15 @@ def keyed(cycles: int, folder: Path) -> None:
 
 def data(cycles: int, folder: Path) -> None:
     loader, epochs = Experiment.from_config(*OVERRIDES).train_loader, count()
-    reads = [lambda at: (IMAGES[at], LABELS[at]), lambda at: (IMAGES.index_select(0, at), LABELS.index_select(0, at))]
-    floors = [lambda read=read: map(read, torch.randperm(NUM_TRAIN).split(BATCH)) for read in reads]
-    sides = [lambda: loader.batches(next(epochs)), *floors]  # all lazy; deque(..., 0) reads to the end, keeps nothing
-    found = turns(2 * cycles, *(partial(cpu, lambda side=side: deque(side(), 0)) for side in sides))
-    names = {"bare indexing": 1 / 0.8, "bare index_select": None}
-    ratios("time of an item in memory", found, names, 1e9 / NUM_TRAIN, "ns of CPU")
+
+    def ours() -> None:
+        deque(loader.batches(next(epochs)), 0)  # reads to the end and keeps nothing
+
+    def bare() -> None:
+        deque(((IMAGES[at], LABELS[at]) for at in torch.randperm(NUM_TRAIN).split(BATCH)), 0)
+
+    found = turns(2 * cycles, partial(cpu, ours), partial(cpu, bare))
+    ratios("time of an item in memory", found, {"bare indexing": 1 / 0.8}, 1e9 / NUM_TRAIN, "ns of CPU")
 
 
 def resume(cycles: int, folder: Path) -> None:
@@ -302,35 +260,26 @@ def evaluation(cycles: int, folder: Path) -> None:
             num_correct = num_correct + (logits.argmax(dim=1) == targets).sum()
         return [float(loss_sum) / NUM_VAL, float(num_correct) / NUM_VAL]
 
-    slices = [slice(at, at + BATCH) for at in range(0, NUM_VAL, BATCH)]
-    assert torch.allclose(torch.tensor([*evaluate(exp, "val").values()]), torch.tensor(bare(slices)), atol=1e-5)
-    floors = [partial(cpu, bare, batches) for batches in (torch.arange(NUM_VAL).split(BATCH), slices)]
-    found = turns(2 * cycles, partial(cpu, evaluate, exp, "val"), *floors)
-    ratios(f"evaluation of {NUM_VAL:,} items", found, {"bare, indexing": 1.3, "bare, slices": None}, 1e3, "ms of CPU")
+    batches = torch.arange(NUM_VAL).split(BATCH)
+    assert torch.allclose(torch.tensor([*evaluate(exp, "val").values()]), torch.tensor(bare(batches)), atol=1e-5)
+    found = turns(2 * cycles, partial(cpu, evaluate, exp, "val"), partial(cpu, bare, batches))
+    ratios(f"evaluation of {NUM_VAL:,} items", found, {"bare, indexing": 1.3}, 1e3, "ms of CPU")
 
 
 def saves(cycles: int, folder: Path) -> None:
     exp = begin("model.hidden_sizes=[1024,1024]", "run.name=saves", f"paths.output={folder}")
     program.train_step(exp, next(exp.train_loader.steps(exp.state, 1)))  # so that the optimizer has moments
 
-    def wall(function: Callable[[], None]) -> float:
-        before = time.perf_counter()
-        function()
-        return time.perf_counter() - before
-
     def ours() -> None:
         exp.state.step += 1
         exp.run.save(exp.state_dict())
 
-    found = turns(cycles, partial(wall, ours), lambda: wall(lambda: torch.save(exp.state_dict(), folder / "bare.pt")))
-    size = exp.run.checkpoints.latest.stat().st_size / 1e6
-    ratios(f"save of {size:.0f} MB, flushed", found, {"torch.save, not flushed": None}, 1e3, "ms")
-    loads = turns(
-        cycles,
-        lambda: wall(lambda: checkpoint.load(exp.run.checkpoints.latest)),
-        lambda: wall(lambda: torch.load(folder / "bare.pt", weights_only=True)),
-    )
-    ratios(f"load of {size:.0f} MB, checked", loads, {"torch.load, unchecked": None}, 1e3, "ms")
+    latest, bare = exp.run.checkpoints.latest, folder / "bare.pt"
+    found = turns(cycles, partial(wall, ours), lambda: wall(lambda: torch.save(exp.state_dict(), bare)))
+    size = f"{latest.stat().st_size / 1e6:.0f} MB"
+    ratios(f"save of {size}, flushed", found, {"torch.save, not flushed": None}, 1e3, "ms")
+    found = turns(cycles, partial(wall, checkpoint.load, latest), partial(wall, torch.load, bare))
+    ratios(f"load of {size}, checked", found, {"torch.load, unchecked": None}, 1e3, "ms")
 
 
 SECTIONS = {

@@ -6,58 +6,73 @@ import os
 import random
 import signal
 import sys
-import zipfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from interrupted import KINDS, Row, go_through, kind_words, tell
+from interrupted import KINDS, go_through, kind_words
 from loguru import logger
-from processes import launcher, parallel, send
-from scaffolding.core.folder.run_folder import claim
-from scaffolding.rehearsal import first_difference
-from torch import nn
+from shared import Row, content, parallel, start, tell
 
 from scaffolding.core.errors import UserError
+from scaffolding.core.folder.folder import claim
+from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.session.run import Run
 from scaffolding.core.state import checkpoint
-from scaffolding.core.state.checkpoint import RunState
-from scaffolding.core.state.finite import FiniteWatch
+from scaffolding.core.state.checkpoint import CheckpointFiles
+from scaffolding.core.state.progress import RunState
+from scaffolding.experiment import PROJECT
 
 Steps = dict[str, int]  # of checkpoints, by name
 
 
-def save(run: Run, step: int, size: int, best: bool) -> None:
-    """Save a checkpoint of `size` bytes, all of which tell its step."""
+def open_run(path: Path, step: int, halfway: bool = False) -> Run:
+    """The real record of a run that stands at a step, without a model."""
+    settings = SimpleNamespace(num_checkpoints=3, rehearse_resume=halfway)
+    exp = SimpleNamespace(
+        state=RunState(step=step), num_steps=10**6, settings=settings, trackers={}, config={}, project=PROJECT,
+        check_finite=lambda: None,
+    )  # fmt: skip
+    return Run(exp, path)
+
+
+def saves(run: Run, step: int, size: int) -> Iterator[str]:
+    """Save a checkpoint of `size` bytes, all of which tell its step; names what is safe by then. Even ones are best."""
+    run.state.step = step
     weights = {name: torch.full((size // 8,), float(step)) for name in ("one", "other")}
-    state = RunState(step=step)
-    content = {"format": checkpoint.FORMAT, "model": weights, "optimizers": {}, "state": asdict(state)}
-    run.save(state, content, best, FiniteWatch(nn.Module(), torch.device("cpu")))
+    run.save({"format": checkpoint.FORMAT, "model": weights, "optimizers": {}, "state": vars(run.state)})
+    yield "latest"
+    if step % 2 == 0:
+        run.keep_best()
+        yield "best"
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint that `save` made. UserError: it is damaged; ValueError: it is torn."""
-    content = checkpoint.load(path)
-    step: int = content["state"]["step"]
-    if not all(bool((tensor == step).all()) for tensor in content["model"].values()):
+    """The step of a checkpoint that `saves` made. UserError: it is damaged; ValueError: it is torn."""
+    found = content(path)
+    step: int = found["state"]["step"]
+    if not all(bool((tensor == step).all()) for tensor in found["model"].values()):
         raise ValueError(f"{path.name} is torn at step {step}")
     return step
 
 
-def write_saves(folder: str, size: int, first: int) -> None:
+def write_saves(folder: str, size: str, first: str) -> None:
     """Carry a run on and save for ever; report each save once it has returned."""
-    run = Run(Path(folder), None, 10**6, num_checkpoints=3)
+    run = open_run(Path(folder), 0)
+    if run.checkpoints.latest.exists():
+        run = open_run(Path(folder), step_of(run.checkpoints.latest))
     logger.remove()
-    with run.session(RunState(step=step_of(run.latest) if run.latest.exists() else 0), {}):
-        for step in itertools.count(first):
-            best = step % 2 == 0
-            save(run, step, size, best)
-            os.write(1, f"best {step}\nlatest {step}\n".encode() if best else f"latest {step}\n".encode())
+    with run.session():
+        for step in itertools.count(int(first)):
+            for name in saves(run, step, int(size)):
+                os.write(1, f"{name} {step}\n".encode())
 
 
 def wrong_checkpoints(run: Path, acknowledged: Steps) -> list[str]:
@@ -84,18 +99,18 @@ def kill_saves(size: int, count: int) -> tuple[list[str], int, int, int]:
     acknowledged = {"latest": 0, "best": 0}
     for index in range(count):
         log = run.with_name(f"{run.name}_{index}.log")
-        pid = launcher().start(log, write_saves, str(run), size, acknowledged["latest"] + 2)
+        process = start([__file__, run, size, acknowledged["latest"] + 2], log)
         while not (log.exists() and "\n" in log.read_text()):
-            assert launcher().wait(0.005) is None, log.read_text()
-        assert launcher().wait(random.uniform(0, size / 2**25)) is None, log.read_text()
-        send(pid, signal.SIGKILL)
-        assert launcher().wait() == -signal.SIGKILL
+            assert process.wait(0.003) is None, log.read_text()
+        time.sleep(random.uniform(0, size / 2**25))
+        process.send(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, log.read_text()
         for line in log.read_text().splitlines():
             acknowledged[line.split()[0]] = int(line.split()[1])
         wrong += wrong_checkpoints(run, acknowledged)
         asides = len(list(run.rglob(".*.tmp")))
         most, left = max(most, asides), left + bool(asides)
-    Run(run, None, 1)
+    open_run(run, 0)
     return wrong, most, left, len(list(run.rglob(".*.tmp")))
 
 
@@ -122,7 +137,7 @@ class Moment:
     names: dict[Path, int]  # inodes by path
     contents: dict[int, bytes]
     synced: int | None = None  # inode
-    saved: Steps = field(default_factory=dict)  # what is safe once a save has returned
+    saved: Steps = field(default_factory=dict)  # what is safe once a save, or keeping the best, has returned
 
 
 class Recorder:
@@ -158,15 +173,16 @@ class Recorder:
 
 def record_saves(root: Path, first: int, count: int, before: int) -> list[Moment]:
     """Saves of the steps from `first` by the run root/run, new or carried on from step `before`; half are the best."""
-    recorder = Recorder(root)
+    recorder, path = Recorder(root), root / "run"
     with patch.object(os, "fsync", recorder.fsync), redirect_stdout(io.StringIO()):
         recorder.record()
-        run = Run(root / "run" if (root / "run").exists() else claim(root, "run"), None, 10**6, 3, keep_halfway=True)
-        with run.session(RunState(step=before), {}):
+        if not path.exists():
+            claim(root, "run")
+        run = open_run(path, before, halfway=True)
+        with run.session():
             for step in range(first, first + count):
-                best = step % 2 == 1
-                save(run, step, 2**13, best)
-                recorder.record(saved={"latest": step, "best": step} if best else {"latest": step})
+                for name in saves(run, step, 2**13):
+                    recorder.record(saved={name: step})
     recorder.active = False
     for handle in recorder.held.values():
         os.close(handle)
@@ -224,8 +240,13 @@ def restart(run: Path, files: dict[str, bytes]) -> tuple[Steps, bool]:
     for path in folder.glob("*.pt"):
         with suppress(UserError, ValueError):
             found[path.name] = step_of(path)
-    steps = {"latest": step_of(checkpoint.load_newest(folder)[0])} if found else {}
-    steps |= {"best": found["best.pt"]} if "best.pt" in found else {}
+    steps: Steps = {}
+    with suppress(UserError, ValueError):
+        newest = CheckpointFiles(run).newest()
+        if newest is not None:
+            steps["latest"] = step_of(newest[0])
+    if "best.pt" in found:
+        steps["best"] = found["best.pt"]
     return steps, len(found) == sum(name.endswith(".pt") for name in files)
 
 
@@ -268,65 +289,37 @@ def crash(quick: bool) -> Iterator[Row]:
     yield from tell_cut(f"power cut in 2 saves after a restart from each of these ({len(states)} differ)", twice)
 
 
-def swapped(data: bytes, most: int) -> Iterator[bytes]:
-    """The checkpoint with two tensors of one size exchanged, the zip file as sound as before."""
-    with zipfile.ZipFile(io.BytesIO(data)) as file:
-        entries = {name: file.read(name) for name in file.namelist()}
-    tensors = [name for name in entries if "/data/" in name]
-    pairs = [
-        pair for pair in itertools.combinations(tensors, 2)
-        if len(entries[pair[0]]) == len(entries[pair[1]]) and entries[pair[0]] != entries[pair[1]]
-    ]  # fmt: skip
-    for one, other in pairs[:most]:
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as file:
-            for name in entries:
-                file.writestr(name, entries[{one: other, other: one}.get(name, name)])
-        yield buffer.getvalue()
-
-
 def flips(quick: bool) -> Iterator[Row]:
+    """A damaged checkpoint must be refused, unless it loads with its right content: not every bit of a file has one."""
     num_flips, num_cuts = (200, 20) if quick else (2000, 200)
     run = Path("flips", "run").absolute()
     go_through(run, *kind_words(KINDS[-1]))
-    latest = run / "checkpoints" / "latest.pt"
-    whole = checkpoint.load(latest)
+    path = run / "checkpoints" / "latest.pt"
+    whole, data = checkpoint.load(path), path.read_bytes()
 
-    def flipped(data: bytes) -> Iterator[bytes]:
-        for bit in random.sample(range(8 * len(data)), min(num_flips, 8 * len(data))):
-            changed = bytearray(data)
-            changed[bit // 8] ^= 1 << bit % 8
-            yield bytes(changed)
-
-    def loaded(path: Path, data: bytes) -> str | None:
-        """None: damage was found; else what happened."""
-        path.write_bytes(data)
+    def outcome(damaged: bytes) -> str:
+        path.write_bytes(damaged)
         try:
-            content = checkpoint.load(latest)
+            found = checkpoint.load(path)
         except UserError:
-            return None
+            return "found"
         except Exception as error:
             return type(error).__name__
-        harmless = path != latest and first_difference(content, whole) is None
-        return None if harmless else "loaded without a word"
+        return "harmless" if first_difference(found, whole) is None else "loaded without a word"
 
-    for path, what in ((latest, "a checkpoint"), (latest.with_name("latest.pt.sha256"), "its checksum file")):
-        data = path.read_bytes()
-        blocks = range(0, len(data), 4096)
-        zeroed = [data[:at] + bytes(len(data[at : at + 4096])) + data[at + 4096 :] for at in blocks]
-        damages = {
-            "bit flips": flipped(data),
-            "truncations": (data[:at] for at in random.sample(range(len(data)), min(num_cuts, len(data)))),
-            "zeroed blocks": (changed for changed in zeroed if changed != data),
-            "swapped tensors": swapped(data, num_cuts) if path == latest else (),
-        }
-        for name, changes in damages.items():
-            found = [loaded(path, changed) for changed in changes]
-            path.write_bytes(data)
-            count, missed = len(found), [how for how in found if how is not None]
-            figure = "all found" if path == latest else "all found or harmless"
-            if count:
-                yield f"{name} of {what}", f"{count - len(missed):,} of {count:,}{tell(missed)}", figure, not missed
+    bits = random.sample(range(8 * len(data)), min(num_flips, 8 * len(data)))
+    cuts = random.sample(range(len(data)), num_cuts)
+    blocks = [range(at, min(at + 4096, len(data))) for at in range(0, len(data), 4096)]
+    damages = {
+        "bit flips": ((range(bit // 8, bit // 8 + 1), bytes([data[bit // 8] ^ 1 << bit % 8])) for bit in bits),
+        "truncations": ((range(at, len(data)), b"") for at in cuts),
+        "zeroed blocks": ((block, bytes(len(block))) for block in blocks if any(data[block.start : block.stop])),
+    }
+    for name, changes in damages.items():
+        counts = Counter(outcome(data[: at.start] + new + data[at.stop :]) for at, new in changes)
+        total, harmless, good = counts.total(), counts.pop("harmless", 0), counts.pop("found", 0)
+        measured = f"{good:,} of {total:,} found, {harmless:,} harmless{tell(counts)}"
+        yield f"{name} of a checkpoint", measured, "all found or harmless", not counts
 
 
 SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
@@ -334,3 +327,6 @@ SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "crash_states": crash,
     "flips": flips,
 }
+
+if __name__ == "__main__":  # the process that is killed
+    write_saves(*sys.argv[1:])

@@ -5,12 +5,10 @@
     python scripts/template/examples.py --data /scratch/data      # where downloads lie (paths.data)
 
 The result is what the test split gave at the end, and the last rollout. Steps per second are the median over the logged
-rows, and the time is that of the whole process. Lines are those of code and YAML that would go with the example: the
-model's and the data's files and the recipe, without empty lines.
+rows, and the time is that of the whole process. Lines are those of code and YAML that would go with the example.
 """
 
 import argparse
-import ast
 import os
 import re
 import statistics
@@ -21,66 +19,56 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from scaffolding.core.folder.run_folder import TIMINGS
-
-from scaffolding.core.config.build import targets
 from scaffolding.core.config.compose import compose_config, portable
+from scaffolding.core.folder.facts import AXES, TIMINGS
+from scaffolding.core.tree import specs
 from scaffolding.experiment import PROJECT, Experiment
 
 BEGIN, END = "<!-- written by scripts/template/examples.py -->\n", "<!-- end -->\n"
+KINDS = ("data", "model")
 HEADER = "| `experiment=` | result on the test split | parameters | steps | steps/s | time | lines |"
-PACKAGE = PROJECT.root / "src" / PROJECT.package
-COUNTERS = {"step", "epoch", "samples", "split", *TIMINGS}
 
 
-def own_files(config: dict[str, Any]) -> set[Path]:
-    """The modules in data/ and model/ that a config names, and those beside them that they import."""
-    names = [str(spec["_target_"]).split(".") for _, spec in targets(config)]
-    wanted = [
-        PACKAGE.joinpath(*parts[1:3]).with_suffix(".py") for parts in names if parts[1:2] in (["data"], ["model"])
-    ]
-    found: set[Path] = set()
-    while wanted:
-        file = wanted.pop()
-        if not file.is_file() or file in found:
-            continue
-        found.add(file)
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
-                wanted.append(file.with_name(f"{node.module}.py"))
-    return found
-
-
-def num_lines(recipe: Path, config: dict[str, Any]) -> int:
+def num_lines(recipe: Path) -> int:
     """Lines of code and YAML, without empty ones, that go with an example."""
+    config = portable(compose_config(PROJECT, [f"experiment={recipe.stem}"]), PROJECT)
+    targets = [str(spec["_target_"]).split(".") for _, spec in specs(config)]
+    files = {PROJECT.sources.joinpath(*parts[1:3]).with_suffix(".py") for parts in targets if parts[1] in KINDS}
     chosen = re.findall(r"override /(data|model): (\w+)", recipe.read_text())
-    files = {recipe, *(PROJECT.configs / group / f"{name}.yaml" for group, name in chosen), *own_files(config)}
+    files |= {recipe, *(PROJECT.configs / group / f"{name}.yaml" for group, name in chosen)}
     return sum(bool(line.strip()) for file in files for line in file.read_text().splitlines())
 
 
 def result(rows: list[dict[str, Any]], monitor: str | None) -> str:
     """The values of the test and of the last rollout; without a monitor, those that say nothing are left out."""
-    test = next(row for row in rows if row["split"] == "test")
-    values = {name: value for name, value in test.items() if name not in COUNTERS}
-    rollouts = [row for row in rows if row["split"] == "rollout"]
+    test, rollout = (
+        {name: value for name, value in row.items() if name not in (*AXES, *TIMINGS)}
+        for row in (next((row for row in reversed(rows) if row["split"] == split), {}) for split in ("test", "rollout"))
+    )
     if monitor is None:  # losses that work against each other, or that hardly fall
-        values = {} if rollouts else {name: value for name, value in values.items() if not name.endswith("loss")}
-    values |= {name: value for name, value in rollouts[-1].items() if name not in COUNTERS} if rollouts else {}
-    return ", ".join(f"{name.replace('_', ' ')} {float(value):.4g}" for name, value in values.items())
+        test = {name: value for name, value in test.items() if not name.endswith("loss") and not rollout}
+    return ", ".join(f"{name.replace('_', ' ')} {float(value):.4g}" for name, value in (test | rollout).items())
 
 
 def train(recipe: Path, folder: Path, words: list[str]) -> str:
     """Train a recipe; its row."""
-    command = [sys.executable, str(PACKAGE / "train.py"), f"experiment={recipe.stem}", "mode=prod", "tracker=none"]
+    command = [
+        sys.executable,
+        str(PROJECT.sources / "train.py"),
+        f"experiment={recipe.stem}",
+        "mode=prod",
+        "tracker=none",
+    ]
     start = time.monotonic()
-    subprocess.run([*command, f"paths.output_root={folder}", f"run.name={recipe.stem}", *words], check=True)
+    subprocess.run(
+        [*command, "tracker=none", f"paths.output_root={folder}", f"run.name={recipe.stem}", *words], check=True
+    )
     seconds = time.monotonic() - start
     exp = Experiment.from_path(folder / recipe.stem)
     rows = exp.history()
     training = [row for row in rows if row["split"] == "train"]
     items = training[-1]["samples"] / training[-1]["step"]
     speed = statistics.median(float(row["items_per_second"]) for row in training) / items
-    config = portable(compose_config(PROJECT, [f"experiment={recipe.stem}"]), PROJECT)
     cells = [
         f"`{recipe.stem}`",
         result(rows, exp.monitor),
@@ -88,7 +76,7 @@ def train(recipe: Path, folder: Path, words: list[str]) -> str:
         f"{training[-1]['step']:,}",
         f"{speed:.3g}",
         f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s",
-        str(num_lines(recipe, config)),
+        str(num_lines(recipe)),
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -1,116 +1,26 @@
 """Sections of torture.py on runs of the real train.py that are killed, stopped, or restored without some state."""
 
-import functools
 import itertools
-import operator
-import os
 import random
-import runpy
+import re
 import shutil
 import signal
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from processes import CORES, LIMIT, group, launcher, parallel, send
-from scaffolding.core.folder.run_folder import TIMINGS, Facts, read_status
-from scaffolding.rehearsal import first_difference
-from torch import Tensor, nn
+from shared import CORES, TESTS, Row, content, difference, group, parallel, start, tell
+from zygote import TRAIN
 
-from scaffolding import train as program
-from scaffolding.core.state import checkpoint
-from scaffolding.experiment import Experiment
+from scaffolding.core.folder.facts import Facts
+from scaffolding.core.folder.folder import read_status
 
-Row = tuple[str, str, str, bool]  # what, measured, figure to reach, whether it is reached
-
-TRAIN = str(program.__file__)
-WORDS = f"""data=digits data.dataset._target_={__name__}.Points data.val_from_train=0.2 model=mlp model.dropout=0.2
-    model._target_={__name__}.Net loss._target_={__name__}.Loss scheduler=cosine plots=none tracker=none mode=prod
-    run.device=cpu run.budget=60 run.log_every=1 run.eval_every=7 run.save_every=5 run.num_checkpoints=3
-    run.clip_grad_norm=1.0 loader.batch_size=16""".split()
-
-
-class Points:
-    """Noisy images around class centres with their ids; noise drawn in `__getitem__` from all three generators."""
-
-    def __init__(self, split: str) -> None:
-        generator = torch.Generator().manual_seed(len(split))
-        self.labels = torch.arange(150) % 10
-        centres = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-        self.images = centres[self.labels] + 0.5 * torch.randn(150, 1, 8, 8, generator=generator)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
-        scale = 1 + 0.1 * float(np.random.rand()) + 0.1 * random.random()
-        return self.images[index] * scale + 0.1 * torch.randn(1, 8, 8), self.labels[index], index
-
-
-class Net(nn.Sequential):
-    """Batch norm (buffers) and dropout (torch's generator)."""
-
-    def __init__(self, image_shape: list[int], num_classes: int, hidden_sizes: list[int], dropout: float) -> None:
-        norm = nn.BatchNorm1d(16)
-        super().__init__(nn.Flatten(), nn.Linear(64, 16), norm, nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 10))
-
-
-class Loss:
-    """Cross-entropy that draws from numpy's and python's generators, and grows with the training batches it has seen.
-
-    Logs a hash of the ids, their order included.
-    """
-
-    def __init__(self, label_smoothing: float, factor: float = 1) -> None:
-        self.factor, self.seen = factor, 0
-
-    def state_dict(self) -> dict[str, int]:
-        return {"seen": self.seen}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.seen = state["seen"]
-
-    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        images, labels, ids = batch
-        self.seen += model.training
-        logits = model(images * (1 + 0.1 * float(np.random.rand()) + 0.1 * random.random() + 0.001 * self.seen))
-        places = torch.arange(1, len(ids) + 1, dtype=torch.float64)
-        return self.factor * F.cross_entropy(logits, labels), {"ids": (places * (ids + 2).double().sqrt()).sum()}
-
-
-def train(words: list[str], die_at: int = 0, left_out: list[list[str]] | None = None) -> None:
-    """Become `python train.py WORDS`; dies at optimizer step `die_at`, leaves some of the saved state unrestored."""
-    sys.argv = [TRAIN, *words]
-    step, load = torch.amp.GradScaler.step, Experiment.load_state_dict
-    steps = itertools.count(1)
-
-    def fatal_step(scaler: Any, *arguments: Any) -> Any:
-        if next(steps) == die_at:
-            os.killpg(0, signal.SIGKILL)
-        return step(scaler, *arguments)
-
-    def load_the_rest(exp: Experiment, content: dict[str, Any]) -> None:
-        fresh = deepcopy(exp.state_dict())
-        for *parents, last in left_out or ():
-            saved, unsaved = (functools.reduce(operator.getitem, parents, whole) for whole in (content, fresh))
-            saved[last] = unsaved[last]
-        load(exp, content)
-
-    with (
-        patch.object(torch.amp.GradScaler, "step", fatal_step),
-        patch.object(Experiment, "load_state_dict", load_the_rest),
-    ):
-        runpy.run_path(TRAIN, run_name="__main__")
-
+WORDS = f"""--config-dir {TESTS / "configs"} data=noisy data.dataset._target_=subject.Points model=tiny
+    loss._target_=subject.Loss optimizer=fatal scheduler=cosine tracker=none plots=none
+    +plots.figure._target_=tiny.Figure +rollout._target_=subject.Rollout +metrics.labels._target_=tiny.FinalLabels
+    mode=prod run.device=cpu run.budget=60 run.log_every=1 run.eval_every=7 run.rollout_every=21 run.plot_every=14
+    run.save_every=5 run.num_checkpoints=3 run.clip_grad_norm=1.0 loader.batch_size=16""".split()
 
 Kind = tuple[str, int, bool]  # precision, accumulate, EMA
 KINDS: list[Kind] = list(itertools.product(("bfloat16", "float16"), (1, 3), (False, True)))
@@ -129,7 +39,7 @@ def begin(run: Path, *more: str) -> list[str]:
 
 def carry_on(run: Path, *more: str) -> list[str]:
     """The words that resume a run."""
-    return [f"resume={run.name}", f"trust={__name__}", *more, f"paths.output_root={run.parent}"]
+    return [f"resume={run.name}", "trust=subject,tiny", *more, f"paths.output_root={run.parent}"]
 
 
 def log_of(run: Path) -> Path:
@@ -137,73 +47,62 @@ def log_of(run: Path) -> Path:
     return run.parent / f"{run.name}.log"
 
 
-def finish(run: Path, words: list[str], *arguments: Any) -> int | None:
+def finish(run: Path, words: list[str], **env: str) -> int | None:
     """Run train.py to its end; returns the exit code."""
-    launcher().start(log_of(run), train, words, *arguments)
-    return launcher().wait()
+    return start([TRAIN, *words], log_of(run), **env).wait()
 
 
-def go_through(run: Path, *more: str) -> float:
+def go_through(run: Path, *more: str, **env: str) -> float:
     """An uninterrupted run; returns how long it took, in seconds."""
     before = time.monotonic()
-    code = finish(run, begin(run, *more))
+    code = finish(run, begin(run, *more), **env)
     assert code == 0, f"exit code {code}: see {log_of(run)}\n{log_of(run).read_text()[-2000:]}"
     return time.monotonic() - before
 
 
 def timed(folder: Path, num_workers: int) -> float:
-    """Seconds that a run takes with so many loader workers, beside another one."""
+    """Seconds that a run takes with so many loader workers, while another one is at work."""
     return go_through(folder / f"timed_{num_workers}", *kind_words(KINDS[-1]), f"loader.num_workers={num_workers}")
 
 
 def uninterrupted(folder: Path, kinds: list[Kind]) -> dict[Kind, Path]:
-    """A run that went through for each kind."""
+    """A run that went through for each kind; the points that it passed (tests/tiny.py) are in its .trace."""
     runs = {kind: folder / "whole_{}_{}_{}".format(*kind) for kind in kinds}
-    parallel(lambda kind: go_through(runs[kind], *kind_words(kind)), kinds)
+    parallel(lambda kind: go_through(runs[kind], *kind_words(kind), TRACE=f"{runs[kind]}.trace"), kinds)
     return runs
 
 
-def rows(run: Path) -> list[dict[str, Any]]:
-    """The logged values, without what measures the machine."""
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in Facts(run / "facts").rows()]
+def points_of(run: Path) -> list[str]:
+    """The points that an uninterrupted run passed, in order."""
+    return re.sub(r"step_\d+", "step_N", Path(f"{run}.trace").read_text()).splitlines()
 
 
-def difference(run: Path, whole: Path, saved_more: bool = False) -> str | None:
+def problem(run: Path, whole: Path, saved_more: bool = False) -> str | None:
     """What first differs between a run and the one that went through; None: nothing.
 
-    A run that was asked to stop has `saved_more`: of the older checkpoints it kept, others may be the newest.
+    A run that was asked to stop has `saved_more`: of the older checkpoints that it kept, others may be the newest.
     """
-    if (status := read_status(run)["status"]) != "finished":
+    status = read_status(run)["status"]
+    if status != "finished":
         return f"{run.name} is {status}"
-    folders = [path / "checkpoints" for path in (run, whole)]
-    found, names = ([file.name for file in sorted(folder.glob("*.pt"))] for folder in folders)
+    found, names = (sorted(file.name for file in path.glob("checkpoints/*.pt")) for path in (run, whole))
     if saved_more and len(found) == len(names):
         found = names = [name for name in names if name in found or not name.startswith("step_")]
     if found != names:
         return f"{run.name}: it has {found}, not {names}"
-    for name in names:
-        first = first_difference(*(checkpoint.load(folder / name) for folder in folders))
-        if first is not None:
-            return f"{run.name}: {first} of {name}"
-    if (first := first_difference(rows(run), rows(whole))) is not None:  # NaN equals itself here
-        return f"{run.name}: {first} of scalars.csv"
     left = [path.name for path in run.rglob(".*.tmp")]
-    return f"{run.name}: {left[0]} is left" if left else None
+    if left:
+        return f"{run.name}: {left[0]} is left"
+    return difference(run, whole, names)
 
 
 def wrong_ids(run: Path, whole: Path) -> int:
     """Steps that read other items than in the run that went through, or that were logged never or twice."""
     found, expected = (
-        [(row["step"], row["ids"]) for row in rows(path) if row["split"] == "train"] for path in (run, whole)
+        [(row["step"], row["ids"]) for row in Facts(path / "facts").rows() if row["split"] == "train"]
+        for path in (run, whole)
     )
     return len(set(found) ^ set(expected)) + len(found) - len(set(found))
-
-
-def tell(differences: Iterable[str | None]) -> str:
-    """What differs, for the table: the first few."""
-    named = Counter(found for found in differences if found is not None)
-    said = [f"; {found}" + (f" ({count} times)" if count > 1 else "") for found, count in named.items()]
-    return "".join(said[:3]) + ("; ..." if len(said) > 3 else "")
 
 
 # Sections
@@ -211,37 +110,42 @@ def tell(differences: Iterable[str | None]) -> str:
 
 @dataclass
 class Carried:
-    """How a run was carried to its end: kills, of these before there was a run to resume, and what differs."""
+    """How a run was carried to its end: kills, of these before there was a run to resume, and what went wrong."""
 
     kills: int
     early: int
-    lost: str | None
-    differs: str | None
+    lost: str | None = None
+    differs: str | None = None
 
 
-def carry(first: Path, kind: Kind, whole: Path, seconds: dict[int, float], most: int) -> Carried:
+def carry(run: Path, kind: Kind, whole: Path, seconds: dict[int, float], most: int) -> Carried:
     """Start a run, kill it at random moments up to `most` times, resume it each time with any worker count."""
-    run, kills, early = first, 0, 0
+    name, done = run.name, Carried(0, 0)
     while True:
-        exists = (run / "config.yaml").exists()
-        if not exists and kills:
-            run, early = first.with_name(f"{first.name}_{kills}"), early + 1  # what is there may be a bare folder
+        words = carry_on(run)
+        if not (run / "config.yaml").exists():
+            if done.kills:  # what is there may be a bare folder
+                run = run.with_name(f"{name}_{done.kills}")
+                done.early += 1
+            words = begin(run, *kind_words(kind))
         workers = random.choice(tuple(seconds))
-        words = carry_on(run) if exists else begin(run, *kind_words(kind))
-        pid = launcher().start(log_of(run), train, [*words, f"loader.num_workers={workers}"])
-        code = launcher().wait(random.uniform(0, seconds[workers]) if kills < most else LIMIT)
-        if code is None:
-            send(pid, signal.SIGKILL)
-            code = launcher().wait()
+        process, code = start([TRAIN, *words, f"loader.num_workers={workers}"], log_of(run)), None
+        if done.kills < most:
+            code = process.wait(random.uniform(0, seconds[workers]))
+            if code is None:
+                process.send(signal.SIGKILL)
+        code = process.wait()
         if code == 0:
-            return Carried(kills, early, None, difference(run, whole))
-        if code != -signal.SIGKILL or kills == most:
-            return Carried(kills, early, f"{run.name}: exit code {code}", None)
-        kills += 1
+            done.differs = problem(run, whole)
+            return done
+        if code != -signal.SIGKILL or done.kills == most:
+            done.lost = f"{run.name}: exit code {code}"
+            return done
+        done.kills += 1
 
 
 def kills(quick: bool) -> Iterator[Row]:
-    folder, wanted = Path("kills").absolute(), 40 if quick else 500
+    folder, wanted = Path("kills").absolute(), 24 if quick else 500
     whole = uninterrupted(folder, KINDS)
     seconds = dict(zip((0, 1, 2), parallel(lambda count: timed(folder, count), (0, 1, 2)), strict=True))
 
@@ -269,64 +173,71 @@ def kills(quick: bool) -> Iterator[Row]:
 def matrix(quick: bool) -> Iterator[Row]:
     folder = Path("matrix").absolute()
     whole = uninterrupted(folder, KINDS)
+    traces = {kind: points_of(run) for kind, run in whole.items()}
+    first = traces[KINDS[0]].index("os.replace config.yaml") + 1  # from there on there is a run
+    names = sorted(set(traces[KINDS[0]][first:]))
     pairs = list(itertools.product((0, 1, 2), repeat=2))
-    cells = [(pair, kind) for pair in pairs for kind in KINDS if not quick or kind[2] == bool(pairs.index(pair) % 2)]
+    cells = list(itertools.product(pairs, KINDS))
+    random.shuffle(cells)
+    if quick:
+        cells = cells[:18]
 
-    def cell(pair: tuple[int, int], kind: Kind) -> tuple[str | None, int]:
-        run = folder / "{}_to_{}_{}_{}_{}".format(*pair, *kind)
-        at = random.randint(2, 59)
-        code = finish(run, [*begin(run, *kind_words(kind)), f"loader.num_workers={pair[0]}"], at)
-        assert code == -signal.SIGKILL, f"{run.name}: exit code {code}"
+    def cell(pair: tuple[int, int], kind: Kind, name: str) -> tuple[str | None, int]:
+        points = [number for number, found in enumerate(traces[kind]) if found == name and number >= first]
+        at = str(1 + random.choice(points))
+        run = folder / "{}_to_{}_{}_{}_{}_at_{}".format(*pair, *kind, at)
+        code = finish(run, [*begin(run, *kind_words(kind)), f"loader.num_workers={pair[0]}"], STRIKE=at)
+        assert code == -signal.SIGKILL, f"{run.name}, {name}: exit code {code}"
         code = finish(run, [*carry_on(run), f"loader.num_workers={pair[1]}"])
         if code != 0:
-            return f"{run.name}: exit code {code}", 0
-        return difference(run, whole[kind]), wrong_ids(run, whole[kind])
+            return f"{run.name}, killed at {name}: exit code {code}", 0
+        return problem(run, whole[kind]), wrong_ids(run, whole[kind])
 
-    results = parallel(cell, *zip(*cells, strict=True))
+    results = parallel(cell, *zip(*cells, strict=True), itertools.cycle(names))
     equal, wrong = sum(found is None for found, _ in results), sum(count for _, count in results)
-    what = "resume matrix: workers before x after x precision x accumulation" + (", EMA in turn" if quick else " x EMA")
     measured = f"{equal} of {len(cells)}, {wrong} steps with wrong ids{tell(found for found, _ in results)}"
+    what = "resume matrix: workers before x after x precision x accumulation x EMA"
     yield what, measured, f"{len(cells)} of {len(cells)}, 0", equal == len(cells) and not wrong
+    yield f"... killed in turn at {', '.join(names)}", f"{len(names)} kinds of points", "", True
 
 
-# What is left out of a restore, by the run it shows in: `skipping` applies no update, `stopped` ends at its first step
+# What is left out of a restore, by the run where it shows and the point where that is killed: `skipping` applies no
+# update, `reached` ends at its first step
 ALL = ["run.precision=float16", "run.ema_decay=0.9", "run.monitor_mode=max", "run.patience=100"]
-STATES: dict[str, tuple[list[str], int, dict[str, list[str]]]] = {
-    "plain": (ALL, 24, {
-        "model buffers": ["model/2.running_mean", "model/2.running_var", "model/2.num_batches_tracked"],
-        "optimizer moments": ["optimizers//state"], "optimizer settings": ["optimizers//param_groups"],
-        "scheduler": ["schedulers"], "scaler": ["scaler"], "EMA weights": ["ema/model"], "EMA count": ["ema/count"],
-        "an object of the user's": ["objects/losses"],
-        "torch generator": ["generators/torch"], "numpy generator": ["generators/numpy"],
-        "python generator": ["generators/python"],
-    } | {name: [f"state/{name}"] for name in (
-        "step", "applied", "epoch", "batch", "samples", "best", "best_step", "evaluations_since_best"
+STATES: dict[str, tuple[list[str], str, dict[str, str]]] = {
+    "plain": (ALL, "metric 5", {  # in the third evaluation
+        "model buffers": "model/0.1.running_mean model/0.1.running_var model/0.1.num_batches_tracked",
+        "optimizer moments": "optimizers//state", "optimizer settings": "optimizers//param_groups",
+        "scheduler": "schedulers", "scaler": "scaler", "EMA weights": "ema/model", "EMA count": "ema/count",
+        "an object of the user's": "objects/losses",
+    } | {name: f"state/{name}" for name in (
+        "step", "epoch", "position", "samples", "looks", "best", "best_step", "evaluations_since_best"
     )}),
-    "skipping": ([*ALL, "+loss.factor=1e30", "run.budget=16"], 12, {"skipped_in_row": ["state/skipped_in_row"]}),
-    "stopped": ([*ALL, "run.target_loss=100"], 0, {"stopped": ["state/stopped"]}),
+    "skipping": ([*ALL, "+loss.factor=1e30", "run.budget=16"], "metric 3", {"skipped updates": "scaler/num_skipped"}),
+    "reached": ([*ALL, "run.target_loss=100"], "", {"target_reached": "state/target_reached"}),
 }  # fmt: skip
 
 
 def ablation(quick: bool) -> Iterator[Row]:
     folder, controls, missed = Path("ablation").absolute(), [], []
     count = sum(len(states) for _, _, states in STATES.values())
-    for name, (words, die_at, states) in STATES.items():
+    for name, (words, strike, states) in STATES.items():
         whole, killed = folder / name, folder / f"{name}_killed"
         go_through(whole, *words)
-        if die_at:
-            code = finish(killed, begin(killed, *words), die_at)
+        if strike:
+            code = finish(killed, begin(killed, *words), STRIKE=strike)
             assert code == -signal.SIGKILL, f"{killed.name}: exit code {code}"
         else:  # as a kill between the last save and the end leaves it
             shutil.copytree(whole, killed, symlinks=True)
             (killed / "status.json").unlink()
 
-        def resumed(index: int, left_out: list[str], killed: Path = killed, whole: Path = whole) -> str | None:
+        def resumed(index: int, left_out: str, killed: Path = killed, whole: Path = whole) -> str | None:
             run = killed.with_name(f"{killed.name}_{index}")
             shutil.copytree(killed, run, symlinks=True)
-            code = finish(run, carry_on(run), 0, [path.split("/") for path in left_out])
-            return difference(run, whole) if code == 0 else f"{run.name}: exit code {code}"
+            code = finish(run, carry_on(run), LEAVE_OUT=left_out)
+            return problem(run, whole) if code == 0 else f"{run.name}: exit code {code}"
 
-        control, *found = parallel(resumed, itertools.count(), [[], *states.values()])
+        control, *found = parallel(resumed, itertools.count(), ["", *states.values()])
         controls.append(control)
         missed += [state for state, caught in zip(states, found, strict=True) if caught is None]
     equal = f"{controls.count(None)} of {len(STATES)}{tell(controls)}"
@@ -347,20 +258,21 @@ class Stop:
 
 def stop(run: Path, number: signal.Signals, to_group: bool, workers: int, seconds: float, whole: Path) -> Stop:
     """Send a signal at a random moment of a run, look at how it ends, and resume it."""
-    pid = launcher().start(log_of(run), train, begin(run, *kind_words(KINDS[-1]), f"loader.num_workers={workers}"))
-    ended = launcher().wait(random.uniform(0, seconds)) is not None
-    phase = read_status(run)["status"] if (run / "status.json").exists() else "start-up"
+    words = begin(run, *kind_words(KINDS[-1]), f"loader.num_workers={workers}")
+    process = start([TRAIN, *words], log_of(run))
+    ended, phase = process.wait(random.uniform(0, seconds)) is not None, "start-up"
+    if (run / "status.json").exists():
+        phase = read_status(run)["status"]
     before = time.monotonic()
-    if ended or not send(pid, number, to_group):  # over before the signal: again, under another name
-        if not ended:
-            launcher().wait()
+    if ended or not process.send(number, to_group):  # over before the signal: again, under another name
+        process.wait()
         return stop(run.with_name(f"{run.name}_"), number, to_group, workers, seconds, whole)
-    code = launcher().wait()
+    code = process.wait()
     took = time.monotonic() - before
-    while (orphans := len(group(pid))) and time.monotonic() < before + took + 1:
+    while (orphans := len(group(process.pid))) and time.monotonic() < before + took + 1:
         time.sleep(0.01)
     if orphans:
-        send(pid, signal.SIGKILL)
+        process.send(signal.SIGKILL)
     return Stop(phase, took, orphans, problem_of_stop(run, number, code, phase, whole))
 
 
@@ -378,16 +290,16 @@ def problem_of_stop(run: Path, number: signal.Signals, code: int | None, phase: 
     if code == 128 + number and phase == "running":
         if status["status"] not in ("interrupted", "preempted"):
             return f"{said}: {status['status']}"
-        if checkpoint.load(run / "checkpoints" / "latest.pt")["state"]["step"] != status["step"]:
+        if content(run / "checkpoints" / "latest.pt")["state"]["step"] != status["step"]:
             return f"{said}: stopped after another step than was saved"
     if code == 0 and status["status"] != "finished":
         return f"{said}: {status['status']}"
     code = finish(run, carry_on(run))
-    return difference(run, whole, saved_more=True) if code == 0 else f"{said}, resumed: exit code {code}"
+    return problem(run, whole, saved_more=True) if code == 0 else f"{said}, resumed: exit code {code}"
 
 
 def signals(quick: bool) -> Iterator[Row]:
-    folder, repeats = Path("signals").absolute(), 2 if quick else 20
+    folder, repeats = Path("signals").absolute(), 1 if quick else 20
     whole = uninterrupted(folder, KINDS[-1:])[KINDS[-1]]
     seconds = dict(zip((0, 2), parallel(lambda count: timed(folder, count), (0, 2)), strict=True))
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -409,10 +321,9 @@ def signals(quick: bool) -> Iterator[Row]:
         found = [stop for stop in stops if (stop.phase == "running") is running]
         good = sum(stop.problem is None for stop in found)
         yield what, f"{good} of {len(found)}{tell(stop.problem for stop in found)}", "all", good == len(found)
-    worst, orphans = max(stop.seconds for stop in stops), sum(stop.orphans for stop in stops)
-    limit = 3 + max(seconds.values()) / 60  # 60 steps
-    yield "... longest from signal to exit", f"{worst:.2f} s", "<= one step + 3 s", worst <= limit
+    orphans = sum(stop.orphans for stop in stops)
     yield "... processes left after the exit", f"{orphans} of {len(stops)} runs", "0", not orphans
+    yield "... longest from signal to exit", f"{max(stop.seconds for stop in stops):.2f} s", "", True
 
 
 SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {

@@ -1,19 +1,93 @@
-"""What the programs here share: the head of a table."""
+"""What the programs here share: tables, processes, and when two runs are equal."""
 
+import contextlib
 import os
 import platform
 import subprocess
+import sys
 import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from scaffolding.core.folder.facts import Facts
+from scaffolding.core.resume.rehearsal import first_difference
+from scaffolding.core.state import checkpoint
 from scaffolding.experiment import PROJECT
+
+HERE, TESTS = Path(__file__).parent, PROJECT.root / "tests"
+sys.path.insert(0, str(TESTS))
+import zygote
+
+CORES = os.cpu_count() or 1
+ON_PATH = {"PYTHONPATH": f"{HERE}{os.pathsep}{TESTS}"}
+Row = tuple[str, str, str, bool]  # what, measured, figure to reach, whether it is reached
 
 
 def table_head() -> str:
     """Date, commit and machine, and the first lines of a table."""
     commit = subprocess.getoutput(f"git -C '{PROJECT.root}' describe --always --dirty")
-    machine = f"{platform.machine()}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f})"
+    machine = f"{platform.machine()}, {CORES} cores (load {os.getloadavg()[0]:.1f})"
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     head = f"{time.strftime('%Y-%m-%d')}, commit {commit}, {machine}, {versions}"
     return f"{head}\n\n| what | measured | figure to reach | |\n| --- | --- | --- | --- |"
+
+
+def table_row(what: str, measured: str, figure: str = "", reached: bool = True) -> str:
+    """A line of a table; without a figure to reach it informs."""
+    verdict = ""
+    if figure:
+        verdict = "ok" if reached else "**miss**"
+    return f"| {what} | {measured} | {figure} | {verdict} |"
+
+
+def tell(problems: Iterable[str | None]) -> str:
+    """What went wrong, for a table: the first few."""
+    named = Counter(found for found in problems if found is not None)
+    said = [f"; {found} ({count} times)" for found, count in named.most_common(3)]
+    if len(named) > 3:
+        said.append("; ...")
+    return "".join(said)
+
+
+def parallel(function: Callable[..., Any], *tasks: Iterable[Any]) -> list[Any]:
+    """map(function, *tasks) on all cores."""
+    with ThreadPoolExecutor(CORES) as pool:
+        return list(pool.map(function, *tasks))
+
+
+def start(argv: list[Any], log: Path, **env: str) -> zygote.Started:
+    """Start `python *argv` in a process group; what it prints is added to `log`."""
+    return zygote.start([str(word) for word in argv], log, log, env=ON_PATH | env)
+
+
+def group(number: int) -> list[int]:
+    """The living processes of a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            state, _, pgrp = stat.read_text().rpartition(") ")[2].split()[:3]
+            if int(pgrp) == number and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def content(file: Path) -> dict[str, Any]:
+    """A checkpoint without its config, which has a run's name and number of workers."""
+    return {part: value for part, value in checkpoint.load(file).items() if part != "config"}
+
+
+def difference(run: Path, whole: Path, names: Iterable[str]) -> str | None:
+    """What first differs, bit for bit, between checkpoints of these names and all logged values of two runs."""
+    for name in names:
+        first = first_difference(*(content(path / "checkpoints" / name) for path in (run, whole)))
+        if first is not None:
+            return f"{run.name}: {first} of {name}"
+    first = first_difference(*(Facts(path / "facts").values() for path in (run, whole)))
+    if first is not None:
+        return f"{run.name}: {first} of scalars.csv"
+    return None

@@ -111,8 +111,10 @@ def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, Te
         for batch, weight in exp.keyed(name, micro_batches):  # noise depends on seed, network, epoch and position alone
             with exp.autocast:
                 loss, values = exp.losses[name](exp.train_model, batch)
-            exp.scaler.scale(loss * weight).backward()
             add_metrics(metrics, name, {"loss": loss, **values}, weight)
+            if weight != 1:  # else a kernel and its gradient for nothing
+                loss = loss * weight
+            exp.scaler.scale(loss).backward()
         exp.scaler.unscale_(optimizer)
         if exp.settings.clip_grad_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(exp.networks[name].parameters(), exp.settings.clip_grad_norm)

@@ -101,9 +101,9 @@ class CheckpointFiles:
 
 def find_checkpoint(run: Path, name: str) -> Path:
     """The file of a run's checkpoint by its plain name; UserError: there is none, and those that there are."""
-    path = run / "checkpoints" / f"{name}.pt"
-    if NAME.fullmatch(name) is None or not path.is_file():
-        raise UserError(f"{run} has no checkpoint {name!r:.100}\ncheckpoints there: {_others(path)}")
+    path, there = run / "checkpoints" / f"{name}.pt", run / "checkpoints" / ".pt"
+    if NAME.fullmatch(name) is None or not path.is_file():  # a name with slashes must not list another folder
+        raise UserError(f"{run} has no checkpoint {name!r:.100}\ncheckpoints there: {_others(there)}")
     return path
 
 
@@ -212,7 +212,7 @@ def _others(path: Path) -> str:
     """The other checkpoints in a file's folder, as "best (step 7, 0.31), latest (step 9)"."""
     found = {file.stem: "" for file in sorted(path.parent.glob("*.pt")) if file != path}
     for name in list(found)[:20]:
-        with contextlib.suppress(Exception):  # one that cannot be read is there all the same
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):  # a damaged one is there, too
             state = torch.load(path.with_name(f"{name}.pt"), weights_only=True, mmap=True)["state"]
             found[name] = f" (step {int(state['step'])})"
     return ", ".join(name + state for name, state in found.items()) or "none"
