@@ -274,7 +274,7 @@ def saves(cycles: int, folder: Path) -> None:
         exp.state.step += 1
         exp.run.save(exp.state_dict())
 
-    latest, bare = exp.run.checkpoints.latest, folder / "bare.pt"
+    latest, bare = exp.run.record.checkpoints.latest, folder / "bare.pt"
     found = turns(cycles, partial(wall, ours), lambda: wall(lambda: torch.save(exp.state_dict(), bare)))
     size = f"{latest.stat().st_size / 1e6:.0f} MB"
     ratios(f"save of {size}, flushed", found, {"torch.save, not flushed": None}, 1e3, "ms")

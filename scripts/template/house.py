@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests"))
 
-from imports import cycles, imports, python_files  # noqa: E402
+from imports import cycles, imports, python_files
 
 RUN = ["data=digits", "model=mlp", "mode=prod", "tracker=none", "plots=none", "run.name=house", "run.save_every=4"]
 KILLED_AT = 6  # steps: in the middle of an epoch, after a save

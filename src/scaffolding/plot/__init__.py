@@ -27,6 +27,7 @@ def draw(exp: "Experiment", moment: str) -> None:
     Training cannot tell that it happened. A figure that fails is logged and noted in `exp.failed_figures`: not worth
     stopping a run for, but the run says so, and exits with an error, at its end.
     """
+    run: Any = exp.run  # there is one, or nothing would be drawn
     was_training = exp.eval_model.training
     exp.eval_model.eval()
     with keys.keyed(exp.settings.seed, "plot"):
@@ -38,9 +39,9 @@ def draw(exp: "Experiment", moment: str) -> None:
                 if isinstance(figure, str):
                     logger.info(f"figure {kind} skipped: {figure}")
                     continue
-                file = exp.run.path / "figures" / f"{kind}-{moment}-{exp.state.step:06d}.png"
+                file = run.path / "figures" / f"{kind}-{moment}-{exp.state.step:06d}.png"
                 figure.savefig(file, dpi=120)
-                exp.run.record.tracking.log_figure(file)
+                run.record.tracking.log_figure(file)
             except Exception as error:
                 exp.failed_figures[kind] = f"{type(error).__name__}: {error}"
                 logger.opt(exception=error).error(f"figure {kind} failed; training goes on")
@@ -53,6 +54,14 @@ def some_items(exp: "Experiment", num_items: int) -> Any:
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
     items = [dataset[index] for index in order[:num_items].tolist()]
     return getattr(dataset, "collate", default_collate)(items)
+
+
+def some_images(exp: "Experiment", num_items: int) -> Any:
+    """The first part of `some_items`: images, where the data are images."""
+    batch = some_items(exp, num_items)
+    if isinstance(batch, list | tuple):
+        return batch[0]
+    return batch
 
 
 def not_images(inputs: Any) -> str | None:
