@@ -67,7 +67,7 @@ def make_splits(
     Args:
         read: builds the dataset of a split: `read("train")`, `read("train", augment=False)`.
         data: the data config; `val_from_train` is the fraction of "train" kept for validation (null: the dataset has a
-            "val" split of its own), `val_arguments` what the dataset's constructor is given otherwise for these items.
+            own "val" split), `val_arguments` what the dataset's constructor is given otherwise for these items.
         limit_train, limit_eval: how much to keep: below 1 a fraction, else a number of items; None: all.
         seed: the run's seed.
 

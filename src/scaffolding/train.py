@@ -114,7 +114,7 @@ def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, Te
             add_metrics(metrics, name, {"loss": loss, **values}, weight)
             if weight != 1:  # else a kernel and its gradient for nothing
                 loss = loss * weight
-            exp.scaler.scale(loss).backward()
+            exp.scaler.scale(loss).backward()  # YOURS: a second loss of this network gets its own backward here
         exp.scaler.unscale_(optimizer)
         if exp.settings.clip_grad_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(exp.networks[name].parameters(), exp.settings.clip_grad_norm)

@@ -86,7 +86,7 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
 def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:
     pairs = [word.partition("=") for word in words]
     given = {key.lstrip("+"): value.strip("'\"") for key, _, value in pairs if value != "null"}
-    # Hydra makes no folders and no log of its own; the jobs of a sweep lie together
+    # Hydra is kept from making folders and a log; the jobs of a sweep lie together
     more = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
     more += [f"hydra/{log}=disabled" for log in ("job_logging", "hydra_logging")]
     is_sweep = bool({"--multirun", "-m"} & set(words))
@@ -121,7 +121,7 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
             torch.optim.SGD([torch.zeros(1)])
             gc.enable()
             return main(cfg)
-        except Exception as error:  # kept, and raised below: Hydra would print lines of its own first
+        except Exception as error:  # kept, and raised below: Hydra would print its own lines first
             raised.append(error)
             if is_sweep:
                 raise
@@ -163,7 +163,7 @@ def _go_on(given: dict[str, str], words: list[str], project: Project) -> tuple[s
         before = read_words(run / "overrides.yaml", project, trust)
         return verb, run, [], [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
     for key, word in keys.items():
-        if (project.configs / key).is_dir():  # there are no groups to choose from any more
+        if (project.configs / key).is_dir():  # the run has chosen
             raise UserError(
                 f"{word}: refused, {verb} keeps the run's {key}\nset single keys ({key}.KEY=VALUE), "
                 f"or start a new run from its weights with fork={run.name}"

@@ -8,7 +8,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .errors import RunError
 
-MAX_SKIPPED = 20  # float16 updates skipped in a row; the scale halves each time, so this many is no longer a search
+MAX_SKIPPED = 20  # float16 updates skipped in a row; the scale halves each time, so this many cannot be a search for it
 
 
 class Scaler(torch.amp.GradScaler):

@@ -11,7 +11,7 @@ from ..session.console import command
 from .compose import Project
 from .explain import groups
 
-RULES = {  # of a changed setting, by its word in config.py: what it does beside resume=, fork=, rerun=
+RULES = {  # of a changed setting, by its word in config.py: what it does with resume=, fork=, rerun=
     "free": ("takes effect", "takes effect", "takes effect"),
     "course": ("takes effect", "takes effect", "refused: the rows would not be comparable"),
     "identity": ("refused: it is part of what the run is", "takes effect", "refused: it is part of what the run is"),
@@ -36,7 +36,7 @@ def change_of(schema: Any, key: str) -> str:
 
 
 def rules_table(schema: Any) -> str:
-    """The words of config.py as a Markdown table: what a changed setting does beside each verb."""
+    """The words of config.py as a Markdown table: what a changed setting does with each verb."""
     lines = ["| settings | `resume=` | `fork=` | `rerun=` |", "| --- | --- | --- | --- |"]
     for word, effects in RULES.items():
         named: dict[str, list[str]] = {}

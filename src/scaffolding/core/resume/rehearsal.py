@@ -1,6 +1,6 @@
 """The proof that a run resumes bit by bit, and what the same command would take in prod mode.
 
-Both run the owner's own `main`, which takes a config and nothing else, in a folder of their own inside the run's.
+Both run the owner's own `main`, which takes a config and nothing else, in a temporary folder inside the run's.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ def continue_halfway(exp: Any, main: Main) -> int:
     Raises:
         RunError: names the first state that differs.
     """
-    logger.info("rehearsing the resume, from the half-way checkpoint in a folder of its own")
+    logger.info("rehearsing the resume, from the half-way checkpoint, in a temporary folder")
     with tempfile.TemporaryDirectory(prefix=".rehearsal_", dir=exp.path) as folder:
         again = Path(folder)
         cfg = exp.cfg.copy()

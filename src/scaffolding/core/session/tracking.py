@@ -1,4 +1,4 @@
-"""Trackers: each is told about a run in a thread of its own, which training never waits for.
+"""Trackers: each is told about a run in its own thread, which training never waits for.
 
 A tracker is an object with four methods. Whenever it starts, at a resume and in scripts/sync.py too, it is told the
 whole run from the first row on; the figures of a step come after its rows. What it raises ends it, and nothing else.
