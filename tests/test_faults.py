@@ -1,8 +1,10 @@
 """What goes wrong in a run: numbers, workers, disks, a second writer."""
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +18,6 @@ import zygote
 from conftest import BASE, ENV, TRAIN, Train, latest, run_train, tree, wait_until
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core.folder import folder
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
 from scaffolding.core.session.run import StopFlag
@@ -211,10 +212,12 @@ def test_a_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
     )
     run = zygote.start([str(script), str(tmp_path)], tmp_path / "out", tmp_path / "err")
     wait_until(lambda: run.stdout.exists() and run.stdout.read_text() == "ready\n")
-    assert folder.is_locked(tmp_path)
+    status = {"status": "running", "host": socket.gethostname()}
+    (tmp_path / "status.json").write_text(json.dumps(status))
+    assert read_status(tmp_path)["status"] == "running"
     run.send(signal.SIGKILL, to_group=False)
     run.wait()
-    assert not folder.is_locked(tmp_path)
+    assert read_status(tmp_path)["status"] == "died"
     run.send(signal.SIGKILL)
 
 

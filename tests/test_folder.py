@@ -21,7 +21,6 @@ from scaffolding.core.folder.folder import (
     read_output_root,
     read_status,
     release,
-    write_status,
 )  # fmt: skip
 
 CLAIM = """
@@ -50,6 +49,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.full
 def test_twenty_simultaneous_starts_get_twenty_folders(tmp_path: Path) -> None:
     output, script = tmp_path / "runs", tmp_path / "claim.py"
     script.write_text(CLAIM)
@@ -186,9 +186,9 @@ def test_where_the_runs_are(tmp_path: Path) -> None:
 def test_status(tmp_path: Path) -> None:
     assert read_status(tmp_path)["status"] == "unknown"
     acquire(tmp_path)
-    write_status(tmp_path, "running", step=3, reason=None)
+    content = {"status": "running", "step": 3, "pid": os.getpid(), "host": socket.gethostname()}
+    (tmp_path / "status.json").write_text(json.dumps(content))
     assert (read_status(tmp_path)["status"], read_status(tmp_path)["step"]) == ("running", 3)
-    content = json.loads((tmp_path / "status.json").read_text())
     release(tmp_path)
     assert read_status(tmp_path)["status"] == "died"
     (tmp_path / "status.json").write_text(json.dumps(content | {"host": socket.gethostname() + "2"}))

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from scaffolding.config import BUDGET, INTERVAL
 from scaffolding.core.errors import nearest
-from scaffolding.core.intervals import Intervals, in_steps, is_interval, parse
+from scaffolding.core.intervals import Intervals, in_steps, parse
 
 
 def test_nearest() -> None:
@@ -30,7 +31,7 @@ def test_parse(text: Any, meaning: tuple[float, str]) -> None:
     "text", ["", "0", "0epochs", "-1", "1.5", "1.5steps", "5 hours", "epoch", "nan", "1e3", "5mins"]
 )
 def test_parse_refuses(text: str) -> None:
-    assert not is_interval(text)
+    assert not INTERVAL[1](text)
     with pytest.raises(ValueError, match="step"):
         parse(text)
 
@@ -39,7 +40,7 @@ def test_in_steps() -> None:
     assert [in_steps(text, 40) for text in ("7", "7steps", "2epochs", "0.5epoch", "0.01epoch", "0.26epoch")] == [
         7, 7, 80, 20, 1, 11,
     ]  # fmt: skip
-    assert is_interval("5epochs", minutes=False) and is_interval("5min") and not is_interval("5min", minutes=False)
+    assert BUDGET[1]("5epochs") and INTERVAL[1]("5min") and not BUDGET[1]("5min")
 
 
 def test_intervals_are_due(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ import yaml
 from conftest import BASE, TESTS, Train, assert_same_run, latest, run_train, tree
 
 from scaffolding.config import Config
+from scaffolding.core.config.usage import change_of
 from scaffolding.core.folder.facts import Facts
-from scaffolding.core.resume.resume import change_word
 from scaffolding.core.state import checkpoint
 from scaffolding.core.tree import leaves
 
@@ -98,7 +98,7 @@ def test_every_setting_has_a_word_for_its_change() -> None:
                 assert field.metadata["change"] in ("free", "course", "identity"), field.name
     words = {"run.tags": "free", "run.patience": "course", "loader.batch_size": "identity", "optimizer.lr": "course",
              "plots.curves.x": "free", "model.size": "identity", "scheduler.schedule.gamma": "identity"}  # fmt: skip
-    assert {key: change_word(key, Config) for key in words} == words
+    assert {key: change_of(Config, key) for key in words} == words
 
 
 def test_what_has_no_effect_here_is_said(train: Train, stopped_run: Path, output_root: Path) -> None:
