@@ -11,7 +11,6 @@ Started together, both bear the same load from other programs. Both losses are o
 """
 
 import argparse
-import json
 import math
 import os
 import subprocess
@@ -19,7 +18,6 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -90,8 +88,7 @@ def whole_val(model: BareGPT, folder: Path) -> float:
     """The loss over all windows of the validation split, side by side."""
     data = torch.from_numpy(np.fromfile(folder / "val.bin", dtype=np.uint16).astype(np.int64))
     windows = data.unfold(0, CONTEXT + 1, CONTEXT)
-    losses = [model(some[:, :-1], some[:, 1:]).item() * len(some) for some in windows.split(BATCH)]
-    return sum(losses) / len(windows)
+    return sum(float(model(some[:, :-1], some[:, 1:])) * len(some) for some in windows.split(BATCH)) / len(windows)
 
 
 def lr_at(step: int, num_steps: int) -> float:
@@ -101,7 +98,7 @@ def lr_at(step: int, num_steps: int) -> float:
 
 
 def bare(folder: Path, num_steps: int, vocab_size: int) -> None:
-    """The floor; in its last line what it measured."""
+    """The floor: a loop as a minimal repository has it; writes its last weights, too."""
     torch.manual_seed(1337)
     model, best = BareGPT(vocab_size), math.inf
     matrices = [p for p in model.parameters() if p.ndim == 2]
@@ -129,15 +126,14 @@ def bare(folder: Path, num_steps: int, vocab_size: int) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         print(f"iter {step}: loss {loss.item():.4f}, time {1000 * (time.perf_counter() - start):.2f} ms", flush=True)
-    ready = time.monotonic(), time.process_time()
-    print(json.dumps({"ready": ready[0], "cpu": ready[1], "val_loss": whole_val(model, folder)}), flush=True)
+    torch.save(model.state_dict(), folder / "last.pt")
 
 
-def start(folder: Path, side: str, *arguments: str) -> Any:
-    """A process of one thread."""
+def start(folder: Path, side: str, *arguments: str) -> int:
+    """The number of a process of one thread."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with open(folder / f"{side}.log", "w") as log:
-        return subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log, env=environment)
+        return subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log, env=environment).pid
 
 
 def write_ids(data: str, folder: Path) -> int:
@@ -160,29 +156,28 @@ def main() -> None:
     if arguments.floor:
         return bare(Path(arguments.floor[0]), arguments.steps, int(arguments.floor[1]))
     with TemporaryDirectory() as name:
-        folder = Path(name)
-        vocab_size = str(write_ids(arguments.data, folder))
-        words = ["experiment=shakespeare_gpt", "mode=prod", "tracker=none", f"run.budget={arguments.steps}steps"]
-        words += ["run.name=ours", f"paths.output_root={folder}", f"paths.data={arguments.data}", "run.device=cpu"]
-        begin = time.monotonic()
+        folder, steps = Path(name), arguments.steps
+        vocab_size = write_ids(arguments.data, folder)
+        words = ["experiment=shakespeare_gpt", "mode=prod", "tracker=none", f"run.budget={steps}steps", "run.name=ours"]
+        words += [f"paths.output_root={folder}", f"paths.data={arguments.data}", "run.device=cpu"]
+        begin, ends, cpu = time.monotonic(), dict[str, float](), dict[str, float]()
         sides = {
-            "ours": start(folder, "ours", str(PROJECT.sources / "train.py"), *words),
-            "floor": start(folder, "floor", __file__, "--floor", name, vocab_size, f"--steps={arguments.steps}"),
+            start(folder, "ours", str(PROJECT.sources / "train.py"), *words): "ours",
+            start(folder, "floor", __file__, "--floor", name, str(vocab_size), f"--steps={steps}"): "floor",
         }
-        ends, cpu = {}, {}
-        while len(ends) < len(sides):  # in the order in which they end
+        for _ in range(2):  # in the order in which they end
             pid, status, usage = os.wait4(-1, 0)
-            side = next(side for side, process in sides.items() if process.pid == pid)
+            side = sides[pid]
             assert status == 0, (folder / f"{side}.log").read_text()[-3000:]
             ends[side], cpu[side] = time.monotonic() - begin, usage.ru_utime + usage.ru_stime
-        floor = json.loads((folder / "floor.log").read_text().splitlines()[-1])
-        ends["floor"], cpu["floor"] = floor["ready"] - begin, floor["cpu"]  # without the evaluation of this comparison
-        best = min(row["loss"] for row in Facts(folder / "ours" / "facts").rows() if row["split"] == "val")
+        model = BareGPT(vocab_size)
+        model.load_state_dict(torch.load(folder / "last.pt"))
+        rows = [row for row in Facts(folder / "ours" / "facts").rows() if row["split"] == "val"]
+        losses = {"ours": min(row["loss"] for row in rows), "floor": whole_val(model.eval(), folder)}
     print("| side | wall (s) | CPU (s) | CPU a step, all included (ms) | loss over all of the validation split |")
     print("| --- | --- | --- | --- | --- |")
-    for side, loss in (("ours", best), ("floor", floor["val_loss"])):
-        per_step = 1000 * cpu[side] / arguments.steps
-        print(f"| {side} | {ends[side]:.1f} | {cpu[side]:.1f} | {per_step:.1f} | {loss:.4f} |")
+    for side, loss in losses.items():
+        print(f"| {side} | {ends[side]:.1f} | {cpu[side]:.1f} | {1000 * cpu[side] / steps:.1f} | {loss:.4f} |")
     print(f"| ours / floor | {ends['ours'] / ends['floor']:.3f} | {cpu['ours'] / cpu['floor']:.3f} | | |")
 
 

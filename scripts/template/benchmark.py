@@ -36,6 +36,7 @@ from scaffolding import train as program
 from scaffolding.core.session.console import LOG
 from scaffolding.core.session.run import Run
 from scaffolding.core.state import checkpoint, keys
+from scaffolding.core.state.checkpoint import CheckpointFiles
 from scaffolding.core.state.progress import RunState
 from scaffolding.data.mnist import MNIST
 from scaffolding.evaluate import evaluate
@@ -274,7 +275,7 @@ def saves(cycles: int, folder: Path) -> None:
         exp.state.step += 1
         exp.run.save(exp.state_dict())
 
-    latest, bare = exp.run.record.checkpoints.latest, folder / "bare.pt"
+    latest, bare = CheckpointFiles(exp.run.path).latest, folder / "bare.pt"
     found = turns(cycles, partial(wall, ours), lambda: wall(lambda: torch.save(exp.state_dict(), bare)))
     size = f"{latest.stat().st_size / 1e6:.0f} MB"
     ratios(f"save of {size}, flushed", found, {"torch.save, not flushed": None}, 1e3, "ms")

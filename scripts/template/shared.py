@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+import zygote
+
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.experiment import PROJECT
 
-HERE, TESTS = Path(__file__).parent, PROJECT.root / "tests"
-sys.path.insert(0, str(TESTS))
-import zygote
-
+HERE, TESTS = Path(__file__).resolve().parent, PROJECT.root / "tests"
 CORES = os.cpu_count() or 1
 ON_PATH = {"PYTHONPATH": f"{HERE}{os.pathsep}{TESTS}"}
 Row = tuple[str, str, str, bool]  # what, measured, figure to reach, whether it is reached

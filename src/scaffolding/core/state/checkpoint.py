@@ -166,6 +166,8 @@ def load(path: Path) -> Parts:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # ours are not compressed
                 raise zipfile.BadZipFile("it would unpack to more than its size")
+            if any(entry.external_attr & 0x10 for entry in archive.infolist()):  # torch would take it for a folder, and
+                raise zipfile.BadZipFile("a record is marked as a folder")  # leave its tensor as the memory was
             bad = archive.testzip()  # compares the CRC-32 of every record
             if bad is not None:
                 raise zipfile.BadZipFile(f"the checksum of {bad!r:.60} does not fit")
