@@ -14,7 +14,7 @@ from scaffolding.config import PROJECT_ROOT
 WORDS = (*TINY[:3], "model=pair", *TINY[4:-1], "mode=dev", "loader.num_workers=0", "run.name=run")
 LOOP = "def train(exp: Experiment) -> None:\n"
 STEP = "def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, Tensor]:\n"
-BACKWARD = "            exp.scaler.scale(loss * weight).backward()\n"
+(BACKWARD,) = [line for line in TRAIN.read_text().splitlines(keepends=True) if ".backward()" in line]
 LOG = '            values = exp.run.log("train", metrics)\n'
 EDITS = {
     "a critic that is updated more often": {
@@ -52,7 +52,7 @@ EDITS = {
         LOOP: LOOP.replace("exp: Experiment", "exp: Experiment, share: float"),
         "train_step(exp, micro_batches)\n": "train_step(exp, micro_batches, share)\n",
         STEP: STEP.replace("micro_batches: list[MicroBatch]", "micro_batches: list[MicroBatch], share: float"),
-        "scale(loss * weight)": "scale(share * loss * weight)",
+        "scale(loss)": "scale(share * loss)",
     },
     "words of one's own": {LOG: LOG + '            print("printed here")\n            logger.info("logged here")\n'},
 }

@@ -74,7 +74,8 @@ def test_the_word_is_nowhere_prose() -> None:
     found = []
     for name in git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines():
         path = ROOT / name
-        if path.suffix not in (".npz", ".gz", ".png") and name not in ("LICENSE", "tests/template/test_rename.py"):
+        is_binary = path.suffix in (".npz", ".gz", ".png", ".pt")
+        if not is_binary and name not in ("LICENSE", "tests/template/test_rename.py"):
             rest = REFERENCE.sub("", path.read_text(encoding="utf-8")) if path.is_file() else ""
             found += [f"{name}: {line.strip()}" for line in rest.splitlines() if re.search(r"(?i)scaffolding\b", line)]
     assert found == []
