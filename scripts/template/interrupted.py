@@ -145,7 +145,7 @@ def carry(run: Path, kind: Kind, whole: Path, seconds: dict[int, float], most: i
 
 
 def kills(quick: bool) -> Iterator[Row]:
-    folder, wanted = Path("kills").absolute(), 24 if quick else 500
+    folder, wanted = Path("kills").absolute(), 20 if quick else 500
     whole = uninterrupted(folder, KINDS)
     seconds = dict(zip((0, 1, 2), parallel(lambda count: timed(folder, count), (0, 1, 2)), strict=True))
 
@@ -180,7 +180,7 @@ def matrix(quick: bool) -> Iterator[Row]:
     cells = list(itertools.product(pairs, KINDS))
     random.shuffle(cells)
     if quick:
-        cells = cells[:18]
+        cells = cells[:16]
 
     def cell(pair: tuple[int, int], kind: Kind, name: str) -> tuple[str | None, int]:
         points = [number for number, found in enumerate(traces[kind]) if found == name and number >= first]
@@ -299,11 +299,14 @@ def problem_of_stop(run: Path, number: signal.Signals, code: int | None, phase: 
 
 
 def signals(quick: bool) -> Iterator[Row]:
-    folder, repeats = Path("signals").absolute(), 1 if quick else 20
+    folder, repeats = Path("signals").absolute(), 20
     whole = uninterrupted(folder, KINDS[-1:])[KINDS[-1]]
     seconds = dict(zip((0, 2), parallel(lambda count: timed(folder, count), (0, 2)), strict=True))
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     trials = list(itertools.product(numbers, (False, True), (0, 2), range(repeats)))
+    random.shuffle(trials)
+    if quick:
+        trials = trials[:8]
 
     def trial(number: signal.Signals, to_group: bool, workers: int, repeat: int) -> list[Stop]:
         """Signals at random moments, each to another run, until one of them has met a run at work."""
