@@ -14,8 +14,6 @@ def files_of(fork: Path, which: str) -> set[Path]:
     and the recipes that name one of those. "defaults": the examples that base.yaml chooses, which is left as it is.
     """
     src, configs = fork / "src/scaffolding", fork / "configs"
-    if which == "scripts":
-        return {*fork.glob("scripts/*.py"), *fork.glob("scripts/*.ipynb"), *configs.glob("experiment/*")}
     if which == "as the README says":
         (words,) = re.findall(r"(?m)^rm (src/.*)", (fork / "README.md").read_text())
         return {path for word in words.replace("bcrl", "scaffolding").split() for path in fork.glob(word)}
@@ -30,8 +28,10 @@ def files_of(fork: Path, which: str) -> set[Path]:
                 data_files = [path for path in module.parent.glob(f"{module.stem}[._]*") if path.suffix != ".py"]
                 removed |= {module, *data_files}
                 removed |= {path for path in (configs / group).glob("*.yaml") if re.search(dotted, path.read_text())}
-        if which == "others":  # and what has no module of its own
+        if which == "others":  # and what has no module
             removed |= {path for path in (configs / group).glob("*.yaml") if f".{group}." not in path.read_text()}
+    if which == "others":  # and all programs
+        removed |= {*fork.glob("scripts/*.py"), *fork.glob("scripts/*.ipynb")}
     return removed | recipes_of(configs, removed)
 
 
@@ -43,7 +43,7 @@ def recipes_of(configs: Path, removed: set[Path]) -> set[Path]:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("which", ["defaults", "others", "scripts", "as the README says"])
+@pytest.mark.parametrize("which", ["others", "as the README says"])
 def test_deleted_by_hand(tmp_path: Path, which: str) -> None:
     fork = copy_repository(tmp_path / "fork")
     removed = files_of(fork, which)

@@ -179,9 +179,10 @@ def test_only_the_template_s_own_examples_go(fork: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("keep", [None, "mnist,convnet", "shakespeare_gpt", "cifar10,gan_autoencoder"])
-def test_quick_tests_and_lint_pass_after_a_rename(fork: Path, keep: str | None) -> None:
-    rename(fork, "bird_calls", *(["--keep", keep] if keep else []))
+@pytest.mark.parametrize("keep", ["shakespeare_gpt", "cifar10,gan_autoencoder"])
+def test_quick_tests_and_lint_pass_after_a_rename(fork: Path, keep: str) -> None:
+    """Fails where a test names an example that it does not test, or core/ names the package."""
+    rename(fork, "bird_calls", "--keep", keep)
     shutil.copytree(ROOT / "src/scaffolding/core", fork / "src/bird_calls/core", dirs_exist_ok=True)  # a newer core
     commit(fork)
     run(fork, "-m", "ruff", "check", ".")
