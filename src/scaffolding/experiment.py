@@ -80,7 +80,7 @@ class Experiment:
 
     @classmethod
     def from_config(cls, *overrides: str, device: str | None = None) -> "Experiment":
-        """Build an experiment from overrides as on the command line, e.g. `from_config("data=digits", "mode=dev")`."""
+        """Build an experiment from the words of a command line: `from_config("data=digits", "mode=dev")`."""
         return cls(compose_config(PROJECT, list(overrides)), device)
 
     @classmethod

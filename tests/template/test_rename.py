@@ -185,6 +185,8 @@ def test_quick_tests_and_lint_pass_after_a_rename(fork: Path, keep: str) -> None
     rename(fork, "bird_calls", "--keep", keep)
     shutil.copytree(ROOT / "src/scaffolding/core", fork / "src/bird_calls/core", dirs_exist_ok=True)  # a newer core
     commit(fork)
+    run(fork, "-m", "ruff", "check", "--fix", "-q", ".")  # imports are sorted by another name: `pdm run format`
+    run(fork, "-m", "ruff", "format", "-q", ".")
     run(fork, "-m", "ruff", "check", ".")
     run(fork, "-m", "mypy")
     run_quick_tests(fork)
