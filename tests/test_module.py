@@ -10,10 +10,11 @@ from pairs import options
 
 from scaffolding.core.errors import UserError
 from scaffolding.experiment import Experiment
-from scaffolding.model.module import MappedLoss
 
 if "module" not in options("model"):
     pytest.skip("configs/model/module.yaml is not here", allow_module_level=True)
+
+from scaffolding.model.module import MappedLoss
 
 TESTS = Path(__file__).parent
 BASE = ("--config-dir", str(TESTS / "configs"), "data=noisy", "plots=none", "tracker=none")

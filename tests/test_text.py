@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Train
+from pairs import options
 
 text = pytest.importorskip("scaffolding.data.text")
 
@@ -196,6 +197,7 @@ def test_wrong_settings_are_named(tmp_path: Path, settings: dict[str, Any], mess
     assert message in str(caught.value)
 
 
+@pytest.mark.skipif("text" not in options("data"), reason="configs/data/text.yaml has been deleted")
 @pytest.mark.parametrize(
     ("content", "words", "message"),
     [

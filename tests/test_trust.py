@@ -274,6 +274,7 @@ def test_a_run_that_knows_a_setting_less_has_that_of_base_yaml(run: Path) -> Non
     assert cfg.run.budget == config["run"]["budget"]
 
 
+@pytest.mark.skipif(not (PROJECT.configs / "model" / "module.yaml").exists(), reason="the example has been deleted")
 def test_words_of_an_earlier_version_are_moved(run: Path) -> None:
     words = ["tracker.mode=offline", "loss._target_=scaffolding.losses.MappedLoss", "tracker=wandb", "run.seed=1"]
     (run / "overrides.yaml").write_text(yaml.safe_dump(words))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -76,6 +77,7 @@ class Experiment:
             self.ema = AveragedWeights(self.model, self.settings.ema_decay)
         self.failed_figures: dict[str, str] = {}
         self.restored_numerics: dict[str, Any] = {}
+        self.unclaimed: dict[str, Any] = {}  # states of objects that a checkpoint has and the experiment lacks
         self.saved_optimizers: dict[str, Any] = {}  # of a checkpoint: for optimizers that are not built yet
 
     @classmethod
@@ -300,10 +302,16 @@ class Experiment:
             UserError: weights or objects are not those of the checkpoint; the first names are given.
         """
         parts = self.objects()
-        if parts.keys() != content["objects"].keys():
+        if parts.keys() - content["objects"].keys():
             raise UserError(
                 f"the checkpoint has the states of {', '.join(content['objects']) or 'no objects'}"
-                f"\nthe experiment has {', '.join(parts) or 'no objects with a state'}"
+                f"\nthe experiment has {', '.join(parts)}"
+            )
+        self.unclaimed = {name: state for name, state in content["objects"].items() if name not in parts}
+        if self.unclaimed:
+            logger.warning(
+                f"the checkpoint has the state of {', '.join(self.unclaimed)}, which the experiment does not have yet; "
+                "where you make it, restore it from exp.unclaimed"
             )
         checkpoints.load_model(self.model, content["model"])
         if self.ema is not None:
