@@ -171,7 +171,7 @@ def main() -> None:
             assert status == 0, (folder / f"{side}.log").read_text()[-3000:]
             ends[side], cpu[side] = time.monotonic() - begin, usage.ru_utime + usage.ru_stime
         model = BareGPT(vocab_size)
-        model.load_state_dict(torch.load(folder / "last.pt"))
+        model.load_state_dict(torch.load(folder / "last.pt", weights_only=True))
         rows = [row for row in Facts(folder / "ours" / "facts").rows() if row["split"] == "val"]
         losses = {"ours": min(row["loss"] for row in rows), "floor": whole_val(model.eval(), folder)}
     print("| side | wall (s) | CPU (s) | CPU a step, all included (ms) | loss over all of the validation split |")
