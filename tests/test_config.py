@@ -3,6 +3,7 @@
 Most of it composes in this process, in a copy of configs/ with a dataset, a model and an optimizer of its own.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from scaffolding.core.errors import UserError
 from scaffolding.experiment import PROJECT
 
 TESTS = Path(__file__).parent
-ENV = {"PYTHONPATH": str(TESTS)}
+ENV = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(PROJECT_ROOT / "src")])}
 SHORT = ["mode=dev", "plots=none", "run.budget=1", "run.rehearse_resume=false", "loader.num_workers=0"]
 OPTIONS = [(group, option) for group, options in groups(PROJECT.configs).items() for option in options]
 OWN = {

@@ -92,7 +92,7 @@ def test_our_modules_do_not_hide_installed_packages(tmp_path: Path) -> None:
     (tmp_path / "evaluate" / "__init__.py").write_text("class Installed: ...\n")
     words = ["data.dataset._target_=evaluate.Instaled", f"paths.output={tmp_path}/runs"]
     tests = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(tests)])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(tests), str(FOLDER.parent)])}
     own = ["data=noisy", "model=tiny", "optimizer=fatal", "plots=none", "tracker=none"]
     words = command("--config-dir", str(tests / "configs"), *own, *words)
     done = subprocess.run(words, capture_output=True, text=True, timeout=100, env=environment)

@@ -27,7 +27,7 @@ from scaffolding.core.state import checkpoint
 
 TESTS = Path(__file__).parent
 SYNC = PROJECT_ROOT / "scripts" / "sync.py"
-ENV = {"PYTHONPATH": str(TESTS)}
+ENV = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(PROJECT_ROOT / "src")])}
 BASE = (
     "--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "optimizer=fatal", "plots=none", "mode=prod",
     "run.budget=24", "run.log_every=1", "run.eval_every=5", "run.save_every=4", "loader.batch_size=16", "run.name=run",

@@ -22,7 +22,7 @@ from scaffolding.core.state.checkpoint import find_checkpoint
 from scaffolding.experiment import PROJECT, Experiment
 
 TESTS = Path(__file__).parent
-ENV = {"PYTHONPATH": str(TESTS)}
+ENV = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])}
 TINY = ("--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "plots=none", "tracker=none",
         "mode=prod", "run.budget=4")  # fmt: skip
 
