@@ -45,7 +45,7 @@ def test_secrets_are_in_no_file(tmp_path: Path, ending: str) -> None:
         f"+data.token={SECRETS['word']}",
     ]
     words += [inner, *(["tracker=wandb_offline"] if "wandb_offline" in options("tracker") else ["tracker=none"])]
-    words += ["run.monitor=val/nosuch"] if ending == "failed" else []
+    words += ["rollout={_target_: torch.nn.Identity}"] if ending == "failed" else []  # it takes one argument, not two
     secrets = dict.fromkeys(("WANDB_API_KEY", "MY_TOKEN"), SECRETS["env"])
     places = {"PYTHONPATH": str(tmp_path / "src"), "HOME": str(tmp_path / "home")}
     done = subprocess.run(

@@ -265,7 +265,7 @@ def test_killed_three_times_the_newest_folder_is_complete(train: Train, output_r
     [
         ({"KILL_AT": "20", "KILL_WITH": "SIGTERM"}, "run.seed=1", 143, [("preempting", 0), ("exit", 143)]),
         ({"KILL_AT": "20", "KILL_WITH": "SIGINT"}, "run.seed=1", 130, [("exit", 130)]),
-        ({}, "run.monitor=val/nosuch", None, [("exit", 1)]),
+        ({"FAIL": "update 20"}, "run.seed=1", None, [("exit", 1)]),
     ],
 )
 def test_how_a_run_ended(

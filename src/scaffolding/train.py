@@ -51,6 +51,7 @@ def train(exp: Experiment) -> None:
         state.advance(len(micro_batches), sum(part.num_items for part in micro_batches), len(exp.train_loader))
         if exp.run.is_first_step():
             describe_start(exp, micro_batches, metrics)
+        if state.step == 1:
             plot.draw(exp, "start")
         if exp.due("log"):
             # YOURS: put your own numbers into `metrics`; logger.info(...) and print(...) reach the console and log.txt
