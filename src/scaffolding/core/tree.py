@@ -6,41 +6,31 @@ from typing import Any
 from torch import Tensor
 
 
-def leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every value in nested dicts, lists and tuples; the containers themselves are left out."""
-    if not isinstance(content, Mapping | list | tuple):
-        yield name, content
-        return
-    items: Any = enumerate(content)
-    if isinstance(content, Mapping):
-        items = content.items()
-    for key, value in items:
-        yield from leaves(value, f"{name}.{key}".lstrip("."))
-
-
-def containers(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, mapping or sequence) of every container in nested ones, outer ones first."""
-    if not isinstance(content, Mapping | list | tuple):
-        return
+def walk(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, node) of everything in nested dicts, lists and tuples: containers too, each before its parts."""
     yield name, content
-    items: Any = enumerate(content)
+    parts: Any = ()
     if isinstance(content, Mapping):
-        items = content.items()
-    for key, value in items:
-        yield from containers(value, f"{name}.{key}".lstrip("."))
+        parts = content.items()
+    elif isinstance(content, list | tuple):
+        parts = enumerate(content)
+    for key, value in parts:
+        yield from walk(value, f"{name}.{key}".lstrip("."))
 
 
-def specs(config: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """(dotted key, mapping) of every mapping in a plain config that has a `_target_`, outer ones first."""
-    items: Any = ()
-    if isinstance(config, list | tuple):
-        items = enumerate(config)
-    if isinstance(config, Mapping):
-        items = config.items()
-        if "_target_" in config:
-            yield key, dict(config)
-    for name, value in items:
-        yield from specs(value, f"{key}.{name}".lstrip("."))
+def leaves(content: Any) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every value; the containers themselves are left out."""
+    return ((name, node) for name, node in walk(content) if not isinstance(node, Mapping | list | tuple))
+
+
+def specs(config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(dotted key, mapping) of every mapping in a plain config that has a `_target_`."""
+    return ((key, dict(node)) for key, node in walk(config) if isinstance(node, Mapping) and "_target_" in node)
+
+
+def tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:
+    """(dotted name, tensor) of every tensor in a nested batch."""
+    return ((name, node) for name, node in walk(batch) if isinstance(node, Tensor))
 
 
 def changed_keys(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
@@ -65,13 +55,6 @@ def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
             return type(batch)(*values)
         return type(batch)(values)
     return batch
-
-
-def tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:
-    """(dotted name, tensor) of every tensor in a nested batch."""
-    for name, value in leaves(batch):
-        if isinstance(value, Tensor):
-            yield name, value
 
 
 def describe(batch: Any) -> str:

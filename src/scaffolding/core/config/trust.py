@@ -14,15 +14,14 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import nn, optim, utils
 
-from ..errors import UserError
-from ..tree import specs
+from ..errors import CONTROL, UserError
+from ..tree import specs, walk
 from .build import locate
 from .compose import VERBS, VERSION, Project, checked
 from .plugins import import_plugins
 
 MAX_SIZE, MAX_DEPTH = 300_000, 30  # bytes of a file, levels of nesting
 PATHS = re.compile(r"\$\{paths\.\w+\}", re.ASCII)
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal obeys them
 SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C: ten times faster
 DOTTED = re.compile(r"\w+(\.\w+)+", re.ASCII)
 PRIVATE = re.compile(r"(^|\.)_")
@@ -93,24 +92,24 @@ def read_plain(file: Path) -> Any:
     return content
 
 
-def check_plain(node: Any, file: Path, key: str = "") -> None:
-    """UserError: a value that is not plain, or that refers to more than a path of the run."""
-    if isinstance(node, dict | list):
-        parts: Any = enumerate(node)
+def check_plain(content: Any, file: Path) -> None:
+    """UserError: a value or key that is not plain, or that refers to more than a path of the run."""
+    for key, node in walk(content):
         if isinstance(node, dict):
-            parts = node.items()
-        for name, value in parts:
-            inner = f"{key}.{name}".lstrip(".")
-            check_plain(name, file, inner)
-            check_plain(value, file, inner)
-        return
-    text = str(node)
-    # a path with a $ in it could become a reference where it is put into another value
-    refers = "${" in PATHS.sub("", text) or (key.startswith("paths.") and "$" in text)
-    if refers or CONTROL.search(text) or not isinstance(node, str | int | float | None):
-        raise UserError(
-            f"{file}: {key!r:.100}: {node!r:.100} is refused\nallowed: plain values, which may hold ${{paths.NAME}}"
-        )
+            values = list(node)  # its keys; what they hold comes later
+        elif isinstance(node, list):
+            continue
+        else:
+            values = [node]
+        for value in values:
+            text = str(value)
+            # a path with a $ in it could become a reference where it is put into another value
+            refers = "${" in PATHS.sub("", text) or (key.startswith("paths.") and "$" in text)
+            if refers or text != text.translate(CONTROL) or not isinstance(value, str | int | float | None):
+                raise UserError(
+                    f"{file}: {key!r:.100}: {value!r:.100} is refused"
+                    "\nallowed: plain values, which may hold ${paths.NAME}"
+                )
 
 
 def check_trusted(config: Any, project: Project, trust: Iterable[str]) -> None:

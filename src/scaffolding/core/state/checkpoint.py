@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import DamagedError, RunError, UserError
 from ..folder.folder import NAME, link, replacing, storage_error
-from ..tree import containers, leaves, tensors
+from ..tree import tensors, walk
 from .progress import RunState
 
 FORMAT = 2
@@ -135,16 +135,13 @@ def link_checkpoint(path: Path, other: Path) -> None:
 
 def check_plain(content: Any) -> None:
     """RunError with the name of the first value that could be saved but, with weights_only=True, not loaded again."""
-    for name, node in containers(content):
-        if type(node) not in CONTAINERS:
+    for name, node in walk(content):
+        if type(node) not in (*PLAIN, *CONTAINERS) and not isinstance(node, Tensor):  # a numpy scalar is a float, too
             raise _not_plain(name, node)
         if isinstance(node, dict):
             for key in node:
                 if type(key) not in PLAIN:
                     raise _not_plain(f"a key of {name}", key)
-    for name, value in leaves(content):
-        if type(value) not in PLAIN and not isinstance(value, Tensor):  # a numpy scalar is a float, too
-            raise _not_plain(name, value)
 
 
 def _not_plain(name: str, value: Any) -> RunError:
