@@ -6,7 +6,6 @@ a key to base.yaml; a key that is in neither is refused at the start.
 
 import copy
 import operator
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+
+from .core.intervals import is_given_in
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]  # relative paths in `paths` are taken from here
 
@@ -52,13 +53,12 @@ def one_of(*options: str, change: str = IDENTITY) -> Any:
     return setting(change, f"one of {', '.join(options)}", options.__contains__)
 
 
-STEPS_OR_EPOCHS = r"\s*(?=.*[1-9])(\d+(\.0+)?\s*(steps?)?|\d+(\.\d+)?\s*epochs?"
 POSITIVE = ("a number above 0", partial(operator.lt, 0))
 FRACTION = ("a number between 0 and 1", lambda value: 0 < value < 1)
-BUDGET = ("optimizer steps (500 or 500steps) or epochs (5epochs)", re.compile(rf"{STEPS_OR_EPOCHS})\s*").fullmatch)
+BUDGET = ("optimizer steps (500 or 500steps) or epochs (5epochs)", partial(is_given_in, units=("step", "epoch")))
 INTERVAL = (
     "optimizer steps (500), epochs (1epoch) or minutes (10min)",
-    re.compile(rf"{STEPS_OR_EPOCHS}|\d+(\.\d+)?\s*min)\s*").fullmatch,
+    partial(is_given_in, units=("step", "epoch", "min")),
 )
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|min)?")
@@ -18,6 +18,14 @@ def parse(text: str) -> tuple[float, str]:
     if unit == "step" and amount != int(amount):
         raise ValueError("not a whole number of steps")
     return amount, unit
+
+
+def is_given_in(text: str, units: Collection[str]) -> bool:
+    """Whether a budget or interval is well formed and in one of these units, "step", "epoch" or "min"."""
+    try:
+        return parse(text)[1] in units
+    except ValueError:
+        return False
 
 
 def in_steps(text: str, steps_per_epoch: int) -> int:
