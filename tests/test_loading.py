@@ -87,7 +87,7 @@ def order(loader: Loader, epoch: int, start: int = 0) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def generators_stay_as_they_were() -> Iterator[None]:
-    """Whatever a test loads, the process's own generators do not move; a test of steps, which seed them, resets them."""
+    """Whatever a test loads, the process's own generators do not move; tests of steps, which seed them, reset them."""
     keys.seed_all(123)
     before = generators()
     yield
