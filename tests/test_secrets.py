@@ -22,6 +22,10 @@ from scaffolding.core.errors import UserError
 from scaffolding.core.session.run import Run
 
 SECRETS = {name: f"sekret-{name}-0123456789012345678901234567" for name in ("env", "dotenv", "local", "word", "inner")}
+SECRET_KEYS = "tracker.api_key tracker.apikey +x.password x.secret x.key x.token ++hf_token x.Credentials"
+PLAIN = (
+    "optimizer.lr=3 run.name=monkey data.num_tokens=1000 data.tokenizer=bpe model.keys=q --multirun run.monitor=val/key"
+)
 
 
 @pytest.mark.parametrize("ending", ["finished", pytest.param("failed", marks=pytest.mark.full)])
@@ -78,28 +82,12 @@ def test_secrets_within_values_are_masked(word: str, shown: str) -> None:
 
 def test_secrets_are_known_by_their_keys() -> None:
     """A fork repeats the overrides, and a resumed run reads its own config: a hidden value would break both."""
-    for key in (
-        "tracker.api_key",
-        "tracker.apikey",
-        "+password",
-        "x.secret",
-        "key",
-        "x.token",
-        "++hf_token",
-        "Credentials",
-    ):
+    for key in SECRET_KEYS.split():
         assert masked(f"{key}=abc") == f"{key}=***"
         name = key.lstrip("+")
         assert hide_secrets({"a": [{name: "abc", "b": [1]}]}) == {"a": [{name: "***", "b": [1]}]}
     assert hide_secrets({"secret": ["x", "y"]}) == {"secret": ["***", "***"]}
-    for word in (
-        "run.name=monkey",
-        "data.num_tokens=1000",
-        "data.tokenizer=bpe",
-        "model.keys=q",
-        "--multirun",
-        "x=val/key",
-    ):
+    for word in PLAIN.split():
         key, _, value = word.partition("=")
         assert masked(word) == word and hide_secrets({key: value}) == {key: value}
 
