@@ -23,9 +23,7 @@ from scaffolding.core.session.run import Run
 
 SECRETS = {name: f"sekret-{name}-0123456789012345678901234567" for name in ("env", "dotenv", "local", "word", "inner")}
 SECRET_KEYS = "tracker.api_key tracker.apikey +x.password x.secret x.key x.token ++hf_token x.Credentials"
-PLAIN = (
-    "optimizer.lr=3 run.name=monkey data.num_tokens=1000 data.tokenizer=bpe model.keys=q --multirun run.monitor=val/key"
-)
+PLAIN = "run.name=monkey data.num_tokens=1000 data.tokenizer=bpe model.keys=q --multirun run.monitor=val/key"
 
 
 @pytest.mark.parametrize("ending", ["finished", pytest.param("failed", marks=pytest.mark.full)])
