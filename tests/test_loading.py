@@ -108,13 +108,6 @@ def test_order_is_a_permutation_of_its_own_every_epoch() -> None:
 
 
 @both_kinds
-def test_starting_anywhere_gives_the_tail(dataset: Callable[[], Any]) -> None:
-    whole = plain(make(dataset()).batches(2))
-    for start in range(8):  # 6 is the end of the epoch
-        assert plain(make(dataset()).batches(2, start)) == whole[start:]
-
-
-@both_kinds
 @pytest.mark.parametrize("batch_size", [1, 22, 23, 1000])
 def test_every_item_comes_once_whatever_the_batch_size(dataset: Callable[[], Any], batch_size: int) -> None:
     loader = make(dataset(), batch_size=batch_size)
