@@ -276,8 +276,10 @@ NAME = PROJECT.package
 GENERATOR, CRITIC = ({"_target_": f"{NAME}.model.gan.{part}Loss"} for part in ("Generator", "Discriminator"))
 MAPPED = {"_target_": f"{NAME}.losses.MappedLoss", "inputs": None}
 WANDB = {"_target_": f"{NAME}.tracker.wandb.Wandb", "mode": "x"}
-COSINE = {"_target_": f"{NAME}.schedules.cosine"}
-OTHER = {"_target_": "torch.optim.lr_scheduler.StepLR"}
+COSINE = {"schedule": {"_target_": f"{NAME}.schedules.cosine"}}
+OTHER = {"schedule": {"_target_": "torch.optim.lr_scheduler.StepLR"}}
+STEP, EPOCH, METRIC = {"interval": "step"}, {"interval": "epoch"}, {"interval": "metric"}
+UNWATCHED, WATCHED = {"monitor": None}, {"monitor": "val/loss"}
 
 
 @pytest.mark.parametrize(
@@ -287,18 +289,10 @@ OTHER = {"_target_": "torch.optim.lr_scheduler.StepLR"}
         ("loss", MAPPED, MAPPED | {"_target_": f"{NAME}.model.module.MappedLoss"}),
         ("tracker", WANDB, {"wandb": WANDB}),
         ("tracker", {"mode": "x"}, {"wandb": {"mode": "x"}}),
-        ("scheduler", {"schedule": None, "interval": "step", "monitor": None}, {"schedule": None}),
-        ("scheduler", {"schedule": COSINE, "interval": "step", "monitor": None}, {"schedule": COSINE}),
-        (
-            "scheduler",
-            {"a": {"schedule": OTHER, "interval": "epoch", "monitor": "val/loss"}},
-            {"a": {"schedule": OTHER, "interval": "epoch"}},
-        ),
-        (
-            "scheduler",
-            {"schedule": OTHER, "interval": "metric", "monitor": "val/loss"},
-            {"schedule": OTHER, "monitor": "val/loss"},
-        ),
+        ("scheduler", {"schedule": None} | STEP | UNWATCHED, {"schedule": None}),
+        ("scheduler", COSINE | STEP | UNWATCHED, COSINE),
+        ("scheduler", {"a": OTHER | EPOCH | WATCHED}, {"a": OTHER | EPOCH}),
+        ("scheduler", OTHER | METRIC | WATCHED, OTHER | WATCHED),
     ],
 )
 def test_runs_of_format_1_are_upgraded(part: str, before: Any, after: Any) -> None:
