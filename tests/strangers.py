@@ -156,6 +156,7 @@ def targets(marks: Path, evil: Path) -> dict[str, Spec]:
         return str(marks / name)
 
     path = spec("pathlib.Path", mark("path"))
+    weights = spec("torchvision.models._api.Weights", url=f"file://{evil}", transforms=None, meta={})
     touch = f"touch {mark('shell')}"
     return {
         # what Hydra 1.3.8 runs
@@ -165,6 +166,7 @@ def targets(marks: Path, evil: Path) -> dict[str, Spec]:
         "copyfile": spec("shutil.copyfile", str(evil), mark("copy")),
         "Path.touch": spec("pathlib.Path.touch", path),
         "torch.save": spec("torch.save", 1, mark("saved")),
+        "weights of torchvision": spec("torchvision.models._api.WeightsEnum.get_state_dict", weights, str(marks)),
         # through another module's imports
         "os of the tracker": spec(f"{PACKAGE}.tracker.wandb.os.system", touch),
         "os of torch.nn": spec("torch.nn.parallel.distributed.os.system", touch),

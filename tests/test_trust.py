@@ -208,7 +208,7 @@ def test_what_this_checkout_names_is_trusted() -> None:
     ],
     ids=lambda spec: spec["target"],
 )
-def test_what_fetches_by_its_arguments_is_not_trusted(spec: dict[str, Any]) -> None:
+def test_what_fetches_or_is_named_nowhere_is_not_trusted(spec: dict[str, Any]) -> None:
     assert not trusts(**spec)
     assert trusts("torchvision.models.resnet18", weights=None)
 
