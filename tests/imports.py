@@ -37,11 +37,11 @@ def imports(package: Path, file: str) -> list[Import]:
             assert node.level <= len(home), f"{file}:{node.lineno} imports from outside of the package"
             base = home[: len(home) - node.level + 1] if node.level else []
             module = ".".join([*base, *filter(None, [node.module])])
-            names = [_module_of(package, module, alias.name) for alias in node.names]
+            inner = [f"{module}.{alias.name}" for alias in node.names]  # each may be a module itself
+            names = [name if _file_of(package, name) else module for name in inner]
         else:
             continue
-        for name in dict.fromkeys(names):
-            found.append(Import(file, node.lineno, name, _file_of(package, name), deferred))
+        found += [Import(file, node.lineno, name, _file_of(package, name), deferred) for name in dict.fromkeys(names)]
     return found
 
 
@@ -66,18 +66,11 @@ def _nodes(node: ast.AST, deferred: bool) -> Iterator[tuple[ast.AST, bool]]:
         yield from _nodes(child, deferred or isinstance(child, FUNCTIONS))
 
 
-def _module_of(package: Path, module: str, name: str) -> str:
-    """The module of `from module import name`: the name may be a module itself."""
-    submodule = f"{module}.{name}"
-    return submodule if _file_of(package, submodule) else module
-
-
 def _file_of(package: Path, module: str) -> str:
+    """The file of a module of the package, "" for any other."""
     first, _, rest = module.partition(".")
-    if first != package.name:
-        return ""
     path = rest.replace(".", "/")
     for file in (f"{path}.py", f"{path}/__init__.py".lstrip("/")):
-        if (package / file).is_file():
+        if first == package.name and (package / file).is_file():
             return file
     return ""

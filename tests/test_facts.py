@@ -1,7 +1,6 @@
 """The facts of a run: every number as it was, whole lines only, and what a resumed run does again."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ def row(step: int, split: str = "train", **values: float) -> dict[str, Any]:
     return {"step": step, "epoch": 0, "samples": 8 * step, "split": split, **values, "time": 1700000000.125 + step}
 
 
-def write_rows(folder: Path, rows: list[dict[str, Any]]) -> Facts:
+def write_rows(folder: Path, *rows: dict[str, Any]) -> Facts:
     facts = Facts(folder)
     for one in rows:
         facts.add_row(one)
@@ -23,7 +22,7 @@ def write_rows(folder: Path, rows: list[dict[str, Any]]) -> Facts:
 
 def test_a_new_metric_adds_a_column(tmp_path: Path) -> None:
     rows = [row(1, loss=1 / 3), row(2, loss=0.1 + 0.2, grad_norm=1e-30), row(2, "val", loss=float("inf"), f1=0.5)]
-    facts = write_rows(tmp_path, rows)
+    facts = write_rows(tmp_path, *rows)
     assert facts.rows() == rows  # every number as it was, to the last bit
     with open(facts.scalars_file, newline="") as file:
         table = list(csv.reader(file))
@@ -34,11 +33,10 @@ def test_a_new_metric_adds_a_column(tmp_path: Path) -> None:
 
 def test_cut_after_drops_what_comes_again(tmp_path: Path) -> None:
     kept = [row(1, loss=1 / 3), row(2, loss=float("nan")), row(2, "val", loss=1e-7)]
-    facts = write_rows(tmp_path, kept)
+    facts = write_rows(tmp_path, *kept)
     before = facts.scalars_file.read_bytes()
     assert facts.cut_after(2, []) == 0 and facts.scalars_file.read_bytes() == before
-    for one in (row(3, loss=2.0), row(3, "val", loss=2.0), row(2, "test", loss=2.0)):
-        facts.add_row(one)
+    write_rows(tmp_path, row(3, loss=2.0), row(3, "val", loss=2.0), row(2, "test", loss=2.0))
     assert facts.cut_after(2, []) == 3
     assert facts.scalars_file.read_bytes() == before
     assert facts.cut_after(2, ["val"]) == 1 and len(facts.rows()) == 2  # a look that is done again
@@ -49,22 +47,12 @@ def test_cut_after_drops_what_comes_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [2, 3])
 def test_a_torn_last_line_is_dropped(tmp_path: Path, step: int) -> None:
     """Also where it belongs to a step that is kept: a row that is whole must not be written behind it."""
-    rows = [row(number, loss=number / 3, items_per_second=100.5) for number in (1, 2, 3)]
-    facts = write_rows(tmp_path, rows)
+    facts = write_rows(tmp_path, *(row(number, loss=number / 3, items_per_second=100.5) for number in (1, 2, 3)))
     whole = facts.scalars_file.read_bytes()
     start = len(whole) - len(whole.splitlines(keepends=True)[-1])
     for end in range(start + 1, len(whole)):
         facts.scalars_file.write_bytes(whole[:end])
         facts.cut_after(step, [])
         facts.add_row(row(4, loss=1.0))
-        steps = [one["step"] for one in facts.rows()]
-        assert steps == [1, 2, 4], whole[start:end]
-        assert facts.rows()[-1] == row(4, loss=1.0)
-
-
-def test_events_are_lines_of_json(tmp_path: Path) -> None:
-    facts = Facts(tmp_path)
-    facts.event("on_start", step=0)
-    facts.event("on_save", step=3, best=True)
-    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert [(event["event"], event["step"]) for event in events] == [("on_start", 0), ("on_save", 3)]
+        rows = facts.rows()
+        assert [one["step"] for one in rows] == [1, 2, 4] and rows[-1] == row(4, loss=1.0), whole[start:end]

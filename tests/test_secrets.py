@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import TRAIN, Train
+from conftest import BASE, TRAIN, Train
 from loguru import logger
 from omegaconf import OmegaConf
 from pairs import options, trainable
-from test_resume import BASE, ENV
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.config.build import build
@@ -23,38 +22,28 @@ from scaffolding.core.errors import UserError
 from scaffolding.core.session.run import Run
 
 SECRETS = {name: f"sekret-{name}-0123456789012345678901234567" for name in ("env", "dotenv", "local", "word", "inner")}
+SECRET_KEYS = "tracker.api_key tracker.apikey +x.password x.secret x.key x.token ++hf_token x.Credentials"
+PLAIN = "run.name=monkey data.num_tokens=1000 data.tokenizer=bpe model.keys=q --multirun run.monitor=val/key"
 
 
 @pytest.mark.parametrize("ending", ["finished", pytest.param("failed", marks=pytest.mark.full)])
 def test_secrets_are_in_no_file(tmp_path: Path, ending: str) -> None:
     """Not in the run's folder, what the tracker writes included, nor in what was printed."""
     for name in ("src", "configs"):
-        shutil.copytree(
-            PROJECT_ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "local.yaml")
-        )
+        ignored = shutil.ignore_patterns("__pycache__", "local.yaml")
+        shutil.copytree(PROJECT_ROOT / name, tmp_path / name, ignore=ignored)
     (tmp_path / ".env").write_text(f"OTHER_API_KEY={SECRETS['dotenv']}\n")
     (tmp_path / "configs" / "local.yaml").write_text(f"data:\n  password: {SECRETS['local']}\n")
     data, model = trainable()[0]
+    tracker = "wandb_offline" if "wandb_offline" in options("tracker") else "none"
     inner = f"+data.more={{api_key: {SECRETS['inner']}, list: [{{password: '{SECRETS['inner']}'}}]}}"
-    words = [
-        f"data={data}",
-        f"model={model}",
-        "mode=dev",
-        "plots=none",
-        "run.name=run",
-        f"+data.token={SECRETS['word']}",
-    ]
-    words += [inner, *(["tracker=wandb_offline"] if "wandb_offline" in options("tracker") else ["tracker=none"])]
+    words = [f"data={data}", f"model={model}", "mode=dev", "plots=none", f"tracker={tracker}", "run.name=run"]
+    words += [f"+data.token={SECRETS['word']}", inner]
     words += ["rollout={_target_: torch.nn.Identity}"] if ending == "failed" else []  # it takes one argument, not two
     secrets = dict.fromkeys(("WANDB_API_KEY", "MY_TOKEN"), SECRETS["env"])
     places = {"PYTHONPATH": str(tmp_path / "src"), "HOME": str(tmp_path / "home")}
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / TRAIN.relative_to(PROJECT_ROOT)), *words],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=os.environ | secrets | places,
-    )
+    command = [sys.executable, str(tmp_path / TRAIN.relative_to(PROJECT_ROOT)), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=os.environ | secrets | places)
     assert done.returncode == (ending == "failed"), done.stderr
     files = [path for folder in ("_output", "home") for path in (tmp_path / folder).rglob("*") if path.is_file()]
     assert tmp_path / "_output" / "dev" / "run" / "log.txt" in files and len(files) > 5
@@ -89,20 +78,25 @@ def test_secrets_within_values_are_masked(word: str, shown: str) -> None:
     assert masked(word) == shown
 
 
-def test_secrets_in_lists_are_hidden() -> None:
-    hidden = hide_secrets({"a": [{"token": "x", "b": [1]}], "secret": ["x", "y"]})
-    assert hidden == {"a": [{"token": "***", "b": [1]}], "secret": ["***", "***"]}
+def test_secrets_are_known_by_their_keys() -> None:
+    """A fork repeats the overrides, and a resumed run reads its own config: a hidden value would break both."""
+    for key in SECRET_KEYS.split():
+        assert masked(f"{key}=abc") == f"{key}=***"
+        name = key.lstrip("+")
+        assert hide_secrets({"a": [{name: "abc", "b": [1]}]}) == {"a": [{name: "***", "b": [1]}]}
+    assert hide_secrets({"secret": ["x", "y"]}) == {"secret": ["***", "***"]}
+    for word in PLAIN.split():
+        key, _, value = word.partition("=")
+        assert masked(word) == word and hide_secrets({key: value}) == {key: value}
 
 
-def test_a_resumed_run_asks_for_what_it_did_not_keep_and_finds_what_is_no_secret(
-    train: Train, output_root: Path
-) -> None:
+def test_a_resumed_run_asks_for_what_it_did_not_keep_and_has_the_rest(train: Train, output_root: Path) -> None:
     words = (*BASE, "+data.token=abc", "+data.pad_token='<pad>'", "run.name=run")
-    train(*words, env=ENV | {"KILL_AT": "7", "KILL_WITH": "SIGTERM"}, code=143)
+    train(*words, env={"KILL_AT": "7", "KILL_WITH": "SIGTERM"}, code=143)
     config = yaml.safe_load((output_root / "run" / "config.yaml").read_text())
     assert (config["data"]["token"], config["data"]["pad_token"]) == ("***", "<pad>")
-    assert "data.token: run did not keep it" in train("resume=run", env=ENV, code=2).stderr
-    done = train("resume=run", "data.token=abc", env=ENV)
+    assert "data.token: run did not keep it" in train("resume=run", code=2).stderr
+    done = train("resume=run", "data.token=abc")
     assert "abc" not in done.stderr
     assert "abc" not in (output_root / "run" / "config.yaml").read_text()
 

@@ -1,13 +1,10 @@
 """The tests that a fork inherits notice what is wrong with a model or a dataset: faults are planted in a copy."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from test_rename import copy_repository
+from test_rename import copy_repository, run
 
 MODEL = """
 import torch
@@ -103,14 +100,11 @@ def test_faults_are_noticed(tmp_path: Path) -> None:
         (copy / f"configs/data/bad_{name}.yaml").write_text(DATA_YAML.replace("NAME", f"bad_{name}"))
     wanted = set()
     for faults, sound in ((MODELS, "sound"), (SETS, "whole")):
-        noticed = {name: test for name, (*_, test) in faults.items() if test}
-        wanted |= {f"{test}[bad_{name}]" for name, test in noticed.items()}
-        wanted |= {f"{test}[bad_{sound}]" for test in noticed.values()}
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    environment["PYTHONPATH"] = str(copy / "src")
-    command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "-rA"]
-    command += [f"tests/test_batteries.py::{test}" for test in sorted(wanted)]
-    said = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True).stdout
+        for name, (*_, test) in faults.items():
+            if test:
+                wanted |= {f"{test}[bad_{name}]", f"{test}[bad_{sound}]"}
+    tests = [f"tests/test_batteries.py::{test}" for test in sorted(wanted)]
+    said = run(copy, "pytest", "-n", "2", "-p", "no:cacheprovider", "-rA", *tests, code=1)
     found = {(test, outcome) for outcome, test in re.findall(r"^(PASSED|FAILED) \S+::(\w+\[\w+\])", said, re.M)}
     expected = {(test, "PASSED" if "sound" in test or "whole" in test else "FAILED") for test in wanted}
     assert found == expected, f"{found ^ expected}\n{said[-3000:]}"

@@ -7,13 +7,11 @@ else a program), ```diff (lines to replace) or ```text. A ```text block right af
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from test_rename import ROOT, copy_repository
+from test_rename import ROOT, copy_repository, run
 
 from scaffolding.config import Config
 from scaffolding.core.config.usage import rules_table
@@ -30,16 +28,6 @@ def script(name: str, copy: Path) -> str:
     """What `pdm run NAME` runs. The quick tests are only collected: they have their own turn."""
     found = tomllib.loads((copy / "pyproject.toml").read_text())["tool"]["pdm"]["scripts"].get(name, name)
     return f"{found} --collect-only" if found.startswith("pytest") else str(found)
-
-
-def run(copy: Path, *command: str) -> str:
-    """Run a command as in an activated environment that `pdm install` has made for the copy; its output."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    env["PYTHONPATH"] = str(copy / "src")  # in place of the editable install, which leads to the original
-    done = subprocess.run(command, check=False, cwd=copy, env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, f"{command[-1]}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
 
 
 def run_bash(body: str, copy: Path) -> str:
@@ -85,7 +73,7 @@ def execute(text: str, copy: Path) -> list[str]:
             file.write_text(file.read_text() + "\n" + body if named[1] else body)
             files += [named[2]] if kind == "python" else []
         elif kind == "python":
-            output = run(copy, sys.executable, "-c", body)
+            output = run(copy, "python", "-c", body)
         elif kind == "text":
             missing = [line for line in body.splitlines() if follows and not looks_like(line).search(output)]
             assert not missing, f"not printed: {missing}\nprinted:\n{output}"
@@ -103,7 +91,7 @@ def test_every_command_and_example(tmp_path: Path) -> None:
     files += execute((copy / "configs/README.md").read_text(), copy)  # renamed by now
     assert len(files) == 3
     for command in (["ruff", "check", *files], ["ruff", "format", "--check", *files], ["mypy", *files]):
-        run(copy, sys.executable, "-m", *command)
+        run(copy, *command)
     tree = next(body for kind, body in BLOCK.findall(README) if kind == "text" and "provenance.json" in body)
     for line in tree.splitlines()[1:]:
         for name in re.split(r"\s{3,}", line.strip())[0].replace("->", "").split():

@@ -42,21 +42,22 @@ def commit(fork: Path) -> None:
     git(fork, "commit", "-qm", "all")
 
 
-def run(fork: Path, *words: str, code: int = 0) -> str:
-    """Run Python with these words in a fork; its output."""
+def run(fork: Path, *command: str, code: int = 0) -> str:
+    """Run a command as in an activated environment that `pdm install` has made for a fork; its output."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    environment["PYTHONPATH"] = str(fork / "src")
-    done = subprocess.run([sys.executable, *words], cwd=fork, env=environment, capture_output=True, text=True)
-    assert done.returncode == code, done.stdout[-5000:] + done.stderr[-3000:]
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["PYTHONPATH"] = str(fork / "src")  # in place of the editable install, which leads to the original
+    done = subprocess.run(command, cwd=fork, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, f"{command[-1]}\n{done.stdout[-5000:]}\n{done.stderr[-3000:]}"
     return done.stdout + done.stderr
 
 
 def run_quick_tests(fork: Path, *words: str) -> None:
-    run(fork, "-m", "pytest", "-q", "-m", "not full", "-n", "2", "-p", "no:cacheprovider", *words)
+    run(fork, "pytest", "-m", "not full", "-n", "2", "-p", "no:cacheprovider", *words)
 
 
 def rename(fork: Path, *words: str, code: int = 0) -> str:
-    return run(fork, "scripts/rename.py", *words, code=code)
+    return run(fork, "python", "scripts/rename.py", *words, code=code)
 
 
 def contents(fork: Path) -> dict[str, bytes]:
@@ -97,7 +98,7 @@ def test_this_repository_renamed(fork: Path) -> None:
     assert set(after) == moved | {"src/bird_calls/README.md"}
     assert after["scripts/with_windows_lines.py"] == b"import bird_calls\r\n\r\nprint(bird_calls.data)\r\n"
     assert script.stat().st_mode & 0o777 == 0o755
-    run(fork, "-m", "compileall", "-q", "src", "scripts", "tests")
+    run(fork, "python", "-m", "compileall", "-q", "src", "scripts", "tests")
     page, manual = after["README.md"].decode(), after["src/bird_calls/README.md"].decode()
     assert page.startswith("# bird_calls\n") and len(page.splitlines()) <= 50
     assert "(src/bird_calls/README.md)" in page
@@ -128,12 +129,12 @@ def test_what_is_refused_changes_nothing(fork: Path) -> None:
     for name in names:
         said = rename(fork, name, code=2)
         assert "bird_calls" in said and len(said.splitlines()) == 3, said
-    for keep, problem in (
-        ("mnits,convnet", "no 'mnits'"),
-        ("mnist", "no model"),
-        ("convnet", "no data"),
-        ("", "no ''"),
-    ):
+    for keep, problem in {
+        "mnits,convnet": "no 'mnits'",
+        "mnist": "no model",
+        "convnet": "no data",
+        "": "no ''",
+    }.items():
         assert problem in rename(fork, "bird_calls", "--keep", keep, code=2)
     planned = rename(fork, "bird_calls", "--keep", "mnist,convnet", "--dry-run").splitlines()
     assert {"move src/scaffolding to src/bird_calls", "remove scripts/template/", "remove configs/data/text.yaml",
@@ -147,7 +148,7 @@ def test_what_is_refused_changes_nothing(fork: Path) -> None:
 def test_the_list_of_examples_is_that_of_the_folders() -> None:
     listed = runpy.run_path(str(ROOT / "scripts/rename.py"))
     data, models, recipes = listed["DATA"], listed["MODELS"], listed["RECIPES"]
-    for group, names in (("data", data), ("model", models), ("experiment", recipes)):
+    for group, names in {"data": data, "model": models, "experiment": recipes}.items():
         assert [path.stem for path in sorted((ROOT / "configs" / group).glob("*.yaml"))] == sorted(names)
     package = ROOT / "src/scaffolding"
     files = {f"{group}/{path.name}" for group in ("data", "model") for path in (package / group).glob("*.*")}
@@ -185,8 +186,8 @@ def test_quick_tests_and_lint_pass_after_a_rename(fork: Path, keep: str) -> None
     rename(fork, "bird_calls", "--keep", keep)
     shutil.copytree(ROOT / "src/scaffolding/core", fork / "src/bird_calls/core", dirs_exist_ok=True)  # a newer core
     commit(fork)
-    run(fork, "-m", "ruff", "check", "--fix", "-q", ".")  # imports are sorted by another name: `pdm run format`
-    run(fork, "-m", "ruff", "format", "-q", ".")
-    run(fork, "-m", "ruff", "check", ".")
-    run(fork, "-m", "mypy")
+    run(fork, "ruff", "check", "--fix", "-q", ".")  # imports are sorted by another name: `pdm run format`
+    run(fork, "ruff", "format", "-q", ".")
+    run(fork, "ruff", "check", ".")
+    run(fork, "mypy")
     run_quick_tests(fork)
