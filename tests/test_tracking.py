@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import TRAIN, Train, run_train
+from conftest import BASE, ENV, Train, command, latest, run_train
 from loguru import logger
 from pairs import options
+from tiny import OddMetric
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.folder import folder as run_folder
@@ -23,15 +24,9 @@ from scaffolding.core.folder.facts import Facts
 from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.session import tracking
 from scaffolding.core.session.tracking import Tracking
-from scaffolding.core.state import checkpoint
 
-TESTS = Path(__file__).parent
 SYNC = PROJECT_ROOT / "scripts" / "sync.py"
-ENV = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(PROJECT_ROOT / "src")])}
-BASE = (
-    "--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "optimizer=fatal", "plots=none", "mode=prod",
-    "run.budget=24", "run.log_every=1", "run.eval_every=5", "run.save_every=4", "loader.batch_size=16", "run.name=run",
-)  # fmt: skip
+RUN = (*BASE, "run.name=run")
 has_wandb = "wandb" in options("tracker")
 with_wandb = pytest.mark.skipif(not has_wandb, reason="W&B has been deleted")
 with_sync = pytest.mark.skipif(not (has_wandb and SYNC.exists()), reason="W&B or sync.py has been deleted")
@@ -247,11 +242,11 @@ def assert_complete(run: Path, *end: tuple[str, int]) -> None:
 @pytest.mark.full
 def test_killed_three_times_the_newest_folder_is_complete(train: Train, output_root: Path) -> None:
     run = output_root / "run"
-    words: tuple[str, ...] = (*BASE, "plots=standard", "run.plot_every=6", "tracker=wandb")
-    for moment in ("7", "5after", "9"):
-        train(*words, env=ENV | {"KILL_AT": moment}, code=-signal.SIGKILL)
+    words: tuple[str, ...] = (*RUN, "plots=standard", "run.plot_every=6", "tracker=wandb")
+    for point in ("update 7", "updated 5", "update 9"):
+        train(*words, env={"STRIKE": point}, code=-signal.SIGKILL)
         words = ("resume=run",)
-    done = train(*words, env=ENV)
+    done = train(*words)
     assert_complete(run)
     assert [row["step"] for row in history(run) if "figures/curves" in row] == [6, 12, 18, 24]
     assert [row["step"] for row in history(run) if "figures/first_batch" in row] == [1]
@@ -261,18 +256,18 @@ def test_killed_three_times_the_newest_folder_is_complete(train: Train, output_r
 @with_wandb
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("env", "word", "code", "end"),
+    ("env", "code", "end"),
     [
-        ({"KILL_AT": "20", "KILL_WITH": "SIGTERM"}, "run.seed=1", 143, [("preempting", 0), ("exit", 143)]),
-        ({"KILL_AT": "20", "KILL_WITH": "SIGINT"}, "run.seed=1", 130, [("exit", 130)]),
-        ({"FAIL": "update 20"}, "run.seed=1", None, [("exit", 1)]),
+        ({"KILL_AT": "20", "KILL_WITH": "SIGTERM"}, 143, [("preempting", 0), ("exit", 143)]),
+        ({"KILL_AT": "20", "KILL_WITH": "SIGINT"}, 130, [("exit", 130)]),
+        ({"FAIL": "update 20"}, 1, [("exit", 1)]),
     ],
 )
 def test_how_a_run_ended(
-    train: Train, output_root: Path, env: dict[str, str], word: str, code: int | None, end: list[tuple[str, int]]
+    train: Train, output_root: Path, env: dict[str, str], code: int, end: list[tuple[str, int]]
 ) -> None:
-    slow = ("data.dataset._target_=tiny.SlowPoints", "run.eval_every=18")  # W&B takes a second to start
-    train(*BASE, *slow, "tracker=wandb", word, env=ENV | env, code=code)
+    slow = ("data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how='is slow'")  # W&B takes a second to start
+    train(*RUN, *slow, "run.eval_every=18", "tracker=wandb", env=env, code=code)
     assert_complete(output_root / "run", *end)
 
 
@@ -280,7 +275,7 @@ def test_how_a_run_ended(
 def untracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without a tracker."""
     root = tmp_path_factory.mktemp("untracked")
-    run_train(*BASE, "tracker=none", f"paths.output_root={root}", env=ENV)
+    run_train(*RUN, f"paths.output_root={root}")
     return root / "run"
 
 
@@ -292,12 +287,8 @@ def mute() -> Iterator[str]:
 
 
 KEY = {"WANDB_API_KEY": 4 * "0123456789"}
-ODD = [word for name in ("object", "undefined", "infinite", "tensor", "tensors", "nothing") for word in (
-    f"+metrics.{name}._target_=tiny.OddMetric", f"+metrics.{name}.value={name}",
-)]  # fmt: skip
 FAULTS: dict[str, tuple[dict[str, str], str, int, bool]] = {  # environment, disk, warnings, whether rows are lost
     "odd values": ({}, "", 3, False),
-    "no key": ({}, "", 0, False),
     "closed port": (KEY | {"WANDB_BASE_URL": "http://127.0.0.1:9"}, "", 1, False),
     "mute server": (KEY | {"WANDB_BASE_URL": "MUTE"}, "", 1, False),
     "no folder": ({"PLANT": f"RUN/wandb={__file__}"}, "", 1, True),
@@ -313,27 +304,20 @@ MOUNT = 'mkdir -p {0} && mount -t tmpfs -o {1} tmpfs {0} && exec "$0" "$@"'
 def test_a_fault_of_wandb_changes_nothing(output_root: Path, untracked: Path, mute: str, fault: str) -> None:
     env, disk, num_warnings, lost = FAULTS[fault]
     run = output_root / "run"
-    command = [sys.executable, str(TRAIN), *BASE, f"paths.output_root={output_root}", "tracker=wandb"]
-    command += ["tracker.wandb.init_timeout=1", *(ODD if fault == "odd values" else [])]
+    words = [*RUN, f"paths.output_root={output_root}", "tracker=wandb", "tracker.wandb.init_timeout=1"]
+    if fault == "odd values":
+        words += [f"+metrics.{name}={{_target_:tiny.OddMetric,value:{name}}}" for name in OddMetric.VALUES]
+    program = command(*words)
     if disk:
-        shell = [
-            "unshare",
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-c",
-            MOUNT.format(output_root / "disk", disk),
-        ]
+        mount = MOUNT.format(output_root / "disk", disk)
+        shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount]
         if subprocess.run([*shell, "true"]).returncode != 0:
             pytest.skip("no disks can be mounted here")
-        command = [*shell, *command]
+        program = [*shell, *program]
     env = {name: value.replace("RUN", str(run)).replace("MUTE", mute) for name, value in env.items()}
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ENV | env)
+    done = subprocess.run(program, capture_output=True, text=True, env=os.environ | ENV | env)
     assert done.returncode == 0, done.stderr
-    contents = [checkpoint.load(path / "checkpoints" / "latest.pt") for path in (untracked, run)]
-    for content in contents:
-        del content["config"]  # of one run it names a tracker
+    contents = [latest(path) | {"config": {}} for path in (untracked, run)]  # of one run it names a tracker
     assert first_difference(*contents) is None
     tables = [Facts(path / "facts").rows() for path in (untracked, run)]
     rows, expected = ([(row["step"], row["split"], row["loss"]) for row in table] for table in tables)
@@ -351,36 +335,30 @@ def test_a_fault_of_wandb_changes_nothing(output_root: Path, untracked: Path, mu
 @with_wandb
 @pytest.mark.full
 def test_a_signal_ends_a_run_whose_tracker_is_stuck(train: Train, output_root: Path, mute: str) -> None:
-    env = ENV | KEY | {"WANDB_BASE_URL": mute, "KILL_AT": "20", "KILL_WITH": "SIGTERM"}
+    env = KEY | {"WANDB_BASE_URL": mute, "KILL_AT": "20", "KILL_WITH": "SIGTERM"}
     start = time.monotonic()
-    done = train(*BASE, "tracker=wandb", "tracker.wandb.init_timeout=600", env=env, code=143)
+    done = train(*RUN, "tracker=wandb", "tracker.wandb.init_timeout=600", env=env, code=143)
     assert time.monotonic() - start < 60  # it would be 600
     assert done.stderr.count("scripts/sync.py run") == 1 and "resume=run" in done.stdout
 
 
 def sync(run: Path, *words: str, code: int = 0) -> str:
     """What sync.py says, with its errors."""
-    done = subprocess.run([sys.executable, str(SYNC), str(run), *words], capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
+    done = run_train(str(run), *words, file=SYNC, code=code)
     return done.stdout + done.stderr
 
 
 @with_sync
 @pytest.mark.full
-def test_sync_delivers_what_was_missed(train: Train, output_root: Path) -> None:
-    run, words = output_root / "run", ("plots=standard", "run.plot_every=6")
-    train(*BASE, *words, "tracker=wandb", env=ENV | {"KILL_AT": "17"}, code=-signal.SIGKILL)
+def test_sync_delivers_what_was_missed(train: Train, output_root: Path, untracked: Path) -> None:
+    run = output_root / "run"
+    train(*RUN, "plots=standard", "run.plot_every=6", "tracker=wandb", env={"KILL_AT": "17"}, code=-signal.SIGKILL)
     said = sync(run)
     assert f"run: {len(Facts(run / 'facts').rows())} rows and 3 figures delivered to {newest(run)}\n" in said
     assert_complete(run, ("preempting", 0), ("exit", 143))
     run_folder.acquire(run)
     assert f"process {os.getpid()}" in sync(run, code=2)
     run_folder.release(run)
-
-
-@with_sync
-@pytest.mark.full
-def test_sync_of_a_run_that_had_no_tracker(untracked: Path) -> None:
     assert "has no tracker" in sync(untracked, code=2)
     assert "nosuch" in sync(untracked, "--tracker", "nosuch", code=2)
     sync(untracked, "--tracker", "wandb")
@@ -389,11 +367,10 @@ def test_sync_of_a_run_that_had_no_tracker(untracked: Path) -> None:
 
 
 @with_sync
-@pytest.mark.parametrize("spec", [{"_target_": "os.system"}, {"project": {"_target_": "os.system"}}], ids=str)
-def test_sync_builds_only_trackers_of_the_checkout(untracked: Path, tmp_path: Path, spec: dict[str, Any]) -> None:
+def test_sync_builds_only_trackers_of_the_checkout(untracked: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((untracked / "config.yaml").read_text())
     config["tracker"] = yaml.safe_load((PROJECT_ROOT / "configs/tracker/wandb.yaml").read_text())
-    config["tracker"]["wandb"] |= spec
+    config["tracker"]["wandb"]["project"] = {"_target_": "os.system"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert "'os.system' is not in the list of trusted targets" in sync(tmp_path, code=2)
     assert not (tmp_path / "wandb").exists()
