@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import tree
 from pairs import trainable
 
 from scaffolding.core.errors import UserError
@@ -15,14 +16,10 @@ from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
 
 
-def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*")}
-
-
 def test_from_path_twice_from_any_directory_writes_nothing(
     dev_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = snapshot(dev_run)
+    before = tree(dev_run)
     monkeypatch.chdir(tmp_path)
     one, two = Experiment.from_path(dev_run), Experiment.from_path(str(dev_run), checkpoint="latest")
     assert not one.model.training and one.device.type == "cpu"
@@ -32,7 +29,7 @@ def test_from_path_twice_from_any_directory_writes_nothing(
     assert one.optimizers[""].state_dict()["state"], "optimizers come with their state"
     assert all(loader.workers is None or loader.workers.num_workers == 0 for loader in one.loaders.values())
     assert one.plots and one.history() and dev_run.name in repr(one)
-    assert list(tmp_path.iterdir()) == [] and snapshot(dev_run) == before
+    assert list(tmp_path.iterdir()) == [] and tree(dev_run) == before
 
 
 def test_best_weights_give_the_logged_values(dev_run: Path) -> None:
