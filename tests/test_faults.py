@@ -188,22 +188,12 @@ def test_a_second_writer_is_refused_and_a_killed_one_frees_the_run(
 
 
 def test_a_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
-    script = tmp_path / "holds.py"
-    script.write_text(
-        "import os, sys, time; from pathlib import Path; from scaffolding.core.folder import folder\n"
-        "folder.acquire(Path(sys.argv[1]))\n"
-        "if os.fork() == 0: time.sleep(60)\n"
-        "else: print('ready', flush=True); time.sleep(60)"
-    )
-    run = zygote.start([str(script), str(tmp_path)], tmp_path / "out", tmp_path / "err")
-    wait_until(lambda: run.stdout.exists() and run.stdout.read_text() == "ready\n")
-    status = {"status": "running", "host": socket.gethostname()}
-    (tmp_path / "status.json").write_text(json.dumps(status))
-    assert read_status(tmp_path)["status"] == "running"
-    run.send(signal.SIGKILL, to_group=False)
-    run.wait()
+    """A process that is killed leaves a child at work."""
+    words = "from scaffolding.core.folder import folder; folder.acquire(pathlib.Path()); os.fork() or time.sleep(9)"
+    program = [sys.executable, "-c", f"import os, pathlib, time; {words}"]
+    subprocess.run(program, env=os.environ | ENV, cwd=tmp_path, check=True)
+    (tmp_path / "status.json").write_text(json.dumps({"status": "running", "host": socket.gethostname()}))
     assert read_status(tmp_path)["status"] == "died"
-    run.send(signal.SIGKILL)
 
 
 # --- signals

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -32,31 +33,22 @@ with_wandb = pytest.mark.skipif(not has_wandb, reason="W&B has been deleted")
 with_sync = pytest.mark.skipif(not (has_wandb and SYNC.exists()), reason="W&B or sync.py has been deleted")
 
 
-class Recorder:
-    """Remembers its calls; one of its methods may do something else first."""
+def recorder(**behaviour: Callable[..., object]) -> Mock:
+    """A tracker that remembers its calls; one of its methods may do something else, too."""
+    return Mock(**{f"{method}.side_effect": action for method, action in behaviour.items()})
 
-    def __init__(self, **behaviour: Callable[[], object]) -> None:
-        self.calls: list[Any] = []
-        self.behaviour = behaviour
 
-    def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any, **more: Any) -> None:
-            self.behaviour.get(name, lambda: None)()
-            self.calls.append((name, *arguments, *more.values()))
-
-        return call
-
-    def assert_told(self, figures: list[int]) -> None:
-        """All rows of `follow`, each once and in order, figures of these steps behind those of their step, the end."""
-        told = [call[1:] for call in self.calls if call[0] == "log"]
-        assert [(row["step"], row["split"], row["loss"]) for (row,) in told] == [
-            (step, split, step / 3) for step in range(1, 51) for split in ("train", "val")
-        ]
-        assert [call[3] for call in self.calls if call[0] == "log_figure"] == figures
-        for step in figures:
-            place = [call[:2] + call[3:] for call in self.calls].index(("log_figure", "curves", step))
-            assert self.calls[place - 1][1]["step"] == min(step, 50)
-        assert self.calls[0][0] == "start" and self.calls[-1] == ("finish", 0)
+def assert_told(tracker: Mock, figures: list[int]) -> None:
+    """All rows of `follow`, each once and in order, figures of these steps behind those of their step, the end."""
+    calls = [(name, *arguments) for name, arguments, _ in tracker.mock_calls]
+    assert [(row["step"], row["split"], row["loss"]) for (name, row, *_) in calls if name == "log"] == [
+        (step, split, step / 3) for step in range(1, 51) for split in ("train", "val")
+    ]
+    drawn = [call for call in calls if call[0] == "log_figure"]
+    assert [(kind, step) for _, kind, _, step in drawn] == [("curves", step) for step in figures]
+    for call in drawn:
+        assert calls[calls.index(call) - 1][1]["step"] == min(call[-1], 50)
+    assert calls[0][0] == "start" and calls[-1] == ("finish", 0)
 
 
 def follow(folder: Path, *trackers: Any, first: int = 1) -> float:
@@ -91,32 +83,32 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def test_rows_arrive_in_order_and_a_resumed_run_is_told_whole(tmp_path: Path) -> None:
-    recorder, again = Recorder(), Recorder()
-    follow(tmp_path, recorder)  # killed after step 50, say, with a checkpoint of step 30
-    recorder.assert_told([20, 40, 55])
-    assert recorder.calls[0] == ("start", tmp_path, {"run": {"seed": 3}})
+    first, again = recorder(), recorder()
+    follow(tmp_path, first)  # killed after step 50, say, with a checkpoint of step 30
+    assert_told(first, [20, 40, 55])
+    first.start.assert_called_once_with(tmp_path, {"run": {"seed": 3}})
     for name in ("curves-val-000001", "curves-val-000090", "notes-of-mine", "notes-of-2x", "notes"):
         (tmp_path / "figures" / f"{name}.png").touch()
     Facts(tmp_path / "facts").cut_after(30, [])
     follow(tmp_path, again, first=31)
-    again.assert_told([1, 20, 40, 55])  # that of step 90 is of a step that comes again
+    assert_told(again, [1, 20, 40, 55])  # that of step 90 is of a step that comes again
     follow(tmp_path)  # no tracker at all
 
 
-def fail() -> None:
-    raise ConnectionError("no route\nto the server")
+def hang(*arguments: object) -> None:
+    time.sleep(30)
 
 
-@pytest.mark.parametrize("behaviour", [fail, sys.exit, lambda: time.sleep(30)], ids=["raises", "exits", "hangs"])
+@pytest.mark.parametrize("behaviour", [ConnectionError("no route\nto the server"), sys.exit, hang])
 @pytest.mark.parametrize("method", ["start", "log", "log_figure", "finish"])
 def test_a_bad_tracker_harms_neither_the_run_nor_another_tracker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str], method: str, behaviour: Callable[[], object]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str], method: str, behaviour: Any
 ) -> None:
     monkeypatch.setattr(tracking, "FINISH_TIMEOUT", 1.0)
-    start, good = time.monotonic(), Recorder()
-    assert follow(tmp_path, Recorder(**{method: behaviour}), good) < 10
+    start, good = time.monotonic(), recorder()
+    assert follow(tmp_path, recorder(**{method: behaviour}), good) < 10
     assert time.monotonic() - start < 20  # it would be 30
-    good.assert_told([20, 40, 55])
+    assert_told(good, [20, 40, 55])
     assert len(log) == 1 and log[0].startswith("tracker number 0: ") and "\n" not in log[0]
     assert f"facts/ is complete, python scripts/sync.py {tmp_path.name} delivers the rest" in log[0]
 
@@ -126,13 +118,13 @@ def test_a_slow_tracker_gets_from_the_files_what_found_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, seconds: float
 ) -> None:
     monkeypatch.setattr(tracking, "MAX_WAITING", 5)
-    recorder = Recorder(**{method: lambda: time.sleep(seconds)})
-    assert follow(tmp_path, recorder) < 1.5  # it would be 2
-    recorder.assert_told([20, 40, 55])
+    tracker = recorder(**{method: lambda *arguments: time.sleep(seconds)})
+    assert follow(tmp_path, tracker) < 1.5  # it would be 2
+    assert_told(tracker, [20, 40, 55])
 
 
 def test_stuck_trackers_fill_no_memory_and_a_signal_does_not_wait_for_them(tmp_path: Path) -> None:
-    guard = Tracking({name: Recorder(log=lambda: time.sleep(30)) for name in ("one", "two")})
+    guard = Tracking({name: recorder(log=hang) for name in ("one", "two")})
     guard.start(tmp_path, {})
     for step in range(2 * tracking.MAX_WAITING):
         guard.log({"step": step})
@@ -185,13 +177,13 @@ def test_what_an_online_run_has_got_is_not_sent_again(tmp_path: Path, monkeypatc
 
     def send(first: int) -> list[tuple[int, Any]]:
         tracker: Any = Wandb("project", "offline", 1)
-        tracker.run, tracker.folder, tracker.first = Recorder(), tmp_path, first
+        tracker.run, tracker.folder, tracker.first = Mock(), tmp_path, first
         for step in range(1, 10):
             for split in ("train", "val"):
                 tracker.log({"step": step, "epoch": 0, "samples": step, "split": split, "loss": 0.5, "time": 3})
             if step % 2 == 0:
                 tracker.log_figure("curves", Path("curves.png"), step)
-        return [(call[2], call[1]) for call in tracker.run.calls]
+        return [(call.kwargs["step"], call.args[0]) for call in tracker.run.log.call_args_list]
 
     monkeypatch.setattr(wandb, "Image", str)
     whole = send(first=0)
