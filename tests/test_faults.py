@@ -188,7 +188,7 @@ def test_a_second_writer_is_refused_and_a_killed_one_frees_the_run(
 
 
 def test_a_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
-    """A process that is killed leaves a child at work."""
+    """Whoever has it ends; a process that it has forked lives on."""
     words = "from scaffolding.core.folder import folder; folder.acquire(pathlib.Path()); os.fork() or time.sleep(9)"
     program = [sys.executable, "-c", f"import os, pathlib, time; {words}"]
     subprocess.run(program, env=os.environ | ENV, cwd=tmp_path, check=True)
