@@ -33,6 +33,7 @@ def test_killed_and_resumed_is_identical(
     words = (
         *BASE, f"run.precision={precision}", f"run.accumulate={accumulate}", f"loader.num_workers={num_workers}",
         "scheduler=one_cycle", "scheduler.schedule.cycle_momentum=false", "run.ema_decay=0.9", "run.clip_grad_norm=1.0",
+        "loss._target_=tiny.CountingLoss",  # an object with a state
     )  # fmt: skip
     train(*words, "run.name=whole")
     verb: tuple[str, ...] = (*words, "run.name=killed")
