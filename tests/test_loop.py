@@ -127,11 +127,9 @@ def test_frozen_parameters_are_not_handed_to_the_optimizer() -> None:
     assert all(torch.equal(value, exp.model.get_parameter(name)) for name, value in frozen.items())
 
 
-@pytest.mark.parametrize(("optimizer", "without"), [("NAdam", ("fused",)), ("ASGD", ("fused", "betas", "eps"))])
-def test_an_optimizer_gets_its_state_back_in_its_own_types(optimizer: str, without: tuple[str, ...]) -> None:
+def test_an_optimizer_gets_its_state_back_in_its_own_types() -> None:
     """Fails where torch casts float32 state to the type of bfloat16 weights, as Optimizer.load_state_dict does."""
-    words = ["model._target_=tiny.HalfNet", f"optimizer._target_=torch.optim.{optimizer}"]
-    words += [f"~optimizer.{name}" for name in without]
+    words = ("model._target_=tiny.HalfNet", "optimizer._target_=torch.optim.NAdam", "~optimizer.fused")
     exp, other = build(*words), build(*words)
     steps = exp.train_loader.steps(exp.state, 1)
     for _ in range(3):

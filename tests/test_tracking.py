@@ -99,7 +99,7 @@ def hang(*arguments: object) -> None:
     time.sleep(30)
 
 
-@pytest.mark.parametrize("behaviour", [ConnectionError("no route\nto the server"), sys.exit, hang])
+@pytest.mark.parametrize("behaviour", [ConnectionError("no route\nto the server"), SystemExit, hang])
 @pytest.mark.parametrize("method", ["start", "log", "log_figure", "finish"])
 def test_a_bad_tracker_harms_neither_the_run_nor_another_tracker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str], method: str, behaviour: Any
