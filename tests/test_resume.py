@@ -60,18 +60,21 @@ def looking_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "whole"
 
 
-# all at step 4, or before and after it
-STRIKES = [
-    *(({"STRIKE": point}, -signal.SIGKILL, step) for point, step in {
-        "os.replace latest.pt 3": 3, "metric 3": 4, "os.replace best.pt 2": 4, "rollout 1": 4, "figure 1": 4,
-        "update 5": 4,
-    }.items()),
-    *(({"FAIL": point}, 1, step) for point, step in {"metric 1": 2, "rollout 1": 4, "figure 1": 8}.items()),
+STRIKES = [  # environment, exit code, the step that is saved: most of them at step 4, a step with every kind of look
+    ({"STRIKE": "os.replace latest.pt 3"}, -signal.SIGKILL, 3),
+    ({"STRIKE": "metric 3"}, -signal.SIGKILL, 4),
+    ({"STRIKE": "os.replace best.pt 2"}, -signal.SIGKILL, 4),
+    ({"STRIKE": "rollout 1"}, -signal.SIGKILL, 4),
+    ({"STRIKE": "figure 1"}, -signal.SIGKILL, 4),
+    ({"STRIKE": "update 5"}, -signal.SIGKILL, 4),
+    ({"FAIL": "metric 1"}, 1, 2),
+    ({"FAIL": "rollout 1"}, 1, 4),
+    ({"FAIL": "figure 1"}, 1, 8),
     ({"STRIKE": "update 3", "KILL_WITH": "SIGTERM"}, 143, 3),
     ({"STRIKE": "update 3", "KILL_WITH": "SIGINT"}, 130, 3),
     ({"STRIKE": "metric 3", "KILL_WITH": "SIGINT"}, 130, 4),
     pytest.param({"STRIKE": "metric 3", "KILL_WITH": "SIGUSR1"}, 138, 4, marks=pytest.mark.full),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("env", "code", "step"), STRIKES, ids=str)
