@@ -83,20 +83,13 @@ def runs(tmp_path: Path) -> Path:
     [
         (RUNS[0], 0), ("2026-01-01", 0), ("2026-01-02_09", 1), ("2026-01-02_09-00-00_calm_heron/", 1),
         (RUNS[2], 2), ("dev/2026-01-03", 2), ("2026-01-03_09-00-00_shy_mole", 2), ("latest", 3), (RUNS[3], 3),
+        (f"./{RUNS[0]}", 0), (f"{{root}}/{RUNS[0]}/", 0), (f"{{root}}/{RUNS[0]}/checkpoints/..", 0),
+        (f"runs/{RUNS[2]}", 2),  # as a shell completes it in the project's folder
     ],
 )  # fmt: skip
-def test_find_run(runs: Path, name: str, found: int) -> None:
-    assert find_run(name, runs) == runs / RUNS[found]
-
-
-@pytest.mark.parametrize("form", ["{}/", f"{{}}/../{RUNS[0]}", "{}/checkpoints/.."])
-def test_find_run_by_path(runs: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    path = runs / RUNS[0]
-    assert find_run(form.format(path), runs) == path
-    monkeypatch.chdir(runs.parent)
-    assert find_run(form.format(Path("runs", RUNS[0])), runs) == path
-    monkeypatch.chdir("/")
-    assert find_run(f"runs/{RUNS[2]}", runs) == runs / RUNS[2]  # as a shell completes it in the project's folder
+def test_find_run(runs: Path, monkeypatch: pytest.MonkeyPatch, name: str, found: int) -> None:
+    monkeypatch.chdir(runs)
+    assert find_run(name.format(root=runs), runs) == runs / RUNS[found]
 
 
 @pytest.mark.parametrize("name", ["2026", "2026-01-0", "exp"])
