@@ -30,6 +30,8 @@ def test_from_path_twice_from_any_directory_writes_nothing(
     assert one.optimizers[""].state_dict()["state"], "optimizers come with their state"
     assert all(loader.workers is None or loader.workers.num_workers == 0 for loader in one.loaders.values())
     assert one.plots and one.history() and dev_run.name in repr(one)
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        Experiment.from_path(tmp_path)
     assert list(tmp_path.iterdir()) == [] and tree(dev_run) == before
 
 
@@ -64,13 +66,6 @@ print(Experiment.from_path({str(run)!r}))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ))
     assert done.stdout.startswith("Experiment("), done.stderr
-
-
-def test_errors_name_what_is_there(dev_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"best \(step 10\), halfway \(step 4\), latest \(step 10\), step_9"):
-        Experiment.from_path(dev_run, checkpoint="bets")
-    with pytest.raises(UserError, match=r"no config\.yaml"):
-        Experiment.from_path(tmp_path)
 
 
 def test_from_config_writes_nothing_and_leaves_the_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,11 +187,18 @@ def test_a_second_writer_is_refused_and_a_killed_one_frees_the_run(
     train("resume=run", "run.budget=30")
 
 
+HOLDS = """
+import os, time
+from pathlib import Path
+from scaffolding.core.folder import folder
+folder.acquire(Path())
+if os.fork() == 0:
+    time.sleep(9)  # as a worker that outlives the process that has the lock
+"""
+
+
 def test_a_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
-    """Whoever has it ends; a process that it has forked lives on."""
-    words = "from scaffolding.core.folder import folder; folder.acquire(pathlib.Path()); os.fork() or time.sleep(9)"
-    program = [sys.executable, "-c", f"import os, pathlib, time; {words}"]
-    subprocess.run(program, env=os.environ | ENV, cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", HOLDS], env=os.environ | ENV, cwd=tmp_path, check=True)
     (tmp_path / "status.json").write_text(json.dumps({"status": "running", "host": socket.gethostname()}))
     assert read_status(tmp_path)["status"] == "died"
 
