@@ -246,9 +246,11 @@ class HiddenLoss(TinyLoss):
     calls = 0
 
     def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        self.calls += model.training
         loss, values = super().__call__(model, batch)
-        return loss * (1 + 0.1 * self.calls), values
+        if model.training:
+            self.calls += 1
+            loss = loss * (1 + 0.1 * self.calls)
+        return loss, values
 
 
 class CountingLoss(HiddenLoss):
