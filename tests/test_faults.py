@@ -16,6 +16,7 @@ import pytest
 import torch
 import zygote
 from conftest import BASE, ENV, TRAIN, Train, latest, run_train, tree, wait_until
+from tiny import fill
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.folder.facts import Facts
@@ -27,6 +28,11 @@ REPLAY = PROJECT_ROOT / "scripts" / "replay.py"
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers are told of their parent's death on Linux")
 
 
+def faulty(how: str) -> tuple[str, ...]:
+    """A run of which one item is faulty (tiny.py)."""
+    return (*BASE, "data.dataset._target_=tiny.FaultyPoints", f"+data.dataset.how={how}", "run.name=run")
+
+
 def is_finite(run: Path) -> bool:
     """Whether all weights in a run's checkpoints are."""
     contents = [checkpoint.load(file)["model"] for file in (run / "checkpoints").glob("*.pt")]
@@ -35,25 +41,6 @@ def is_finite(run: Path) -> bool:
 
 # --- numbers
 
-EXPLODING = (
-    *BASE, "loss._target_=tiny.ExplodingLoss", "run.save_every=2", "run.log_every=3", "run.eval_every=null",
-    "run.name=run",
-)  # fmt: skip
-
-
-def test_gradient_that_is_not_finite_is_noticed_at_the_next_row(train: Train, output_root: Path) -> None:
-    done = train(*EXPLODING, env={"EXPLODE_AT": "11"}, code=1)
-    assert "was not finite at or before step 12" in done.stderr
-    assert "latest.pt" in done.stderr and "scripts/replay.py run" in done.stderr and "Traceback" not in done.stderr
-    assert latest(output_root / "run")["state"]["step"] == 10 and is_finite(output_root / "run")
-
-
-def test_loss_that_is_not_a_number_ends_the_run_and_is_never_saved(train: Train, output_root: Path) -> None:
-    words = ("data.dataset._target_=tiny.PoisonedPoints", "run.log_every=null", "run.name=nan")
-    done = train(*BASE, *words, code=1)
-    assert "not finite" in done.stderr and "last good checkpoint" in done.stderr and "Traceback" not in done.stderr
-    assert read_status(output_root / "nan")["status"] == "failed" and is_finite(output_root / "nan")
-
 
 def replay(run: Path, code: int, **env: str) -> str:
     if not REPLAY.exists():
@@ -61,26 +48,32 @@ def replay(run: Path, code: int, **env: str) -> str:
     return run_train(str(run), code=code, env=env, file=REPLAY).stdout
 
 
-def test_replay_stops_before_the_update(train: Train, output_root: Path) -> None:
-    train(*EXPLODING, env={"EXPLODE_AT": "11"}, code=1)
-    run = output_root / "run"
+def test_a_gradient_that_is_not_finite_is_noticed_at_the_next_row(train: Train, output_root: Path) -> None:
+    words = ("loss._target_=tiny.ExplodingLoss", "run.save_every=2", "run.log_every=3", "run.eval_every=null")
+    done, run = train(*BASE, *words, "run.name=run", env={"EXPLODE_AT": "11"}, code=1), output_root / "run"
+    assert "was not finite at or before step 12" in done.stderr
+    assert "latest.pt" in done.stderr and "scripts/replay.py run" in done.stderr and "Traceback" not in done.stderr
+    before = latest(run)
+    assert before["state"]["step"] == 10 and is_finite(run)
     said = replay(run, 1, EXPLODE_AT="1")  # the first step that is replayed
     assert "step 11: the loss is 0." in said and "the gradient of" in said and "the batch is finite: samples" in said
-    found, before = torch.load(run / "replay_11.pt", weights_only=True), latest(run)
+    found = torch.load(run / "replay_11.pt", weights_only=True)  # it stops before the update
     assert all(torch.equal(found["model"][name], value) for name, value in before["model"].items())
     assert found["optimizers"][""]["state"][0]["step"] == before["optimizers"][""]["state"][0]["step"]
     assert found["key"] == [42, "", before["state"]["epoch"], before["state"]["position"]]
     assert "all updates of steps 11 to 24 are finite" in replay(run, 0)
 
 
-@pytest.mark.full
-def test_replay_names_the_sample(train: Train, output_root: Path) -> None:
-    train(*BASE, "data.dataset._target_=tiny.PoisonedPoints", "run.name=run", "run.accumulate=2", code=1)
+def test_a_loss_that_is_not_a_number_ends_the_run_and_is_never_saved(train: Train, output_root: Path) -> None:
+    words = (*faulty("is nan"), "run.log_every=null", "run.accumulate=2")
+    done, run = train(*words, code=1), output_root / "run"
+    assert "not finite" in done.stderr and "last good checkpoint" in done.stderr and "Traceback" not in done.stderr
+    assert read_status(run)["status"] == "failed" and is_finite(run)
     before = tree(output_root)
-    said = replay(output_root / "run", 1)
+    said = replay(run, 1)
     assert "the loss is nan, the gradient of" in said
     assert "is not finite; not finite in the batch: sample" in said
-    file = output_root / "run" / f"replay_{said.partition(': the loss')[0].rpartition(' ')[2]}.pt"
+    file = run / f"replay_{said.partition(': the loss')[0].rpartition(' ')[2]}.pt"
     assert set(tree(output_root)) - set(before) == {str(file)}
     found = torch.load(file, weights_only=True)
     wrong = found["samples"][int((~found["batch"][0].isfinite()).any(dim=1).nonzero())]
@@ -93,8 +86,7 @@ def test_replay_names_the_sample(train: Train, output_root: Path) -> None:
 @ON_LINUX
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_item_that_raises_is_named(train: Train, output_root: Path, num_workers: int) -> None:
-    words = (*BASE, "data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how=raises", "run.name=run")
-    done = train(*words, f"loader.num_workers={num_workers}", code=1)
+    done = train(*faulty("raises"), f"loader.num_workers={num_workers}", code=1)
     last = done.stderr.strip().splitlines()[-2:]
     assert last[0].startswith("error: sample ") and "LookupError: no label for this point" in last[0]
     assert ("(worker " in last[0]) == (num_workers > 0)
@@ -105,8 +97,7 @@ def test_an_item_that_raises_is_named(train: Train, output_root: Path, num_worke
 @ON_LINUX
 @pytest.mark.parametrize(("how", "says"), [("dies", "exit code -9, reading sample"), ("hangs", "hangs since")])
 def test_a_worker_that_dies_or_hangs_is_named(train: Train, output_root: Path, how: str, says: str) -> None:
-    words = (*BASE, "data.dataset._target_=tiny.FaultyPoints", f"+data.dataset.how={how}", "run.name=run")
-    done = train(*words, "loader.num_workers=2", "loader.timeout=3", "run.save_every=1", code=1)
+    done = train(*faulty(how), "loader.num_workers=2", "loader.timeout=3", "run.save_every=1", code=1)
     message = done.stderr[done.stderr.index("error: ") :]
     assert message.startswith("error: worker ") and says in message and "tiny.py" in message
     # a worker whose reader goes away in mid-handshake may say so: python's own words, from a thread of its own
@@ -116,8 +107,7 @@ def test_a_worker_that_dies_or_hangs_is_named(train: Train, output_root: Path, h
 
 @ON_LINUX
 def test_a_killed_run_leaves_no_workers(output_root: Path, tmp_path: Path) -> None:
-    words = (*BASE, "data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how=hangs", "loader.num_workers=2")
-    words += (f"paths.output_root={output_root}", "run.name=run")
+    words = (*faulty("hangs"), "loader.num_workers=2", f"paths.output_root={output_root}")
     run = zygote.start([str(TRAIN), *words], tmp_path / "out", tmp_path / "err", env=ENV)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     workers = wait_until(lambda: found if len(found := children.read_text().split()) >= 2 else None)
@@ -161,24 +151,19 @@ def test_training_goes_on_while_the_disk_is_full(train: Train, whole_run: Path, 
 
 def test_a_disk_that_is_full_at_the_start(train: Train, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "64k") as disk:
-        with contextlib.suppress(OSError), open(disk / "ballast", "wb", buffering=0) as file:
-            while file.write(bytes(4096)):
-                pass
+        fill(disk / "ballast")
         done = train(*BASE, f"paths.output_root={disk}", "run.name=run", code=None)
         assert done.returncode in (2, 74) and "No space left on device" in done.stderr
         assert str(disk) in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("count", "kept"), [(1, []), (3, [16, 20])])
-def test_the_newest_checkpoints_are_kept_besides_the_best(
-    train: Train, output_root: Path, count: int, kept: list[int]
-) -> None:
-    train(*BASE, "run.eval_every=24", f"run.num_checkpoints={count}", "run.name=run")
-    checkpoints = output_root / "run" / "checkpoints"
-    names = ["best.pt", "latest.pt", *(f"step_{step}.pt" for step in kept)]
-    assert sorted(file.name for file in checkpoints.iterdir()) == names
-    assert (checkpoints / "best.pt").samefile(checkpoints / "latest.pt")
-    assert [checkpoint.load(checkpoints / f"step_{step}.pt")["state"]["step"] for step in kept] == kept
+def test_the_newest_checkpoints_are_kept_besides_the_best(train: Train, output_root: Path, whole_run: Path) -> None:
+    train(*BASE, "run.eval_every=24", "run.num_checkpoints=3", "run.name=run")
+    folders = [run / "checkpoints" for run in (whole_run, output_root / "run")]
+    names = [sorted(file.name for file in folder.iterdir()) for folder in folders]
+    assert names == [["best.pt", "latest.pt", "step_20.pt"], ["best.pt", "latest.pt", "step_16.pt", "step_20.pt"]]
+    assert (folders[1] / "best.pt").samefile(folders[1] / "latest.pt")
+    assert [checkpoint.load(folders[1] / f"step_{step}.pt")["state"]["step"] for step in (16, 20)] == [16, 20]
 
 
 # --- one writer
@@ -202,23 +187,20 @@ def test_a_second_writer_is_refused_and_a_killed_one_frees_the_run(
     train("resume=run", "run.budget=30")
 
 
+HOLDS = """
+import os, time
+from pathlib import Path
+from scaffolding.core.folder import folder
+folder.acquire(Path())
+if os.fork() == 0:
+    time.sleep(9)  # as a worker that outlives the process that has the lock
+"""
+
+
 def test_a_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
-    script = tmp_path / "holds.py"
-    script.write_text(
-        "import os, sys, time; from pathlib import Path; from scaffolding.core.folder import folder\n"
-        "folder.acquire(Path(sys.argv[1]))\n"
-        "if os.fork() == 0: time.sleep(60)\n"
-        "else: print('ready', flush=True); time.sleep(60)"
-    )
-    run = zygote.start([str(script), str(tmp_path)], tmp_path / "out", tmp_path / "err")
-    wait_until(lambda: run.stdout.exists() and run.stdout.read_text() == "ready\n")
-    status = {"status": "running", "host": socket.gethostname()}
-    (tmp_path / "status.json").write_text(json.dumps(status))
-    assert read_status(tmp_path)["status"] == "running"
-    run.send(signal.SIGKILL, to_group=False)
-    run.wait()
+    subprocess.run([sys.executable, "-c", HOLDS], env=os.environ | ENV, cwd=tmp_path, check=True)
+    (tmp_path / "status.json").write_text(json.dumps({"status": "running", "host": socket.gethostname()}))
     assert read_status(tmp_path)["status"] == "died"
-    run.send(signal.SIGKILL)
 
 
 # --- signals

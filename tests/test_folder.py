@@ -2,66 +2,44 @@
 
 import json
 import os
+import random
 import shutil
 import socket
 import sys
-from pathlib import Path
-
-import pytest
-import zygote
-from conftest import generators, wait_until
-
-from scaffolding.core.errors import UserError
-from scaffolding.core.folder.folder import (
-    acquire,
-    claim,
-    find_run,
-    list_runs,
-    open_run,
-    read_output_root,
-    read_status,
-    release,
-)  # fmt: skip
-
-CLAIM = """
-import os, random, sys, time
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import Mock
+
 import coolname
-from scaffolding.core.folder import folder
+import pytest
+from conftest import generators
+
 from scaffolding.core.errors import UserError
-
-class Frozen:  # all of them in the same second, with few names to choose from
-    now = staticmethod(lambda: datetime(2026, 1, 1))
-
-folder.datetime = Frozen
-coolname.generate = lambda words: ["same", random.choice("abcdefghijklmnopqrstuvwxyz")]
-output = Path(sys.argv[1])
-Path(f"{output}.{os.getpid()}").touch()
-while not Path(f"{output}.go").exists():
-    time.sleep(0.05)
-print(folder.claim(output, None))
-try:
-    folder.claim(output, "mine")
-    print("got it")
-except UserError as error:
-    print(str(error).splitlines()[0])
-"""
+from scaffolding.core.folder import folder
+from scaffolding.core.folder.folder import claim, find_run, open_run, read_output_root, read_status
 
 
-@pytest.mark.full
-def test_twenty_simultaneous_starts_get_twenty_folders(tmp_path: Path) -> None:
-    output, script = tmp_path / "runs", tmp_path / "claim.py"
-    script.write_text(CLAIM)
-    logs = [tmp_path / f"log{number}" for number in range(20)]
-    started = [zygote.start([str(script), str(output)], log, log) for log in logs]
-    wait_until(lambda: len(list(tmp_path.glob("runs.*"))) == 20)
-    Path(f"{output}.go").touch()
-    assert [process.wait() for process in started] == [0] * 20
-    answers = [log.read_text().splitlines() for log in logs]
-    folders = {answer[0] for answer in answers}
-    assert len(folders) == 20 and all(Path(folder).is_dir() for folder in folders)
-    assert sorted(answer[1] for answer in answers)[:2] == ["got it", f"run.name=mine: {output / 'mine'} exists"]
+def test_twenty_simultaneous_starts_get_twenty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them in the same second, with few names to choose from."""
+    monkeypatch.setattr(folder, "datetime", Mock(now=lambda: datetime(2026, 1, 1)))
+    monkeypatch.setattr(coolname, "generate", lambda words: ["same", random.choice("abcdefghijklmnopqrstuvwxyz")])
+    start = threading.Barrier(20)
+
+    def begin(name: str | None) -> Path | str:
+        start.wait()
+        try:
+            return claim(tmp_path / "runs", name)
+        except UserError as error:
+            return str(error).partition("\n")[0]
+
+    with ThreadPoolExecutor(20) as pool:
+        claimed = set(pool.map(begin, [None] * 20))
+        named = list(pool.map(begin, ["mine"] * 20))
+    assert len(claimed) == 20 and claimed == set((tmp_path / "runs").iterdir()) - {tmp_path / "runs" / "mine"}
+    assert named.count(tmp_path / "runs" / "mine") == 1
+    assert named.count(f"run.name=mine: {tmp_path / 'runs' / 'mine'} exists") == 19
 
 
 def test_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,21 +83,13 @@ def runs(tmp_path: Path) -> Path:
     [
         (RUNS[0], 0), ("2026-01-01", 0), ("2026-01-02_09", 1), ("2026-01-02_09-00-00_calm_heron/", 1),
         (RUNS[2], 2), ("dev/2026-01-03", 2), ("2026-01-03_09-00-00_shy_mole", 2), ("latest", 3), (RUNS[3], 3),
+        (f"./{RUNS[0]}", 0), (f"{{root}}/{RUNS[0]}/", 0), (f"{{root}}/{RUNS[0]}/checkpoints/..", 0),
+        (f"runs/{RUNS[2]}", 2),  # as a shell completes it in the project's folder
     ],
 )  # fmt: skip
-def test_find_run(runs: Path, name: str, found: int) -> None:
-    assert find_run(name, runs) == runs / RUNS[found]
-
-
-@pytest.mark.parametrize("form", ["{}", "{}/", "{}/../{name}", "{}/checkpoints/.."])
-def test_find_run_by_path(runs: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    path = runs / RUNS[0]
-    assert find_run(form.format(path, name=path.name), runs) == path
-    monkeypatch.chdir(runs.parent)
-    relative = Path("runs", RUNS[0])
-    assert find_run(form.format(relative, name=path.name), runs) == path
-    monkeypatch.chdir("/")
-    assert find_run(f"runs/{RUNS[2]}", runs) == runs / RUNS[2]  # as a shell completes it in the project's folder
+def test_find_run(runs: Path, monkeypatch: pytest.MonkeyPatch, name: str, found: int) -> None:
+    monkeypatch.chdir(runs)
+    assert find_run(name.format(root=runs), runs) == runs / RUNS[found]
 
 
 @pytest.mark.parametrize("name", ["2026", "2026-01-0", "exp"])
@@ -131,8 +101,8 @@ def test_an_ambiguous_name_is_refused(runs: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["nosuch", "2026-01-09_09-00-00_no_run", "..", "../runs", ".", "", " ", "/", "/etc", "/etc/passwd", "~", "dev/..",
-     "a\nb", RUNS[0] + "\n", "a\0b", "x" * 300, "x/" * 300, "é", "*", "latest/"],
+    ["nosuch", "2026-01-09_09-00-00_no_run", "..", "../runs", "", "/etc/passwd", "~", "dev/..", "a\nb", RUNS[0] + "\n",
+     "a\0b", "x" * 300, "x/" * 300, "*", "latest/"],
 )  # fmt: skip
 def test_what_is_no_run_is_refused(runs: Path, name: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -140,20 +110,13 @@ def test_what_is_no_run_is_refused(runs: Path, name: str) -> None:
     assert len(str(caught.value).splitlines()) <= 3
 
 
-def test_a_run_outside_of_the_output_root_is_refused(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_outside_of_the_output_root(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outside = tmp_path / "elsewhere" / "run"
     shutil.copytree(runs / RUNS[0], outside)
     monkeypatch.chdir(tmp_path)
-    for name in (str(outside), "elsewhere/run", f"{runs}/../elsewhere/run", "../elsewhere/run"):
+    for name in (str(outside), "elsewhere/run", f"{runs}/../elsewhere/run"):
         with pytest.raises(UserError):
             find_run(name, runs)
-
-
-def test_open_run_takes_a_path_from_anywhere(runs: Path, tmp_path: Path) -> None:
-    outside = tmp_path / "elsewhere"
-    shutil.copytree(runs / RUNS[0], outside)
     assert open_run(str(outside), runs) == outside
     assert open_run("latest", runs) == runs / RUNS[3]
 
@@ -163,7 +126,7 @@ def test_latest_without_a_real_run(tmp_path: Path) -> None:
         find_run("latest", tmp_path / "nowhere")
     (tmp_path / "dev" / "a").mkdir(parents=True)
     (tmp_path / "dev" / "a" / "config.yaml").write_text("{}")
-    assert [path.name for path in list_runs(tmp_path)] == ["a"]
+    assert [path.name for path in folder.list_runs(tmp_path)] == ["a"]
     with pytest.raises(UserError, match="dev runs do not count"):
         find_run("latest", tmp_path)
 
@@ -173,23 +136,23 @@ def test_where_the_runs_are(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "base.yaml").write_text("paths: {output_root: here}\n")
     assert read_output_root(tmp_path) == tmp_path / "here"
-    (tmp_path / "configs" / "local.yaml").write_text("loader: {num_workers: 3}\n")
-    assert read_output_root(tmp_path) == tmp_path / "here"
-    (tmp_path / "configs" / "local.yaml").write_text("paths: {output_root: /there}\n")
-    assert read_output_root(tmp_path) == Path("/there")
-    (tmp_path / "configs" / "local.yaml").write_text("# nothing yet\n")
-    assert read_output_root(tmp_path) == tmp_path / "here"
-    (tmp_path / "configs" / "local.yaml").write_text("paths:\n  # data: /scratch\n")
-    assert read_output_root(tmp_path) == tmp_path / "here"
+    for text, expected in {
+        "loader: {num_workers: 3}": tmp_path / "here",
+        "paths: {output_root: /there}": Path("/there"),
+        "# nothing yet": tmp_path / "here",
+        "paths:\n  # data: /scratch": tmp_path / "here",
+    }.items():
+        (tmp_path / "configs" / "local.yaml").write_text(text)
+        assert read_output_root(tmp_path) == expected
 
 
 def test_status(tmp_path: Path) -> None:
     assert read_status(tmp_path)["status"] == "unknown"
-    acquire(tmp_path)
+    folder.acquire(tmp_path)
     content = {"status": "running", "step": 3, "pid": os.getpid(), "host": socket.gethostname()}
     (tmp_path / "status.json").write_text(json.dumps(content))
     assert (read_status(tmp_path)["status"], read_status(tmp_path)["step"]) == ("running", 3)
-    release(tmp_path)
+    folder.release(tmp_path)
     assert read_status(tmp_path)["status"] == "died"
     (tmp_path / "status.json").write_text(json.dumps(content | {"host": socket.gethostname() + "2"}))
     assert read_status(tmp_path)["status"] == "running"  # another machine's processes cannot be seen from here

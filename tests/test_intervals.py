@@ -27,9 +27,7 @@ def test_parse(text: Any, meaning: tuple[float, str]) -> None:
     assert parse(text) == meaning
 
 
-@pytest.mark.parametrize(
-    "text", ["", "0", "0epochs", "-1", "1.5", "1.5steps", "5 hours", "epoch", "nan", "1e3", "5mins"]
-)
+@pytest.mark.parametrize("text", ["", "0", "0epochs", "-1", "1.5", "1.5steps", "5 hours", "epoch", "1e3", "5mins"])
 def test_parse_refuses(text: str) -> None:
     assert not INTERVAL[1](text)
     with pytest.raises(ValueError, match="step"):

@@ -5,7 +5,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import generators
 
 from scaffolding.core.state import keys
 
@@ -36,14 +35,3 @@ def test_a_keyed_block_is_neutral_and_repeatable() -> None:
     assert first + draw() == expected
     with keys.keyed(3, "plot"):
         assert draw() != inside
-
-
-@pytest.mark.parametrize("with_python", [True, False])
-def test_set_aside_gives_the_generators_back(with_python: bool) -> None:
-    keys.seed_all(7)
-    draw()
-    before = generators()
-    with keys.set_aside(with_python):
-        keys.seed_host(99, with_python)
-        np.random.randn(3), torch.rand(3)
-    assert generators() == before

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
-from conftest import TRAIN, Train, run_train
+from conftest import BASE, ENV, Train, command, latest, run_train
 from loguru import logger
 from pairs import options
+from tiny import OddMetric
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.folder import folder as run_folder
@@ -23,45 +25,30 @@ from scaffolding.core.folder.facts import Facts
 from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.session import tracking
 from scaffolding.core.session.tracking import Tracking
-from scaffolding.core.state import checkpoint
 
-TESTS = Path(__file__).parent
 SYNC = PROJECT_ROOT / "scripts" / "sync.py"
-ENV = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(PROJECT_ROOT / "src")])}
-BASE = (
-    "--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "optimizer=fatal", "plots=none", "mode=prod",
-    "run.budget=24", "run.log_every=1", "run.eval_every=5", "run.save_every=4", "loader.batch_size=16", "run.name=run",
-)  # fmt: skip
+RUN = (*BASE, "run.name=run")
 has_wandb = "wandb" in options("tracker")
 with_wandb = pytest.mark.skipif(not has_wandb, reason="W&B has been deleted")
 with_sync = pytest.mark.skipif(not (has_wandb and SYNC.exists()), reason="W&B or sync.py has been deleted")
 
 
-class Recorder:
-    """Remembers its calls; one of its methods may do something else first."""
+def recorder(**behaviour: Callable[..., object]) -> Mock:
+    """A tracker that remembers its calls; one of its methods may do something else, too."""
+    return Mock(**{f"{method}.side_effect": action for method, action in behaviour.items()})
 
-    def __init__(self, **behaviour: Callable[[], object]) -> None:
-        self.calls: list[Any] = []
-        self.behaviour = behaviour
 
-    def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any, **more: Any) -> None:
-            self.behaviour.get(name, lambda: None)()
-            self.calls.append((name, *arguments, *more.values()))
-
-        return call
-
-    def assert_told(self, figures: list[int]) -> None:
-        """All rows of `follow`, each once and in order, figures of these steps behind those of their step, the end."""
-        told = [call[1:] for call in self.calls if call[0] == "log"]
-        assert [(row["step"], row["split"], row["loss"]) for (row,) in told] == [
-            (step, split, step / 3) for step in range(1, 51) for split in ("train", "val")
-        ]
-        assert [call[3] for call in self.calls if call[0] == "log_figure"] == figures
-        for step in figures:
-            place = [call[:2] + call[3:] for call in self.calls].index(("log_figure", "curves", step))
-            assert self.calls[place - 1][1]["step"] == min(step, 50)
-        assert self.calls[0][0] == "start" and self.calls[-1] == ("finish", 0)
+def assert_told(tracker: Mock, figures: list[int]) -> None:
+    """All rows of `follow`, each once and in order, figures of these steps behind those of their step, the end."""
+    calls = [(name, *arguments) for name, arguments, _ in tracker.mock_calls]
+    assert [(row["step"], row["split"], row["loss"]) for (name, row, *_) in calls if name == "log"] == [
+        (step, split, step / 3) for step in range(1, 51) for split in ("train", "val")
+    ]
+    drawn = [call for call in calls if call[0] == "log_figure"]
+    assert [(kind, step) for _, kind, _, step in drawn] == [("curves", step) for step in figures]
+    for call in drawn:
+        assert calls[calls.index(call) - 1][1]["step"] == min(call[-1], 50)
+    assert calls[0][0] == "start" and calls[-1] == ("finish", 0)
 
 
 def follow(folder: Path, *trackers: Any, first: int = 1) -> float:
@@ -96,32 +83,33 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def test_rows_arrive_in_order_and_a_resumed_run_is_told_whole(tmp_path: Path) -> None:
-    recorder, again = Recorder(), Recorder()
-    follow(tmp_path, recorder)  # killed after step 50, say, with a checkpoint of step 30
-    recorder.assert_told([20, 40, 55])
-    assert recorder.calls[0] == ("start", tmp_path, {"run": {"seed": 3}})
+    first, again = recorder(), recorder()
+    follow(tmp_path, first)  # killed after step 50, say, with a checkpoint of step 30
+    assert_told(first, [20, 40, 55])
+    first.start.assert_called_once_with(tmp_path, {"run": {"seed": 3}})
     for name in ("curves-val-000001", "curves-val-000090", "notes-of-mine", "notes-of-2x", "notes"):
         (tmp_path / "figures" / f"{name}.png").touch()
     Facts(tmp_path / "facts").cut_after(30, [])
     follow(tmp_path, again, first=31)
-    again.assert_told([1, 20, 40, 55])  # that of step 90 is of a step that comes again
+    assert_told(again, [1, 20, 40, 55])  # that of step 90 is of a step that comes again
     follow(tmp_path)  # no tracker at all
 
 
-def fail() -> None:
-    raise ConnectionError("no route\nto the server")
+def hang(*arguments: object) -> None:
+    time.sleep(30)
 
 
-@pytest.mark.parametrize("behaviour", [fail, sys.exit, lambda: time.sleep(30)], ids=["raises", "exits", "hangs"])
+@pytest.mark.parametrize("behaviour", [ConnectionError("no route\nto the server"), SystemExit, hang])
 @pytest.mark.parametrize("method", ["start", "log", "log_figure", "finish"])
 def test_a_bad_tracker_harms_neither_the_run_nor_another_tracker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str], method: str, behaviour: Callable[[], object]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str], method: str, behaviour: Any
 ) -> None:
     monkeypatch.setattr(tracking, "FINISH_TIMEOUT", 1.0)
-    start, good = time.monotonic(), Recorder()
-    assert follow(tmp_path, Recorder(**{method: behaviour}), good) < 10
+    start, good = time.monotonic(), recorder()
+    assert follow(tmp_path, recorder(**{method: behaviour}), good) < 10
     assert time.monotonic() - start < 20  # it would be 30
-    good.assert_told([20, 40, 55])
+    assert_told(good, [20, 40, 55])
+    assert tracking.unfinished == ["number 0"]
     assert len(log) == 1 and log[0].startswith("tracker number 0: ") and "\n" not in log[0]
     assert f"facts/ is complete, python scripts/sync.py {tmp_path.name} delivers the rest" in log[0]
 
@@ -131,13 +119,13 @@ def test_a_slow_tracker_gets_from_the_files_what_found_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, seconds: float
 ) -> None:
     monkeypatch.setattr(tracking, "MAX_WAITING", 5)
-    recorder = Recorder(**{method: lambda: time.sleep(seconds)})
-    assert follow(tmp_path, recorder) < 1.5  # it would be 2
-    recorder.assert_told([20, 40, 55])
+    tracker = recorder(**{method: lambda *arguments: time.sleep(seconds)})
+    assert follow(tmp_path, tracker) < 1.5  # it would be 2
+    assert_told(tracker, [20, 40, 55])
 
 
 def test_stuck_trackers_fill_no_memory_and_a_signal_does_not_wait_for_them(tmp_path: Path) -> None:
-    guard = Tracking({name: Recorder(log=lambda: time.sleep(30)) for name in ("one", "two")})
+    guard = Tracking({name: recorder(log=hang) for name in ("one", "two")})
     guard.start(tmp_path, {})
     for step in range(2 * tracking.MAX_WAITING):
         guard.log({"step": step})
@@ -149,19 +137,9 @@ def test_stuck_trackers_fill_no_memory_and_a_signal_does_not_wait_for_them(tmp_p
 
 STUCK = """
 import atexit, sys, time
-from pathlib import Path
 from scaffolding.core.session import tracking
-
-class Stuck:
-    def start(self, *arguments):
-        atexit.register(time.sleep, 60)
-        time.sleep(60)
-
-tracking.FINISH_TIMEOUT = 0.5
-guard = tracking.Tracking({"stuck": Stuck()})
-guard.start(Path("."), {})
-guard.log({"step": 1})
-guard.finish(0)
+atexit.register(time.sleep, 60)  # as W&B does
+tracking.unfinished.append("a tracker")
 try:
     print("last words")
     END
@@ -171,9 +149,9 @@ finally:
 
 
 @pytest.mark.parametrize(("end", "code"), [("pass", 0), ("sys.exit(7)", 7), ("sys.exit()", 0), ("1 / 0", 1)])
-def test_a_stuck_tracker_does_not_keep_the_process(tmp_path: Path, end: str, code: int) -> None:
+def test_a_stuck_tracker_does_not_keep_the_process(end: str, code: int) -> None:
     words = [sys.executable, "-c", STUCK.replace("END", end)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
     assert done.returncode == code and done.stdout == "last words\n", done.stderr
     assert done.stderr.count("ZeroDivisionError") == (end == "1 / 0")
 
@@ -190,13 +168,13 @@ def test_what_an_online_run_has_got_is_not_sent_again(tmp_path: Path, monkeypatc
 
     def send(first: int) -> list[tuple[int, Any]]:
         tracker: Any = Wandb("project", "offline", 1)
-        tracker.run, tracker.folder, tracker.first = Recorder(), tmp_path, first
+        tracker.run, tracker.folder, tracker.first = Mock(), tmp_path, first
         for step in range(1, 10):
             for split in ("train", "val"):
                 tracker.log({"step": step, "epoch": 0, "samples": step, "split": split, "loss": 0.5, "time": 3})
             if step % 2 == 0:
                 tracker.log_figure("curves", Path("curves.png"), step)
-        return [(call[2], call[1]) for call in tracker.run.calls]
+        return [(call.kwargs["step"], call.args[0]) for call in tracker.run.log.call_args_list]
 
     monkeypatch.setattr(wandb, "Image", str)
     whole = send(first=0)
@@ -247,11 +225,11 @@ def assert_complete(run: Path, *end: tuple[str, int]) -> None:
 @pytest.mark.full
 def test_killed_three_times_the_newest_folder_is_complete(train: Train, output_root: Path) -> None:
     run = output_root / "run"
-    words: tuple[str, ...] = (*BASE, "plots=standard", "run.plot_every=6", "tracker=wandb")
-    for moment in ("7", "5after", "9"):
-        train(*words, env=ENV | {"KILL_AT": moment}, code=-signal.SIGKILL)
+    words: tuple[str, ...] = (*RUN, "plots=standard", "run.plot_every=6", "tracker=wandb")
+    for point in ("update 7", "updated 5", "update 9"):
+        train(*words, env={"STRIKE": point}, code=-signal.SIGKILL)
         words = ("resume=run",)
-    done = train(*words, env=ENV)
+    done = train(*words)
     assert_complete(run)
     assert [row["step"] for row in history(run) if "figures/curves" in row] == [6, 12, 18, 24]
     assert [row["step"] for row in history(run) if "figures/first_batch" in row] == [1]
@@ -261,18 +239,18 @@ def test_killed_three_times_the_newest_folder_is_complete(train: Train, output_r
 @with_wandb
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("env", "word", "code", "end"),
+    ("env", "code", "end"),
     [
-        ({"KILL_AT": "20", "KILL_WITH": "SIGTERM"}, "run.seed=1", 143, [("preempting", 0), ("exit", 143)]),
-        ({"KILL_AT": "20", "KILL_WITH": "SIGINT"}, "run.seed=1", 130, [("exit", 130)]),
-        ({"FAIL": "update 20"}, "run.seed=1", None, [("exit", 1)]),
+        ({"KILL_AT": "20", "KILL_WITH": "SIGTERM"}, 143, [("preempting", 0), ("exit", 143)]),
+        ({"KILL_AT": "20", "KILL_WITH": "SIGINT"}, 130, [("exit", 130)]),
+        ({"FAIL": "update 20"}, 1, [("exit", 1)]),
     ],
 )
 def test_how_a_run_ended(
-    train: Train, output_root: Path, env: dict[str, str], word: str, code: int | None, end: list[tuple[str, int]]
+    train: Train, output_root: Path, env: dict[str, str], code: int, end: list[tuple[str, int]]
 ) -> None:
-    slow = ("data.dataset._target_=tiny.SlowPoints", "run.eval_every=18")  # W&B takes a second to start
-    train(*BASE, *slow, "tracker=wandb", word, env=ENV | env, code=code)
+    slow = ("data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how='is slow'")  # W&B takes a second to start
+    train(*RUN, *slow, "run.eval_every=18", "tracker=wandb", env=env, code=code)
     assert_complete(output_root / "run", *end)
 
 
@@ -280,7 +258,7 @@ def test_how_a_run_ended(
 def untracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without a tracker."""
     root = tmp_path_factory.mktemp("untracked")
-    run_train(*BASE, "tracker=none", f"paths.output_root={root}", env=ENV)
+    run_train(*RUN, f"paths.output_root={root}")
     return root / "run"
 
 
@@ -292,12 +270,8 @@ def mute() -> Iterator[str]:
 
 
 KEY = {"WANDB_API_KEY": 4 * "0123456789"}
-ODD = [word for name in ("object", "undefined", "infinite", "tensor", "tensors", "nothing") for word in (
-    f"+metrics.{name}._target_=tiny.OddMetric", f"+metrics.{name}.value={name}",
-)]  # fmt: skip
 FAULTS: dict[str, tuple[dict[str, str], str, int, bool]] = {  # environment, disk, warnings, whether rows are lost
     "odd values": ({}, "", 3, False),
-    "no key": ({}, "", 0, False),
     "closed port": (KEY | {"WANDB_BASE_URL": "http://127.0.0.1:9"}, "", 1, False),
     "mute server": (KEY | {"WANDB_BASE_URL": "MUTE"}, "", 1, False),
     "no folder": ({"PLANT": f"RUN/wandb={__file__}"}, "", 1, True),
@@ -313,27 +287,20 @@ MOUNT = 'mkdir -p {0} && mount -t tmpfs -o {1} tmpfs {0} && exec "$0" "$@"'
 def test_a_fault_of_wandb_changes_nothing(output_root: Path, untracked: Path, mute: str, fault: str) -> None:
     env, disk, num_warnings, lost = FAULTS[fault]
     run = output_root / "run"
-    command = [sys.executable, str(TRAIN), *BASE, f"paths.output_root={output_root}", "tracker=wandb"]
-    command += ["tracker.wandb.init_timeout=1", *(ODD if fault == "odd values" else [])]
+    words = [*RUN, f"paths.output_root={output_root}", "tracker=wandb", "tracker.wandb.init_timeout=1"]
+    if fault == "odd values":
+        words += [f"+metrics.{name}={{_target_:tiny.OddMetric,value:{name}}}" for name in OddMetric.VALUES]
+    program = command(*words)
     if disk:
-        shell = [
-            "unshare",
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-c",
-            MOUNT.format(output_root / "disk", disk),
-        ]
+        mount = MOUNT.format(output_root / "disk", disk)
+        shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount]
         if subprocess.run([*shell, "true"]).returncode != 0:
             pytest.skip("no disks can be mounted here")
-        command = [*shell, *command]
+        program = [*shell, *program]
     env = {name: value.replace("RUN", str(run)).replace("MUTE", mute) for name, value in env.items()}
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ENV | env)
+    done = subprocess.run(program, capture_output=True, text=True, env=os.environ | ENV | env)
     assert done.returncode == 0, done.stderr
-    contents = [checkpoint.load(path / "checkpoints" / "latest.pt") for path in (untracked, run)]
-    for content in contents:
-        del content["config"]  # of one run it names a tracker
+    contents = [latest(path) | {"config": {}} for path in (untracked, run)]  # of one run it names a tracker
     assert first_difference(*contents) is None
     tables = [Facts(path / "facts").rows() for path in (untracked, run)]
     rows, expected = ([(row["step"], row["split"], row["loss"]) for row in table] for table in tables)
@@ -351,36 +318,30 @@ def test_a_fault_of_wandb_changes_nothing(output_root: Path, untracked: Path, mu
 @with_wandb
 @pytest.mark.full
 def test_a_signal_ends_a_run_whose_tracker_is_stuck(train: Train, output_root: Path, mute: str) -> None:
-    env = ENV | KEY | {"WANDB_BASE_URL": mute, "KILL_AT": "20", "KILL_WITH": "SIGTERM"}
+    env = KEY | {"WANDB_BASE_URL": mute, "KILL_AT": "20", "KILL_WITH": "SIGTERM"}
     start = time.monotonic()
-    done = train(*BASE, "tracker=wandb", "tracker.wandb.init_timeout=600", env=env, code=143)
+    done = train(*RUN, "tracker=wandb", "tracker.wandb.init_timeout=600", env=env, code=143)
     assert time.monotonic() - start < 60  # it would be 600
     assert done.stderr.count("scripts/sync.py run") == 1 and "resume=run" in done.stdout
 
 
 def sync(run: Path, *words: str, code: int = 0) -> str:
     """What sync.py says, with its errors."""
-    done = subprocess.run([sys.executable, str(SYNC), str(run), *words], capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
+    done = run_train(str(run), *words, file=SYNC, code=code)
     return done.stdout + done.stderr
 
 
 @with_sync
 @pytest.mark.full
-def test_sync_delivers_what_was_missed(train: Train, output_root: Path) -> None:
-    run, words = output_root / "run", ("plots=standard", "run.plot_every=6")
-    train(*BASE, *words, "tracker=wandb", env=ENV | {"KILL_AT": "17"}, code=-signal.SIGKILL)
+def test_sync_delivers_what_was_missed(train: Train, output_root: Path, untracked: Path) -> None:
+    run = output_root / "run"
+    train(*RUN, "plots=standard", "run.plot_every=6", "tracker=wandb", env={"KILL_AT": "17"}, code=-signal.SIGKILL)
     said = sync(run)
     assert f"run: {len(Facts(run / 'facts').rows())} rows and 3 figures delivered to {newest(run)}\n" in said
     assert_complete(run, ("preempting", 0), ("exit", 143))
     run_folder.acquire(run)
     assert f"process {os.getpid()}" in sync(run, code=2)
     run_folder.release(run)
-
-
-@with_sync
-@pytest.mark.full
-def test_sync_of_a_run_that_had_no_tracker(untracked: Path) -> None:
     assert "has no tracker" in sync(untracked, code=2)
     assert "nosuch" in sync(untracked, "--tracker", "nosuch", code=2)
     sync(untracked, "--tracker", "wandb")
@@ -389,11 +350,10 @@ def test_sync_of_a_run_that_had_no_tracker(untracked: Path) -> None:
 
 
 @with_sync
-@pytest.mark.parametrize("spec", [{"_target_": "os.system"}, {"project": {"_target_": "os.system"}}], ids=str)
-def test_sync_builds_only_trackers_of_the_checkout(untracked: Path, tmp_path: Path, spec: dict[str, Any]) -> None:
+def test_sync_builds_only_trackers_of_the_checkout(untracked: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((untracked / "config.yaml").read_text())
     config["tracker"] = yaml.safe_load((PROJECT_ROOT / "configs/tracker/wandb.yaml").read_text())
-    config["tracker"]["wandb"] |= spec
+    config["tracker"]["wandb"]["project"] = {"_target_": "os.system"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert "'os.system' is not in the list of trusted targets" in sync(tmp_path, code=2)
     assert not (tmp_path / "wandb").exists()

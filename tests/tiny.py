@@ -2,7 +2,8 @@
 
 `point` marks the places where a run can be struck. In the environment of a run, TRACE names a file that gets a line for
 each, STRIKE="9" or "metric 2" sends the process a signal at its ninth, or at the second of that name (KILL_WITH; unset,
-it is SIGKILL), and FAIL="metric 2" makes that one fail: a full disk where it is a system call, else a bug.
+it is SIGKILL), KILL_AT="7" is short for STRIKE="update 7", KILL_CHILD names a child process that gets the signal in its
+place, and FAIL="metric 2" makes that one fail: a full disk where it is a system call, else a bug.
 """
 
 import contextlib
@@ -30,12 +31,23 @@ def point(name: str) -> None:
         with open(os.environ["TRACE"], "a") as file:
             file.write(f"{name}\n")
     counted = f"{name} {passed.count(name)}"
-    if os.environ.get("STRIKE") in (counted, str(len(passed))):
-        os.kill(os.getpid(), getattr(signal, os.environ.get("KILL_WITH", "SIGKILL")))
+    if os.environ.get("STRIKE", f"update {os.environ.get('KILL_AT')}") in (counted, str(len(passed))):
+        os.kill(victim(), getattr(signal, os.environ.get("KILL_WITH", "SIGKILL")))
     if os.environ.get("FAIL") == counted:
         if name.startswith("os."):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise ZeroDivisionError("planted")
+
+
+def victim() -> int:
+    """The number of this process or, where KILL_CHILD names one, of a child, once it has been at work for a while."""
+    if "KILL_CHILD" not in os.environ:
+        return os.getpid()
+    search = ["pgrep", "-P", str(os.getpid()), os.environ["KILL_CHILD"]]
+    while not (found := subprocess.run(search, capture_output=True, text=True).stdout.split()):
+        time.sleep(0.1)
+    time.sleep(1)
+    return int(found[0])
 
 
 def marked(call: Any, name: str) -> Any:
@@ -75,17 +87,9 @@ class NoisyPoints:
 class TinyNet(nn.Sequential):
     """A layer with batch norm and dropout, and a linear classifier."""
 
-    def __init__(self, num_features: int, num_classes: int) -> None:
+    def __init__(self, num_features: int, num_classes: int, is_frozen: bool = False) -> None:
         hidden = nn.Sequential(nn.Linear(num_features, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2))
-        super().__init__(hidden, nn.Linear(16, num_classes))
-
-
-class FrozenNet(TinyNet):
-    """Its first layer is not trained."""
-
-    def __init__(self, num_features: int, num_classes: int) -> None:
-        super().__init__(num_features, num_classes)
-        self[0].requires_grad_(False)
+        super().__init__(hidden.requires_grad_(not is_frozen), nn.Linear(16, num_classes))
 
 
 class HalfNet(nn.Module):
@@ -109,77 +113,35 @@ class TinyLoss:
 
 
 class FatalAdamW(torch.optim.AdamW):
-    """AdamW that sends its own process a signal, before or after the update, at the step in KILL_AT ("9", "9after").
-
-    KILL_WITH names the signal; unset, it is SIGKILL. KILL_CHILD names a child process that is killed in its place, once
-    it is there. PLANT ("PATH=TARGET") makes a link before the first update.
-    """
-
-    num_steps = 0
+    """AdamW with a point before its update and one after it; PLANT ("PATH=TARGET") makes a link before the first."""
 
     def step(self, closure: Any = None) -> Any:
-        FatalAdamW.num_steps += 1
-        point("update")
-        at = os.environ.get("KILL_AT", "")
-        number = getattr(signal, os.environ.get("KILL_WITH", "SIGKILL"))
-        if "PLANT" in os.environ and FatalAdamW.num_steps == 1:
+        if "PLANT" in os.environ and "update" not in passed:
             path, _, target = os.environ["PLANT"].partition("=")
             os.symlink(target, path)
-        if "KILL_CHILD" in os.environ and at == str(FatalAdamW.num_steps):
-            os.kill(wait_for_child(os.environ["KILL_CHILD"]), number)
-            at = ""
-        if at == str(FatalAdamW.num_steps):
-            os.kill(os.getpid(), number)
+        point("update")
         result = super().step(closure)
-        if at == f"{FatalAdamW.num_steps}after":
-            os.kill(os.getpid(), number)
+        point("updated")
         return result
 
 
-def wait_for_child(name: str) -> int:
-    """The number of this process's child of that name, once it has been at work for a while."""
-    search = ["pgrep", "-P", str(os.getpid()), name]
-    while not (found := subprocess.run(search, capture_output=True, text=True).stdout.split()):
-        time.sleep(0.1)
-    time.sleep(1)
-    return int(found[0])
+class HungryAdamW(FatalAdamW):
+    """Fills the disk with the file in FILL before step FILL_AT, and frees it before step FREE_AT."""
+
+    def step(self, closure: Any = None) -> Any:
+        at = str(passed.count("update") + 1)
+        if at == os.environ.get("FILL_AT"):
+            fill(os.environ["FILL"])
+        if at == os.environ.get("FREE_AT"):
+            os.unlink(os.environ["FILL"])
+        return super().step(closure)
 
 
-class OddMetric:
-    """A metric whose value is nothing that a tracker expects."""
-
-    VALUES: ClassVar = {
-        "object": object(), "undefined": float("nan"), "infinite": float("inf"), "nothing": None,
-        "tensor": torch.ones(1), "tensors": torch.ones(3),
-    }  # fmt: skip
-
-    def __init__(self, value: str) -> None:
-        self.value = self.VALUES[value]
-
-    def update(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-        pass
-
-    def compute(self) -> Any:
-        return self.value
-
-    def reset(self) -> None:
-        pass
-
-
-class SlowPoints(NoisyPoints):
-    """Takes long enough for what goes on beside the training."""
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        time.sleep(0.01)
-        return super().__getitem__(index)
-
-
-class PoisonedPoints(NoisyPoints):
-    """One item is not a number."""
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        point, label = super().__getitem__(index)
-        return (point * float("nan") if index == 77 else point), label
+def fill(file: str | Path) -> None:
+    """Make a file as large as its disk allows."""
+    with contextlib.suppress(OSError), open(file, "wb", buffering=0) as stream:
+        while stream.write(bytes(4096)):
+            pass
 
 
 class Pair(nn.Module):
@@ -214,25 +176,36 @@ class FinalLabels:
         point("metric")
         self.seen |= set(batch[1].tolist())
 
-    def compute(self) -> int:
+    def compute(self) -> Any:
         return len(self.seen)
 
     def reset(self) -> None:
         self.seen.clear()
 
 
+class OddMetric(FinalLabels):
+    """A metric whose value is nothing that a tracker expects."""
+
+    VALUES: ClassVar = {
+        "object": object(), "undefined": float("nan"), "infinite": float("inf"), "nothing": None,
+        "tensor": torch.ones(1), "tensors": torch.ones(3),
+    }  # fmt: skip
+
+    def __init__(self, value: str) -> None:
+        super().__init__()
+        self.value = self.VALUES[value]
+
+    def compute(self) -> Any:
+        return self.value
+
+
 class Figure:
-    """A figure that shows nothing; with `broken`, it fails."""
+    """A figure that shows nothing."""
 
     moment = "val"
 
-    def __init__(self, broken: bool = False) -> None:
-        self.broken = broken
-
     def __call__(self, exp: Any) -> Any:
         point("figure")
-        if self.broken:
-            raise ZeroDivisionError("planted")
         return "nothing to be seen"
 
 
@@ -246,20 +219,25 @@ class Rollout:
 
 
 class FaultyPoints(NoisyPoints):
-    """Reading item 77 of the training split raises, hangs, or ends the process."""
+    """Item 77 of the training split raises, hangs, ends its process or is not a number; or each item takes a while."""
 
     def __init__(self, split: str, num_items: int, how: str) -> None:
         super().__init__(split, num_items)
         self.how = how if split == "train" else ""
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if index == 77 and self.how == "raises":
+        item, label = super().__getitem__(index)
+        if self.how == "is slow":
+            time.sleep(0.01)
+        elif index == 77 and self.how == "raises":
             raise LookupError("no label for this point")
-        if index == 77 and self.how == "hangs":
+        elif index == 77 and self.how == "hangs":
             time.sleep(1000)
-        if index == 77 and self.how == "dies":
+        elif index == 77 and self.how == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(index)
+        elif index == 77 and self.how == "is nan":
+            item = item * float("nan")
+        return item, label
 
 
 class HiddenLoss(TinyLoss):
@@ -268,9 +246,11 @@ class HiddenLoss(TinyLoss):
     calls = 0
 
     def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        self.calls += model.training
         loss, values = super().__call__(model, batch)
-        return loss * (1 + 0.1 * self.calls), values
+        if model.training:
+            self.calls += 1
+            loss = loss * (1 + 0.1 * self.calls)
+        return loss, values
 
 
 class CountingLoss(HiddenLoss):
@@ -294,36 +274,11 @@ class SetOrder(NoisyPoints):
         return super().__getitem__(int(self.names[index].removeprefix("item_")))
 
 
-class UnloadableLoss(CountingLoss):
-    """Its state could be saved, but not loaded again."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"calls": np.int64(self.calls)}
-
-
 class ExplodingLoss(TinyLoss):
     """Finite at every step; its gradient is not, at the step in EXPLODE_AT."""
 
-    num_steps = 0
-
     def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         loss, values = super().__call__(model, batch)
-        if model.training:
-            ExplodingLoss.num_steps += 1
-            if str(ExplodingLoss.num_steps) == os.environ.get("EXPLODE_AT"):
-                loss = loss + (model(batch[0]) * 0).sum().abs().sqrt()  # d sqrt(x) at 0
+        if model.training and str(passed.count("update") + 1) == os.environ.get("EXPLODE_AT"):
+            loss = loss + (model(batch[0]) * 0).sum().abs().sqrt()  # d sqrt(x) at 0
         return loss, values
-
-
-class HungryAdamW(FatalAdamW):
-    """Fills the disk with the file in FILL before step FILL_AT, and frees it before step FREE_AT."""
-
-    def step(self, closure: Any = None) -> Any:
-        at = str(FatalAdamW.num_steps + 1)
-        if at == os.environ.get("FILL_AT"):
-            with contextlib.suppress(OSError), open(os.environ["FILL"], "wb", buffering=0) as file:
-                while file.write(bytes(4096)):
-                    pass
-        if at == os.environ.get("FREE_AT"):
-            os.unlink(os.environ["FILL"])
-        return super().step(closure)
