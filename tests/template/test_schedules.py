@@ -1,4 +1,4 @@
-"""The schedules against their closed forms. Resumed runs with each kind: test_resume.py, test_verbs.py, test_loop.py."""
+"""The schedules against their closed forms; runs resumed with them are in test_resume.py and test_verbs.py."""
 
 import math
 
