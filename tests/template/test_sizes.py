@@ -35,31 +35,8 @@ def test_a_wing_of_core_has_one_purpose(wing: Path) -> None:
     assert house.num_lines(*wing.glob("*.py")) <= 900
 
 
-def test_code_lines_are_counted(tmp_path: Path) -> None:
+def test_functions_are_measured(tmp_path: Path) -> None:
     path = tmp_path / "file.py"
-    path.write_text('''"""Docstring."""
-
-import os
-from sys import (
-    argv,
-)
-
-
-# comment
-class C:
-    """Docstring
-    of two lines."""
-
-    text = """of
-    two lines"""  # counted, as is the last bracket
-
-
-x = f(
-    1,
-)
-''')
-    assert house.num_code_lines(path) == 6
-    assert house.functions_of(path) == {}
     path.write_text("def f():\n    async def g():\n        return 1\n\n    return g\n")
     assert house.functions_of(path) == {"file.py:1 f": 5, "file.py:2 g": 2}
 

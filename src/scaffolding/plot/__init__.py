@@ -132,7 +132,8 @@ def grid(
 ) -> tuple["Figure", Any, list[Box]]:
     """Images (B, C, H, W) side by side as they are: grey values between `limits`, colours 0..1.
 
-    Inches are kept free: `caption` under each image, `heading` on top, `right` to the right of all. Returns what `sheet` does.
+    Inches are kept free: `caption` under each image, `heading` on top, `right` to the right of all. Returns what
+    `sheet` returns.
     """
     from matplotlib.figure import Figure
 
