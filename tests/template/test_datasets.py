@@ -7,7 +7,6 @@ tinyshakespeare/input.txt.
 import copy
 import gzip
 import hashlib
-import io
 import os
 import pickle
 import shutil
@@ -103,16 +102,13 @@ def small(tmp_path, monkeypatch):
         content = (folder / name).read_bytes()
         monkeypatch.setitem(mnist.MD5, name, md5(content))
         monkeypatch.setitem(mnist.MD5, name.removesuffix(".gz"), md5(gzip.decompress(content)))
-    with tarfile.open(folder / cifar10.ARCHIVE, "w:gz") as tar:
-        for name in MEMBERS:
+    (tmp_path / cifar10.FOLDER).mkdir()
+    for name in MEMBERS:
+        content = {"data": random.integers(256, size=(4, 3072), dtype=np.uint8), "labels": [0, 1, 2, 3]}
+        if name == "batches.meta":
             content = {"label_names": [str(label) for label in range(10)]}
-            if name != "batches.meta":
-                images = random.integers(256, size=(4, 3072), dtype=np.uint8)
-                content = {"data": images, "labels": random.integers(10, size=4).tolist()}
-            packed = pickle.dumps(content, protocol=2)
-            member = tarfile.TarInfo(f"{cifar10.FOLDER}/{name}")
-            member.size = len(packed)
-            tar.addfile(member, io.BytesIO(packed))
+        (tmp_path / cifar10.FOLDER / name).write_bytes(pickle.dumps(content, protocol=2))
+    shutil.make_archive(folder / cifar10.ARCHIVE.removesuffix(".tar.gz"), "gztar", tmp_path, cifar10.FOLDER)
     accept_cifar10(folder / cifar10.ARCHIVE, monkeypatch)
     (folder / "input.txt").write_bytes(PLAY)
     monkeypatch.setattr(shakespeare, "SHA256", hashlib.sha256(PLAY).hexdigest())
