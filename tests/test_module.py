@@ -106,7 +106,7 @@ def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root
     [
         (["loss.inputs=[[0],[1]]"], ["inputs gives 2 by position", "Linear takes (input"]),
         (["loss.inputs={x:[0]}"], ["inputs gives x", "'input'", "Linear takes (input"]),
-        (["loss.inputs=[[image]]"], ["inputs.0: there is no ['image'] in a batch", "(1, 8) float32, (1,) int64"]),
+        (["loss.inputs=[[image]]"], ["inputs.0: there is no ['image']", "(1, 8) float32 in [", "(1,) int64 in ["]),
         (["loss.inputs={input:[0,7]}"], ["inputs.input: there is no [0, 7] in a batch"]),
         (["loss.targets=[[2]]"], ["targets.0: there is no [2] in a batch"]),
         (["loss.targets=[]"], ["targets gives 0 by position after the module's output", "CrossEntropyLoss takes"]),
@@ -114,7 +114,6 @@ def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root
         (["loss.inputs=foo"], ["inputs=foo: give a list of paths"]),
         (["loss=foo"], ["loss: 'foo' is not a mapping"]),
         (["loss.criterion._target_=torch.nn.MSELos"], ["nearest: torch.nn.MSELoss"]),
-        (["optimizer=[1]"], ["optimizer=[1]: no such option"]),
         (["optimizer.lr=fast"], ["not supported between", "given: {'lr': 'fast', "]),
         (["data.dataset=foo"], ["data.dataset: 'foo' is not a block with a _target_"]),
         (["rollout=foo"], ["rollout: 'foo' is not a block with a _target_"]),
