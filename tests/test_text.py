@@ -100,17 +100,16 @@ def test_data_fraction_takes_the_beginning(tmp_path: Path) -> None:
 
 
 def test_files_and_delimiters(tmp_path: Path) -> None:
-    paths = [str(tmp_path / f"{name}.txt") for name in ("one", "two", "empty", "bad")]
-    for path, content in zip(
-        paths, (b"\xef\xbb\xbfa b\r\n\r\nc\n\n\n\nd", "é".encode(), b" ", b"abc\xff"), strict=True
-    ):
-        Path(path).write_bytes(content)
-    assert text.TextFiles(paths[:2]).segments() == ["a b\n\nc\n\n\n\nd", "é"]
-    assert text.TextFiles(paths[0], r"\n\n").segments() == ["a b", "c", "d"]
+    texts = {"one": b"\xef\xbb\xbfa b\r\n\r\nc\n\n\n\nd", "two": "é".encode(), "empty": b" ", "bad": b"abc\xff"}
+    for name, content in texts.items():
+        (tmp_path / name).write_bytes(content)
+    one, two, empty, bad = (str(tmp_path / name) for name in texts)
+    assert text.TextFiles([one, two]).segments() == ["a b\n\nc\n\n\n\nd", "é"]
+    assert text.TextFiles(one, r"\n\n").segments() == ["a b", "c", "d"]
     with pytest.raises(ValueError, match=r"there is no text in .*empty"):
-        text.TextFiles(paths[2]).segments()
-    with pytest.raises(ValueError, match=r"bad\.txt is not UTF-8: byte 3"):
-        text.TextFiles(paths[3]).segments()
+        text.TextFiles(empty).segments()
+    with pytest.raises(ValueError, match="bad is not UTF-8: byte 3"):
+        text.TextFiles(bad).segments()
 
 
 def test_characters_round_trip_and_name_what_they_do_not_know() -> None:
