@@ -47,26 +47,16 @@ def test_the_way_to_noise(num_timesteps: int) -> None:
         torch.testing.assert_close(beta, torch.linspace(1e-4, 0.02, 1000)[1:], rtol=0, atol=1e-6)
 
 
-def test_noisy_images_have_the_mean_and_variance_of_the_paper() -> None:
-    process = make().forward_process
-    x_0 = torch.linspace(-1, 2, 64).view(1, *SHAPE).expand(20_000, *SHAPE)
-    for t in (0, 40, 99):
-        steps, alpha_bar = torch.full((len(x_0),), t), float(process.alpha_bar[t])
-        x_t = process(x_0, steps, torch.randn(x_0.shape, generator=torch.Generator().manual_seed(t)))
-        tolerance = 5 * ((1 - alpha_bar) / len(x_0)) ** 0.5
-        torch.testing.assert_close(x_t.mean(dim=0), math.sqrt(alpha_bar) * x_0[0], rtol=0, atol=tolerance)
-        torch.testing.assert_close(x_t.var(dim=0), torch.full(SHAPE, 1 - alpha_bar), rtol=0.06, atol=0)
-
-
-def test_each_image_has_a_time_of_its_own() -> None:
-    model, x_0, epsilon, t = make(), torch.randn(3, *SHAPE), torch.randn(3, *SHAPE), torch.tensor([0, 50, 99])
-    together = model.forward_process(x_0, t, epsilon)
-    one_by_one = [model.forward_process(x_0[k : k + 1], t[k : k + 1], epsilon[k : k + 1]) for k in range(3)]
-    torch.testing.assert_close(together, torch.cat(one_by_one))
-    torch.testing.assert_close(
-        model(together, t), torch.cat([model(x, t[k : k + 1]) for k, x in enumerate(one_by_one)])
-    )
-    assert not torch.allclose(model(together, t), model(together, t.flip(0)), atol=1e-3)
+def test_each_image_gets_the_noise_of_its_own_time() -> None:
+    model, t = make(shape=(3, 12, 20)), torch.tensor([0, 50, 99])
+    x_0, epsilon = torch.randn(2, 3, 3, 12, 20)
+    x_t = model.forward_process(x_0, t, epsilon)
+    for k, alpha_bar in enumerate(model.forward_process.alpha_bar[t].tolist()):
+        torch.testing.assert_close(x_t[k], math.sqrt(alpha_bar) * x_0[k] + math.sqrt(1 - alpha_bar) * epsilon[k])
+    predicted = model(x_t, t)
+    assert predicted.shape == x_0.shape
+    torch.testing.assert_close(predicted, torch.cat([model(x_t[k : k + 1], t[k : k + 1]) for k in range(3)]))
+    assert not torch.allclose(predicted, model(x_t, t.flip(0)), atol=1e-3)
 
 
 def test_mean_of_the_step_before_is_that_of_bayes() -> None:
@@ -110,12 +100,6 @@ def test_loss_is_that_of_the_predicted_noise() -> None:
     assert float(loss_fn(model, (x_0,))[0]) == pytest.approx(0, abs=1e-5)
     oracle.forward = lambda x_t, t: torch.zeros_like(x_t)  # type: ignore[method-assign]
     assert float(loss_fn(model, (x_0,))[0]) == pytest.approx(1, abs=0.03)
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 12, 20)])
-def test_output_is_like_the_input(shape: tuple[int, ...]) -> None:
-    x_t = torch.randn(2, *shape)
-    assert make(shape=shape)(x_t, torch.tensor([0, 99])).shape == x_t.shape
 
 
 def test_wrong_settings_are_refused() -> None:

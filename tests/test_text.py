@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Train
+from loguru import logger
 from pairs import options
 
 text = pytest.importorskip("scaffolding.data.text")
@@ -19,16 +20,12 @@ POSITIONS = "".join(chr(0x4E00 + position) for position in range(3000))
 PROSE = " ".join(f"the {word} of {word}s goes {word}ing" for word in ("cat", "dog", "bird", "tree") * 60)
 
 
-def source(*segments: str) -> Any:
-    return SimpleNamespace(segments=lambda: list(segments))
-
-
 def build(folder: Path, split: str, segments: list[str], **settings: Any) -> Any:
     defaults = {
         "seq_len": 8, "stride": 8, "tokenizer": "characters", "vocab_size": 3000, "root": str(folder), "seed": 0,
         "data_fraction": 1.0, "val_fraction": 0.1, "test_fraction": 0.05, "shuffle": False,
     }  # fmt: skip
-    return text.Text(split, source(*segments), **(defaults | settings))
+    return text.Text(split, SimpleNamespace(segments=lambda: segments), **(defaults | settings))
 
 
 def windows(dataset: Any) -> torch.Tensor:
@@ -79,19 +76,13 @@ def test_windows_cover_the_text(tmp_path: Path) -> None:
     assert windows(every)[:, 0].tolist() == list(range(2550 - 8))
     overlapping = build(tmp_path, "val", [POSITIONS], stride=1)
     assert torch.equal(windows(overlapping), windows(val))  # evaluation does not change
-
-
-def test_a_batch_is_a_copy(tmp_path: Path) -> None:
-    dataset = build(tmp_path, "train", [POSITIONS])
-    indices = torch.tensor([3, 0, len(dataset) - 1, 3])
-    inputs, targets = dataset.get_batch(indices)
-    assert inputs.shape == targets.shape == (4, 8) and inputs.dtype == targets.dtype == torch.int64
+    inputs, _ = val.get_batch(torch.tensor([3, 0, 3]))
     before = inputs.clone()
     inputs.zero_()
-    assert torch.equal(dataset.get_batch(indices)[0], before)
+    assert torch.equal(val.get_batch(torch.tensor([3, 0, 3]))[0], before)  # a batch is a copy
+    assert before.shape == (3, 8) and before.dtype == torch.int64
     with pytest.raises(IndexError):
-        dataset[len(dataset)]
-    assert dataset.tokens.ndim == 1 and dataset.tokens.dtype == torch.int32
+        val[len(val)]
 
 
 def test_shuffle_depends_on_the_seed_alone(tmp_path: Path) -> None:
@@ -101,21 +92,24 @@ def test_shuffle_depends_on_the_seed_alone(tmp_path: Path) -> None:
 
 
 def test_data_fraction_takes_the_beginning(tmp_path: Path) -> None:
-    parts = [build(tmp_path, split, random_segments(0), data_fraction=0.5) for split in text.SPLITS]
-    length = len("".join(random_segments(0))) // 2
+    segments = random_segments(0)
+    parts = [build(tmp_path, split, segments, data_fraction=0.5) for split in text.SPLITS]
+    length = len("".join(segments)) // 2
     assert sum(end - start for part in parts for start, end in part.spans) == length
     assert max(int(windows(part).max()) for part in parts) < length
 
 
 def test_files_and_delimiters(tmp_path: Path) -> None:
-    (tmp_path / "one.txt").write_bytes(b"\xef\xbb\xbfa b\r\n\r\nc\n\n\n\nd")
-    (tmp_path / "two.txt").write_text("é")
-    paths = [str(tmp_path / "one.txt"), str(tmp_path / "two.txt")]
-    assert text.TextFiles(paths).segments() == ["a b\n\nc\n\n\n\nd", "é"]
-    assert text.TextFiles(paths[0], r"\n\n").segments() == ["a b", "c", "d"]
-    (tmp_path / "bad.txt").write_bytes(b"abc\xff")
-    with pytest.raises(ValueError, match=r"bad\.txt is not UTF-8: byte 3"):
-        text.TextFiles(str(tmp_path / "bad.txt")).segments()
+    texts = {"one": b"\xef\xbb\xbfa b\r\n\r\nc\n\n\n\nd", "two": "é".encode(), "empty": b" ", "bad": b"abc\xff"}
+    for name, content in texts.items():
+        (tmp_path / name).write_bytes(content)
+    one, two, empty, bad = (str(tmp_path / name) for name in texts)
+    assert text.TextFiles([one, two]).segments() == ["a b\n\nc\n\n\n\nd", "é"]
+    assert text.TextFiles(one, r"\n\n").segments() == ["a b", "c", "d"]
+    with pytest.raises(ValueError, match=r"there is no text in .*empty"):
+        text.TextFiles(empty).segments()
+    with pytest.raises(ValueError, match="bad is not UTF-8: byte 3"):
+        text.TextFiles(bad).segments()
 
 
 def test_characters_round_trip_and_name_what_they_do_not_know() -> None:
@@ -164,8 +158,6 @@ def test_words_of_the_training_text(tmp_path: Path) -> None:
 
 
 def test_short_segments_are_said(tmp_path: Path) -> None:
-    from loguru import logger
-
     messages: list[str] = []
     sink = logger.add(lambda message: messages.append(message.record["message"]))
     text._say.cache_clear()
@@ -198,44 +190,14 @@ def test_wrong_settings_are_named(tmp_path: Path, settings: dict[str, Any], mess
 
 
 @pytest.mark.skipif("text" not in options("data"), reason="configs/data/text.yaml has been deleted")
-@pytest.mark.parametrize(
-    ("content", "words", "message"),
-    [
-        (None, [], "there is no such file"),
-        ("", [], "there is no text in"),
-        ("some words", [], "a window takes data.seq_len + 1 = 129"),
-        (POSITIONS, ["data.tokenizer=characters", "data.vocab_size=65"], "give data.vocab_size=3000"),
-    ],
-)
-def test_wrong_texts_are_named(
-    train: Train, tmp_path: Path, content: str | None, words: list[str], message: str
-) -> None:
+def test_a_wrong_text_is_named(train: Train, tmp_path: Path) -> None:
     pytest.importorskip("scaffolding.model.transformer")
-    file = tmp_path / "my.txt"
-    if content is not None:
-        file.write_text(content)
-    own = ["data=text", "model=transformer", "mode=dev", f"paths.data={tmp_path / 'data'}"]
-    done = train(*own, f"data.path={file}", *words, code=2)
-    assert message in done.stderr and "data.dataset: " in done.stderr
-    assert len(done.stderr.splitlines()) <= 4 and "Traceback" not in done.stderr
-
-
-def test_a_changed_text_is_another_split(tmp_path: Path) -> None:
-    """A checkpoint holds the vocabulary, and the state of the data is refused where text or vocabulary differ."""
-    from scaffolding.core.errors import UserError
-    from scaffolding.splits import Split
-
-    one = Split(build(tmp_path, "train", [POSITIONS]), None, "train")
-    state = one.state_dict()
-    assert text.load_tokenizer(state["tokenizer"]).encode(POSITIONS[7:9]).tolist() == [7, 8]
-    Split(build(tmp_path, "train", [POSITIONS]), None, "train").load_state_dict(state)
-    swapped = POSITIONS[:5] + POSITIONS[6] + POSITIONS[5] + POSITIONS[7:]
-    other = Split(build(tmp_path, "train", [swapped]), None, "train")
-    with pytest.raises(UserError, match="data: the train split is not the one of the checkpoint: the text has changed"):
-        other.load_state_dict(state)
-    more = Split(build(tmp_path, "train", [POSITIONS[:2999] + "!"]), None, "train")  # the same training text
-    with pytest.raises(UserError, match="the tokenizer has changed"):
-        more.load_state_dict(state)
+    (tmp_path / "my.txt").write_text("some words")
+    for file, message in (("no.txt", "there is no such file"), ("my.txt", "a window takes data.seq_len + 1 = 129")):
+        own = ["data=text", f"data.path={tmp_path / file}", "model=transformer", f"paths.data={tmp_path / 'data'}"]
+        said = train(*own, "mode=dev", code=2).stderr
+        assert message in said and "data.dataset: " in said
+        assert len(said.splitlines()) <= 4 and "Traceback" not in said
 
 
 @pytest.mark.filterwarnings("default")  # of the libraries that datasets imports
@@ -243,21 +205,21 @@ def test_corpus_of_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     hf_text = pytest.importorskip("scaffolding.data.hf_text")
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    settings = {"name": None, "data_files": None, "part": "train", "column": "text", "revision": None}
-    settings["root"] = str(tmp_path / "data")
-    rows = ["the first row", "", "the second"]
-    corpus = datasets.Dataset.from_dict({"text": rows, "number": [1, 2, 3]})
+    names = ("name", "data_files", "revision")
+    settings = dict.fromkeys(names) | {"part": "train", "column": "text", "root": str(tmp_path / "data")}
+    corpus = datasets.Dataset.from_dict({"text": ["the first row", "", "the second"], "number": [1, 2, 3]})
     corpus.save_to_disk(tmp_path / "saved")
     datasets.DatasetDict({"train": corpus, "validation": corpus.select([2])}).save_to_disk(tmp_path / "parts")
     (tmp_path / "lines.txt").write_text("the first row\n\nthe second\n")
-    lines = settings | {"data_files": str(tmp_path / "lines.txt")}
-    for path, more in ((tmp_path / "saved", settings), (tmp_path / "parts", settings), ("text", lines)):
-        assert hf_text.HuggingFaceText(str(path), **more).segments() == ["the first row", "the second"]
-    part = settings | {"part": "validation"}
-    assert hf_text.HuggingFaceText(str(tmp_path / "parts"), **part).segments() == ["the second"]
-    for key, value, message in (
-        ("column", "body", "has the columns text, number"),
-        ("part", "dev", "the parts train, "),
-    ):
-        with pytest.raises(ValueError, match=message):
-            hf_text.HuggingFaceText(str(tmp_path / "parts"), **(settings | {key: value})).segments()
+
+    def read(path: str, **changes: Any) -> list[str]:
+        return hf_text.HuggingFaceText(path, **(settings | changes)).segments()
+
+    saved, parts = str(tmp_path / "saved"), str(tmp_path / "parts")
+    assert read(saved) == read(parts) == ["the first row", "the second"]
+    assert read("text", data_files=str(tmp_path / "lines.txt")) == ["the first row", "the second"]
+    assert read(parts, part="validation") == ["the second"]
+    with pytest.raises(ValueError, match="has the columns text, number"):
+        read(parts, column="body")
+    with pytest.raises(ValueError, match="the parts train, "):
+        read(parts, part="dev")

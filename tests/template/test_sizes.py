@@ -23,9 +23,10 @@ def test_train_is_short() -> None:
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
-def test_a_file_of_core_has_one_purpose(path: Path) -> None:
-    """About 250 lines; a file that needs more does two things."""
+def test_a_file_of_core_has_one_purpose_and_no_name(path: Path) -> None:
+    """About 250 lines; the project's name is not even in a comment, as a project that copies core/ has another."""
     assert house.num_lines(path) <= 280
+    assert not re.search(rf"\b{FOLDER.name}\b", path.read_text())
 
 
 @pytest.mark.parametrize("wing", WINGS, ids=lambda path: path.name)
@@ -34,37 +35,8 @@ def test_a_wing_of_core_has_one_purpose(wing: Path) -> None:
     assert house.num_lines(*wing.glob("*.py")) <= 900
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
-def test_core_never_says_the_name(path: Path) -> None:
-    """Not in a comment either: the name of a project that copies core/ is another."""
-    assert not re.search(rf"\b{FOLDER.name}\b", path.read_text())
-
-
-def test_code_lines_are_counted(tmp_path: Path) -> None:
+def test_functions_are_measured(tmp_path: Path) -> None:
     path = tmp_path / "file.py"
-    path.write_text('''"""Docstring."""
-
-import os
-from sys import (
-    argv,
-)
-
-
-# comment
-class C:
-    """Docstring
-    of two lines."""
-
-    text = """of
-    two lines"""  # counted, as is the last bracket
-
-
-x = f(
-    1,
-)
-''')
-    assert house.num_code_lines(path) == 6
-    assert house.functions_of(path) == {}
     path.write_text("def f():\n    async def g():\n        return 1\n\n    return g\n")
     assert house.functions_of(path) == {"file.py:1 f": 5, "file.py:2 g": 2}
 

@@ -1,9 +1,7 @@
 """CIFAR-10: 60,000 colour photographs of 32x32 pixels in ten classes."""
 
 import functools
-import socket
 import tempfile
-from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor
+
+from . import check_sum, download, wrong_sum
 
 MEAN = (0.4914, 0.4822, 0.4465)  # red, green, blue of the training pixels, scaled to 0..1
 STD = (0.2470, 0.2435, 0.2616)
@@ -23,7 +23,7 @@ class CIFAR10:
     """CIFAR-10, held in memory as uint8 and normalised a batch at a time: 50,000 training and 10,000 test images.
 
     The files lie in `root/cifar-10-batches-py`; if they are missing, `root/cifar-10-python.tar.gz` is unpacked or else
-    downloaded with torchvision's code. Torchvision's MD5 sums are checked at every start.
+    downloaded. Torchvision's MD5 sums are checked at every start.
 
     Args:
         root: folder of downloaded data.
@@ -84,7 +84,6 @@ def crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
 def _read(root: Path, split: str) -> tuple[Tensor, Tensor]:
     """Images of shape (N, 3, 32, 32), uint8, and labels of shape (N,), int64."""
     from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
-    from torchvision.datasets.utils import calculate_md5
 
     if not (root / FOLDER).exists():
         _unpack(root)
@@ -95,14 +94,10 @@ def _read(root: Path, split: str) -> tuple[Tensor, Tensor]:
         sums = [*TorchvisionCIFAR10.train_list, *TorchvisionCIFAR10.test_list, (meta["filename"], meta["md5"])]
         for name, expected in sums:
             path = root / FOLDER / name
-            found = "no file"
-            if path.exists():
-                found = calculate_md5(path)
-            if found != expected:
-                raise ValueError(
-                    f"{path}: expected md5 {expected}, found {found}\n"
-                    f"delete {path.parent}, and the next start downloads it again"
-                ) from error
+            problem = wrong_sum(path, "md5", expected)
+            if problem is not None:
+                advice = f"delete {path.parent}, and the next start downloads it again"
+                raise ValueError(f"{path}: {problem}\n{advice}") from error
         raise
     images = np.ascontiguousarray(cifar10.data.transpose(0, 3, 1, 2))
     return torch.from_numpy(images), torch.tensor(cifar10.targets)
@@ -111,36 +106,18 @@ def _read(root: Path, split: str) -> tuple[Tensor, Tensor]:
 def _unpack(root: Path) -> None:
     """Unpack the archive in `root`, downloaded if need be; the folder gets its name once it is whole."""
     from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
-    from torchvision.datasets.utils import calculate_md5, download_url, extract_archive
+    from torchvision.datasets.utils import extract_archive
 
     root.mkdir(parents=True, exist_ok=True)
-    expected = TorchvisionCIFAR10.tgz_md5
-    with tempfile.TemporaryDirectory(dir=root) as folder:  # a download that is cut short stays in here
+    url, expected = TorchvisionCIFAR10.url, TorchvisionCIFAR10.tgz_md5
+    with tempfile.TemporaryDirectory(dir=root) as folder:
         archive = root / ARCHIVE
         if archive.exists():
-            found = calculate_md5(archive)
-            if found != expected:
-                raise ValueError(
-                    f"{archive}: expected md5 {expected}, found {found}\n"
-                    "delete this file, and the next start downloads it again"
-                )
+            check_sum(archive, "md5", expected)
         else:
             archive = Path(folder, ARCHIVE)
-            timeout = socket.getdefaulttimeout()
-            socket.setdefaulttimeout(5)  # seconds without an answer; torchvision sets none
-            try:
-                download_url(TorchvisionCIFAR10.url, folder, ARCHIVE)
-                found = calculate_md5(archive)
-                if found != expected:
-                    raise ValueError(f"expected md5 {expected}, found {found}")
-            except (OSError, ValueError, RuntimeError, HTTPException) as error:
-                raise FileNotFoundError(
-                    f"CIFAR-10 could not be downloaded: {TorchvisionCIFAR10.url}: {error}\n"
-                    f"put {ARCHIVE} into {root.resolve()}\n"
-                    "without it: mode=dev uses a generated stand-in"
-                ) from error
-            finally:
-                socket.setdefaulttimeout(timeout)
+            advice = f"put {ARCHIVE} into {root.resolve()}\nwithout it: mode=dev uses a generated stand-in"
+            download("CIFAR-10", [url], archive, "md5", expected, advice)
         extract_archive(archive, folder)
         if not (root / FOLDER).exists():  # another run may have been faster
             Path(folder, FOLDER).rename(root / FOLDER)

@@ -1,15 +1,13 @@
 """MNIST: 70,000 grey images of handwritten digits, 28x28 pixels, in ten classes."""
 
 import gzip
-import hashlib
-import socket
-import tempfile
-from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from . import check_sum, download
 
 MEAN, STD = 0.1307, 0.3081  # of the training pixels, scaled to 0..1
 
@@ -28,8 +26,8 @@ MD5 = {  # of the four published files, packed and unpacked
 class MNIST:
     """MNIST, held in memory as normalised float32: 60,000 training images (188 MB) and 10,000 test images.
 
-    The four published files lie in `root/MNIST/raw`, packed (.gz) or unpacked. What is missing is downloaded with
-    torchvision's code from torchvision's mirrors; every file is checked against its MD5 sum each time it is read.
+    The four published files lie in `root/MNIST/raw`, packed (.gz) or unpacked. What is missing is downloaded from
+    torchvision's mirrors; every file is checked against its MD5 sum each time it is read.
 
     Args:
         root: folder of downloaded data; not used with `sample`.
@@ -71,21 +69,12 @@ class MNIST:
         return self.images.index_select(0, indices), self.labels.index_select(0, indices)
 
 
-def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
 def _read(raw: Path, name: str) -> np.ndarray:
     """The array in an IDX file: two zero bytes, element type, number of dimensions, their sizes, the elements."""
     path = raw / f"{name}.gz"
     if not path.exists():
         path = raw / name
-    found = _md5(path)
-    if found != MD5[path.name]:
-        raise ValueError(
-            f"{path}: expected md5 {MD5[path.name]}, found {found}\n"
-            "delete this file, and the next start downloads it again"
-        )
+    check_sum(path, "md5", MD5[path.name])
     content = path.read_bytes()
     if path.suffix == ".gz":
         content = gzip.decompress(content)
@@ -94,36 +83,14 @@ def _read(raw: Path, name: str) -> np.ndarray:
 
 
 def _download_missing(raw: Path) -> None:
-    """Download the files that `raw` holds neither packed nor unpacked; each gets its name once it is whole."""
+    """Download the files that `raw` holds neither packed nor unpacked."""
     packed = [name for name in MD5 if name.endswith(".gz")]
     missing = [name for name in packed if not Path(raw, name).exists() and not Path(raw, name).with_suffix("").exists()]
     if not missing:
         return
     from torchvision.datasets import MNIST as TorchvisionMNIST
-    from torchvision.datasets.utils import download_url
 
-    raw.mkdir(parents=True, exist_ok=True)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(5)  # seconds without an answer; torchvision sets none
-    try:
-        for name in missing:
-            failures = []
-            for url in [mirror + name for mirror in TorchvisionMNIST.mirrors]:
-                with tempfile.TemporaryDirectory(dir=raw) as folder:  # a download that is cut short stays in here
-                    try:
-                        download_url(url, folder, name)
-                        found = _md5(Path(folder, name))
-                        if found != MD5[name]:
-                            raise ValueError(f"expected md5 {MD5[name]}, found {found}")
-                        Path(folder, name).replace(raw / name)
-                        break
-                    except (OSError, ValueError, RuntimeError, HTTPException) as error:
-                        failures.append(f"{url}: {error}")
-            else:
-                raise FileNotFoundError(
-                    f"MNIST could not be downloaded: {'; '.join(failures)}\n"
-                    f"put {', '.join(missing)} into {raw.resolve()}\n"
-                    "without them: mode=dev uses the sample in the package"
-                )
-    finally:
-        socket.setdefaulttimeout(timeout)
+    advice = f"put {', '.join(missing)} into {raw.resolve()}\nwithout them: mode=dev uses the sample in the package"
+    for name in missing:
+        urls = [mirror + name for mirror in TorchvisionMNIST.mirrors]
+        download("MNIST", urls, raw / name, "md5", MD5[name], advice)

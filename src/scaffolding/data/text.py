@@ -114,14 +114,9 @@ class Text:
         lengths = [len(ids) for ids in encoded]
         self._check_lengths(lengths)
         self.tokens = torch.cat(encoded)
-        ends = itertools.accumulate(lengths)
-        step = seq_len
-        if split == "train":
-            step = stride
-        starts = [
-            torch.arange(end - n, max(end - n, end - seq_len), step) for end, n in zip(ends, lengths, strict=True)
-        ]
-        self.starts = torch.cat(starts)
+        ends = itertools.accumulate(lengths, initial=0)
+        step = stride if split == "train" else seq_len
+        self.starts = torch.cat([torch.arange(a, max(a, b - seq_len), step) for a, b in itertools.pairwise(ends)])
         self.windows = self.tokens.unfold(0, seq_len + 1, 1)  # a view: every window of the row, used or not
 
     def __len__(self) -> int:

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.tree import describe
+
 Path = Sequence[str | int]  # into a batch: keys of dicts, positions in tuples and lists
 Paths = Mapping[str, Path] | Sequence[Path]  # of arguments, by name or in their order
 
@@ -58,7 +60,7 @@ class MappedLoss:
                     _at(batch, path)
                 except (KeyError, IndexError, TypeError) as error:
                     raise ValueError(
-                        f"{name}.{argument}: there is no {list(path)} in a batch\na batch is {_structure(batch)}"
+                        f"{name}.{argument}: there is no {list(path)} in a batch\na batch is {describe(batch)}"
                     ) from error
         _check_call(model, "inputs", _arguments(batch, self.inputs))
         targets, named_targets = _arguments(batch, self.targets)
@@ -93,17 +95,6 @@ def _at(value: Any, path: Path) -> Any:
     return value
 
 
-def _structure(value: Any) -> str:
-    """A nested batch in words: {image: (8, 3, 32, 32) float32, label: (8,) int64}."""
-    if isinstance(value, Tensor):
-        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_structure(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_structure, value)) + "]"
-    return type(value).__name__
-
-
 def _check_call(function: Callable[..., Any], name: str, arguments: tuple[list[Any], dict[str, Any]]) -> None:
     """ValueError: a function does not take these arguments."""
     called = function.forward if isinstance(function, nn.Module) else function
@@ -114,9 +105,9 @@ def _check_call(function: Callable[..., Any], name: str, arguments: tuple[list[A
     try:
         signature.bind(*arguments[0], **arguments[1])
     except TypeError as error:
-        owner = (
-            type(function).__name__ if isinstance(function, nn.Module) else getattr(called, "__name__", repr(called))
-        )
+        owner = getattr(called, "__name__", repr(called))
+        if isinstance(function, nn.Module):
+            owner = type(function).__name__
         given = len(arguments[0]) - (name == "targets")  # the criterion's first argument is the output
         words = ", ".join(arguments[1]) or f"{given} by position"
         first = " after the module's output" if name == "targets" else ""

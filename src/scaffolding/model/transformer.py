@@ -99,9 +99,7 @@ class Attention(nn.Module):
         B, T, d_model = x.shape
         q, k, v = (part.view(B, T, self.num_heads, -1) for part in self.qkv(x).split(d_model, dim=-1))
         q, k, v = (part.transpose(1, 2) for part in (rotate(q, rotation), rotate(k, rotation), v))
-        dropout = 0.0
-        if self.training:
-            dropout = self.dropout
+        dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         output: Tensor = self.out(y.transpose(1, 2).reshape(B, T, d_model))
         return output

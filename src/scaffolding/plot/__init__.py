@@ -3,7 +3,8 @@ experiment; it returns a matplotlib figure, or in a few words why it cannot draw
 when it is drawn: "start", once after the first step, or "val", at every `run.plot_every`.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from loguru import logger
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
     from ..experiment import Experiment
 
-IMAGE, GAP, HEADING = 1.0, 0.2, 0.4  # inches: longer side of an image on a sheet, around it, on top
+IMAGE, GAP = 1.0, 0.2  # inches: longer side of an image on a sheet, around it
+HEADING, MIN_WIDTH = 0.4, 4.5  # inches
+
+Drawing: TypeAlias = "Figure | str"  # or in a few words why there is none
+Box = tuple[float, float, float, float]  # left, top, width, height, in inches from the upper left
 
 
 @torch.no_grad()
@@ -56,12 +61,12 @@ def some_items(exp: "Experiment", num_items: int) -> Any:
     return getattr(dataset, "collate", default_collate)(items)
 
 
-def some_images(exp: "Experiment", num_items: int) -> Any:
-    """The first part of `some_items`: images, where the data are images."""
-    batch = some_items(exp, num_items)
-    if isinstance(batch, list | tuple):
-        return batch[0]
-    return batch
+def some_images(exp: "Experiment", num_items: int) -> Tensor | str:
+    """The first part of `some_items`, where that is grey or colour images (B, C, H, W); else why it is not."""
+    images = some_items(exp, num_items)
+    if isinstance(images, list | tuple):
+        images = images[0]
+    return not_images(images) or images.to(exp.device)
 
 
 def not_images(inputs: Any) -> str | None:
@@ -73,9 +78,29 @@ def not_images(inputs: Any) -> str | None:
     return f"inputs are not grey or colour images (B, C, H, W), but {tuple(inputs.shape)}"
 
 
+def outputs(exp: "Experiment", images: Tensor) -> Any:
+    """What the model makes of images, or in words that it takes something else."""
+    try:
+        with torch.no_grad(), exp.autocast:
+            return exp.eval_model(images)
+    except Exception as error:  # a network of noise, of two inputs, ...: anything may come of calling it like this
+        first_line = str(error).partition("\n")[0][:100].rstrip(".")
+        return f"the model is not a function of images alone ({type(error).__name__}: {first_line})"
+
+
+def short_name(label: float, class_names: Sequence[str] | None, otherwise: str, length: int) -> str:
+    """The name of a class, or what stands for a label without one, in at most `length` characters."""
+    name = otherwise
+    if isinstance(label, int) and class_names is not None and 0 <= label < len(class_names):
+        name = str(class_names[label])
+    if len(name) > length:
+        name = f"{name[: length - 1]}…"
+    return name
+
+
 def sheet(
     images: Tensor, like: Tensor, columns: int, heading: str, caption: float = 0.0
-) -> "tuple[Figure, Any, list[tuple[float, float, float, float]]]":
+) -> tuple["Figure", Any, list[Box]]:
     """Images (B, C, H, W) side by side; colours are stretched, each channel to the range it has in `like`.
 
     Args:
@@ -86,28 +111,44 @@ def sheet(
         caption: inches that are kept free under each image.
 
     Returns:
-        The figure; its only axes, in inches from the upper left; (left, top, width, height) of each image.
+        The figure; its only axes, in inches from the upper left; where each image is.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     pixels, like = (part.detach().float().nan_to_num(posinf=0, neginf=0).cpu() for part in (images, like))
     low, high = like.amin(dim=(0, 2, 3), keepdim=True), like.amax(dim=(0, 2, 3), keepdim=True)
-    shown = ((pixels - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).permute(0, 2, 3, 1).numpy()  # B, H, W, C
+    shown = ((pixels - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    figure, axes, boxes = grid(shown, (0, 1), columns, caption, HEADING, MIN_WIDTH)
+    axes.text(GAP, HEADING / 2, heading, fontsize=9, va="center")
+    return figure, axes, boxes
+
+
+def grid(
+    images: Tensor,
+    limits: tuple[float, float],
+    columns: int,
+    caption: float,
+    heading: float,
+    min_width: float,
+    right: float = 0.0,
+) -> tuple["Figure", Any, list[Box]]:
+    """Images (B, C, H, W) side by side as they are: grey values between `limits`, colours 0..1.
+
+    Inches are kept free: `caption` under each image, `heading` on top, `right` to the right of all. Returns what
+    `sheet` returns.
+    """
+    from matplotlib.figure import Figure
+
     height, width = (IMAGE * length / max(images.shape[2:]) for length in images.shape[2:])
-    columns = min(columns, len(shown))
+    columns = min(columns, len(images))
     cell = height + caption + GAP
-    size = (max(columns * (IMAGE + GAP) + GAP, 4.5), -(-len(shown) // columns) * cell + HEADING)
+    size = (max(columns * (IMAGE + GAP) + GAP, min_width) + right, -(-len(images) // columns) * cell + heading)
     figure = Figure(figsize=size)
-    FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     boxes = []
-    for index, image in enumerate(shown):
+    for index, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
         left = GAP + index % columns * (IMAGE + GAP) + (IMAGE - width) / 2
-        top = HEADING + index // columns * cell
-        axes.imshow(image, "gray", extent=(left, left + width, top + height, top), vmin=0, vmax=1)
+        top = heading + index // columns * cell
+        axes.imshow(image, "gray", extent=(left, left + width, top + height, top), vmin=limits[0], vmax=limits[1])
         boxes.append((left, top, width, height))
-    axes.text(GAP, HEADING / 2, heading, fontsize=9, va="center")
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")
     axes.set_axis_off()
     return figure, axes, boxes

@@ -1,10 +1,9 @@
 """Every logged metric over optimizer steps."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import Drawing
 
 NOT_METRICS = ("step", "epoch", "samples", "split", "time", "items_per_second", "peak_memory_mb")
 COLORS = {"train": "#7fa8c9", "val": "#1b4965", "test": "#c1440e", "rollout": "#5b8c5a"}
@@ -25,9 +24,8 @@ class Curves:
     def __init__(self, columns: int, log_from: float) -> None:
         self.columns, self.log_from = columns, log_from
 
-    def __call__(self, exp: Any) -> "Figure | str":
+    def __call__(self, exp: Any) -> Drawing:
         """The curves up to now, from `exp.history()`."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         rows = exp.history()
@@ -37,7 +35,6 @@ class Curves:
         columns = min(self.columns, len(metrics))
         num_rows = -(-len(metrics) // columns)
         figure = Figure(figsize=(max(3.2 * columns, 4.5), 2.3 * num_rows + 0.35), layout="constrained")
-        FigureCanvasAgg(figure)
         panels = figure.subplots(num_rows, columns, squeeze=False, sharex=True).flatten()
         for axes in panels[len(metrics) :]:
             axes.remove()

@@ -1,16 +1,14 @@
 """The first training batch, exactly as the model sees it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from ..core import tree
+from . import GAP, IMAGE, Drawing, grid, short_name
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-IMAGE, GAP, CAPTION, HEADING, BAR = 1.0, 0.2, 0.15, 0.66, 0.7  # inches: longer side of an image, around it, ...
+CAPTION, HEADING, BAR, MIN_WIDTH = 0.15, 0.66, 0.7, 5.0  # inches
 
 
 class FirstBatch:
@@ -30,7 +28,7 @@ class FirstBatch:
     def __init__(self, num_items: int, columns: int, class_names: Sequence[str] | None = None) -> None:
         self.num_items, self.columns, self.class_names = num_items, columns, class_names
 
-    def __call__(self, exp: Any) -> "Figure | str":
+    def __call__(self, exp: Any) -> Drawing:
         """The sheet of the first batch of epoch 0."""
         # another loader, without workers: it reads the same items, and the one that trains does not notice
         loader = exp.train_loader
@@ -55,7 +53,8 @@ class FirstBatch:
         labels = next((part for _, part in parts[1:] if part.shape == inputs.shape[:1]), None)
         names: list[str] = []
         if labels is not None:
-            names = [self._name(label) for label in labels[: self.num_items].tolist()]
+            shown_labels = labels[: self.num_items].tolist()
+            names = [short_name(label, self.class_names, f"{label:.4g}", 14) for label in shown_labels]
         shown = inputs[: self.num_items].float().cpu()
         text = f"First batch, as the model sees it ({len(shown)} of {len(inputs)} items)"
         text = "\n".join([text, *(f"{name} {tree.describe_tensor(tensor)}" for name, tensor in parts[:2])])
@@ -65,51 +64,32 @@ class FirstBatch:
             return self.draw_rows(shown, names, scale, text)
         return f"inputs are neither grey or colour images (B, C, H, W) nor rows (B, F), but {tuple(inputs.shape)}"
 
-    def draw_images(self, images: Tensor, names: list[str], scale: tuple[float, float], text: str) -> "Figure":
+    def draw_images(self, images: Tensor, names: list[str], scale: tuple[float, float], text: str) -> Drawing:
         """Images (B, C, H, W) over their labels, if there are any; grey ones with a bar that gives the values."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
         is_colour = images.shape[1] == 3
-        low, high, bar_width = *scale, BAR
         if is_colour:
-            low, high, bar_width = 0.0, 1.0, 0.0
-            images = (images.nan_to_num(nan=scale[0]).clamp(*scale) - scale[0]) / max(scale[1] - scale[0], 1e-12)
-            text = text.replace("\n", f", colours from {scale[0]:.3g} (black) to {scale[1]:.3g} (full)\n", 1)
-        num_images = len(images)
-        height, width = (IMAGE * length / max(images.shape[2:]) for length in images.shape[2:])
-        columns = min(self.columns, num_images)
-        rows = -(-num_images // columns)
-        cell = height + GAP
-        if names:
-            cell += CAPTION
-        size = (max(columns * (IMAGE + GAP) + GAP, 5.0) + bar_width, rows * cell + HEADING)
-        figure = Figure(figsize=size)
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((0, 0, 1, 1))  # one for all, in inches from the upper left
-        for index, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-            left = GAP + index % columns * (IMAGE + GAP) + (IMAGE - width) / 2
-            top = HEADING + index // columns * cell
-            box = (left, left + width, top + height, top)
-            drawn = axes.imshow(image, "gray", extent=box, vmin=low, vmax=high)
-            if names:
-                axes.text(left + width / 2, top + height + 0.04, names[index], fontsize=7.5, ha="center", va="top")
+            low, high = scale
+            images = (images.nan_to_num(nan=low).clamp(low, high) - low) / max(high - low, 1e-12)
+            text = text.replace("\n", f", colours from {low:.3g} (black) to {high:.3g} (full)\n", 1)
+        caption = CAPTION if names else 0.0
+        bar = 0.0 if is_colour else BAR
+        figure, axes, boxes = grid(images, scale, self.columns, caption, HEADING, MIN_WIDTH, bar)
+        for name, (left, top, width, height) in zip(names, boxes, strict=False):
+            axes.text(left + width / 2, top + height + 0.04, name, fontsize=7.5, ha="center", va="top")
         axes.text(GAP, 0.1, text, fontsize=8, va="top", linespacing=1.4)
-        axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")
-        axes.set_axis_off()
         if not is_colour:
-            lowest, highest = 1 - (HEADING + rows * cell - cell + height) / size[1], 1 - HEADING / size[1]
-            bar = figure.add_axes(((columns * (IMAGE + GAP) + GAP) / size[0], lowest, 0.12 / size[0], highest - lowest))
-            figure.colorbar(drawn, cax=bar).ax.tick_params(labelsize=7)
+            width, height = figure.get_size_inches()
+            right = min(self.columns, len(images)) * (IMAGE + GAP) + GAP
+            bottom = boxes[-1][1] + boxes[-1][3]
+            bar_axes = figure.add_axes((right / width, 1 - bottom / height, 0.12 / width, (bottom - HEADING) / height))
+            figure.colorbar(axes.images[-1], cax=bar_axes).ax.tick_params(labelsize=7)
         return figure
 
-    def draw_rows(self, rows: Tensor, names: list[str], scale: tuple[float, float], text: str) -> "Figure":
+    def draw_rows(self, rows: Tensor, names: list[str], scale: tuple[float, float], text: str) -> Drawing:
         """Rows (B, F) as a heat map with a bar that gives the values."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.5, HEADING + 0.7 + 0.16 * len(rows)), layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         low, high = scale
         drawn = axes.imshow(rows.numpy(), "viridis", aspect="auto", interpolation="nearest", vmin=low, vmax=high)
@@ -123,13 +103,3 @@ class FirstBatch:
             axes.set_ylabel("item", fontsize=8)
         figure.colorbar(drawn, pad=0.02).ax.tick_params(labelsize=7)
         return figure
-
-    def _name(self, label: float) -> str:
-        """A label in at most 14 characters: a class's name where it has one."""
-        if isinstance(label, int) and self.class_names is not None and 0 <= label < len(self.class_names):
-            name = str(self.class_names[label])
-        else:
-            name = f"{label:.4g}"
-        if len(name) > 14:
-            name = f"{name[:13]}…"
-        return name

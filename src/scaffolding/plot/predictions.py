@@ -1,15 +1,11 @@
 """Validation images and what a classifier takes them for."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from . import not_images, sheet, some_items
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import Drawing, not_images, outputs, sheet, short_name, some_items
 
 CAPTION = 0.3  # inches under an image
 WRONG = "#c1440e"
@@ -31,7 +27,7 @@ class Predictions:
     def __init__(self, num_images: int, columns: int, class_names: Sequence[str] | None = None) -> None:
         self.num_images, self.columns, self.class_names = num_images, columns, class_names
 
-    def __call__(self, exp: Any) -> "Figure | str":
+    def __call__(self, exp: Any) -> Drawing:
         """The sheet for `exp.eval_model`; batches must be (images, labels), logits (B, num_classes)."""
         batch = some_items(exp, self.num_images)
         if not (
@@ -44,11 +40,9 @@ class Predictions:
             return reason
         if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
             return f"labels are not one class index for each image, but {tuple(labels.shape)} {labels.dtype}"
-        try:
-            with torch.no_grad(), exp.autocast:
-                logits = exp.eval_model(images)
-        except Exception as error:  # a network of noise, of two inputs, ...: anything may come of calling it like this
-            return f"the model is not a function of images alone ({type(error).__name__}: {_first_line(error)})"
+        logits = outputs(exp, images)
+        if isinstance(logits, str):
+            return logits
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
             return "the model's output is not (batch, classes)"
         if self.class_names is not None and logits.shape[1] != len(self.class_names):
@@ -58,7 +52,7 @@ class Predictions:
 
     def draw(
         self, images: Tensor, labels: list[int], predicted: list[int], probabilities: list[float], step: int
-    ) -> "Figure":
+    ) -> Drawing:
         """The sheet of images (B, C, H, W), each over what it was taken for."""
         from matplotlib.patches import Rectangle
 
@@ -66,26 +60,16 @@ class Predictions:
         heading = f"Validation images at step {step}: {num_wrong} of {len(images)} wrong (framed)"
         figure, axes, boxes = sheet(images, images, self.columns, heading, CAPTION)
         for index, (left, top, width, height) in enumerate(boxes):
-            caption = f"{self._name(predicted[index])} ({100 * probabilities[index]:.0f} %)"
+            caption = f"{self.name(predicted[index])} ({100 * probabilities[index]:.0f} %)"
             color = "black"
             if predicted[index] != labels[index]:
-                caption += f"\nis {self._name(labels[index])}"
+                caption += f"\nis {self.name(labels[index])}"
                 color = WRONG
                 axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=WRONG, linewidth=2.5))
             middle = left + width / 2
             axes.text(middle, top + height + 0.04, caption, fontsize=7.5, color=color, ha="center", va="top")
         return figure
 
-    def _name(self, index: int) -> str:
+    def name(self, index: int) -> str:
         """A class's name, at most 11 characters; the index where it has no name."""
-        name = str(index)
-        if self.class_names is not None and 0 <= index < len(self.class_names):
-            name = str(self.class_names[index])
-        if len(name) > 11:
-            name = f"{name[:10]}…"
-        return name
-
-
-def _first_line(error: Exception) -> str:
-    line, _, _ = str(error).partition("\n")
-    return line[:100].rstrip(".")
+        return short_name(index, self.class_names, str(index), 11)

@@ -1,14 +1,11 @@
 """Validation images and what an autoencoder makes of them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import not_images, sheet, some_images
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import Drawing, outputs, sheet, some_images
 
 
 class Reconstructions:
@@ -24,18 +21,14 @@ class Reconstructions:
     def __init__(self, num_images: int, columns: int) -> None:
         self.num_images, self.columns = num_images, columns
 
-    def __call__(self, exp: Any) -> "Figure | str":
+    def __call__(self, exp: Any) -> Drawing:
         """The sheet for `exp.eval_model`, a function of images (B, C, H, W), the first tensor of a batch."""
         images = some_images(exp, self.num_images)
-        reason = not_images(images)
-        if reason is not None:
-            return reason
-        images = images.to(exp.device)
-        try:
-            with torch.no_grad(), exp.autocast:
-                reconstructions = exp.eval_model(images)
-        except Exception as error:  # a network of noise, of two inputs, ...: anything may come of calling it like this
-            return f"the model is not a function of images alone ({type(error).__name__})"
+        if isinstance(images, str):
+            return images
+        reconstructions = outputs(exp, images)
+        if isinstance(reconstructions, str):
+            return reconstructions
         if not isinstance(reconstructions, Tensor) or reconstructions.shape != images.shape:
             return "the model's output is not images of the shape of its input"
         columns = min(self.columns, len(images))

@@ -1,13 +1,10 @@
 """Images that a generative model draws."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from . import not_images, sheet, some_images
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import Drawing, sheet, some_images
 
 
 class Samples:
@@ -24,14 +21,13 @@ class Samples:
     def __init__(self, num_images: int, columns: int, seed: int) -> None:
         self.num_images, self.columns, self.seed = num_images, columns, seed
 
-    def __call__(self, exp: Any) -> "Figure | str":
+    def __call__(self, exp: Any) -> Drawing:
         """The sheet of `exp.eval_model.sample(num, generator)`: images (num, C, H, W)."""
         if not hasattr(exp.eval_model, "sample"):
             return "the model has no sample(num, generator)"
         images = some_images(exp, self.num_images)
-        reason = not_images(images)
-        if reason is not None:
-            return reason
+        if isinstance(images, str):
+            return images
         with exp.autocast:
             samples = exp.eval_model.sample(len(images), torch.Generator().manual_seed(self.seed))
         return sheet(samples, images, self.columns, f"Samples at step {exp.state.step}")[0]
