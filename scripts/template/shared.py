@@ -48,10 +48,7 @@ def table_row(what: str, measured: str, figure: str = "", reached: bool = True) 
 def tell(problems: Iterable[str | None]) -> str:
     """What went wrong, for a table: the first few."""
     named = Counter(found for found in problems if found is not None)
-    said = [f"; {found} ({count} times)" for found, count in named.most_common(3)]
-    if len(named) > 3:
-        said.append("; ...")
-    return "".join(said)
+    return "".join(f"; {found} ({count} times)" for found, count in named.most_common(3))
 
 
 def parallel(function: Callable[..., Any], *tasks: Iterable[Any]) -> list[Any]:
@@ -62,7 +59,7 @@ def parallel(function: Callable[..., Any], *tasks: Iterable[Any]) -> list[Any]:
 
 def start(argv: list[Any], log: Path, **env: str) -> zygote.Started:
     """Start `python *argv` in a process group; what it prints is added to `log`."""
-    return zygote.start([str(word) for word in argv], log, log, env=ON_PATH | env)
+    return zygote.start(argv, log, log, env=ON_PATH | env)
 
 
 def group(number: int) -> list[int]:
@@ -83,11 +80,10 @@ def content(file: Path) -> dict[str, Any]:
 
 def difference(run: Path, whole: Path, names: Iterable[str]) -> str | None:
     """What first differs, bit for bit, between checkpoints of these names and all logged values of two runs."""
-    for name in names:
-        first = first_difference(*(content(path / "checkpoints" / name) for path in (run, whole)))
+    pairs = {name: [content(path / "checkpoints" / name) for path in (run, whole)] for name in names}
+    pairs["scalars.csv"] = [Facts(path / "facts").values() for path in (run, whole)]
+    for name, pair in pairs.items():
+        first = first_difference(*pair)
         if first is not None:
             return f"{run.name}: {first} of {name}"
-    first = first_difference(*(Facts(path / "facts").values() for path in (run, whole)))
-    if first is not None:
-        return f"{run.name}: {first} of scalars.csv"
     return None
