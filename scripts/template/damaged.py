@@ -1,6 +1,5 @@
 """Sections of torture.py on checkpoint files: killed while written, after a power cut, and damaged on the disk."""
 
-import io
 import itertools
 import os
 import random
@@ -9,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,7 +169,7 @@ class Recorder:
 def record_saves(root: Path, first: int, count: int, before: int) -> list[Moment]:
     """Saves of the steps from `first` by the run root/run, new or carried on from step `before`; half are the best."""
     recorder, path = Recorder(root), root / "run"
-    with patch.object(os, "fsync", recorder.fsync), redirect_stdout(io.StringIO()):
+    with patch.object(os, "fsync", recorder.fsync):
         recorder.record()
         if not path.exists():
             claim(root, "run")
@@ -308,7 +307,7 @@ def flips(quick: bool) -> Iterator[Row]:
         yield f"{name} of a checkpoint", measured, "all found or harmless", not counts
 
 
-SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
+SECTIONS = {
     "save_kills": save_kills,
     "crash_states": crash,
     "flips": flips,

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,7 +148,7 @@ def names(quick: bool) -> Iterator[Row]:
     yield "... folders or files made", str(int(made_any)), "0", not made_any
 
 
-SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {"hostile": hostile, "names": names}
+SECTIONS = {"hostile": hostile, "names": names}
 
 if __name__ == "__main__":
     build_unchecked(*map(Path, sys.argv[1:]))

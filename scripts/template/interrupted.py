@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,7 +228,7 @@ def ablation(quick: bool) -> Iterator[Row]:
 
 @dataclass
 class Stop:
-    """One signal sent to a run: in which phase, seconds to its exit, processes left, and what went wrong."""
+    """A signal sent to a run: in which phase, seconds to its exit, processes left, and what went wrong."""
 
     phase: str
     seconds: float
@@ -238,14 +238,13 @@ class Stop:
 
 def stop(run: Path, number: signal.Signals, to_group: bool, workers: int, seconds: float, whole: Path) -> Stop:
     """Send a signal at a random moment of a run, look at how it ends, and resume it."""
-    process = begin(run, *KINDS[-1], f"loader.num_workers={workers}")
-    ended, phase = process.wait(random.uniform(0, seconds)) is not None, "start-up"
+    process, phase = begin(run, *KINDS[-1], f"loader.num_workers={workers}"), "start-up"
+    is_at_work = process.wait(random.uniform(0, seconds)) is None
     if (run / "status.json").exists():
         phase = read_status(run)["status"]
     before = time.monotonic()
-    if ended or not process.send(number, to_group):  # over before the signal: again, under another name
-        process.wait()
-        return stop(run.with_name(f"{run.name}_"), number, to_group, workers, seconds, whole)
+    if is_at_work:
+        process.send(number, to_group)
     code = process.wait()
     took = time.monotonic() - before
     while (orphans := len(group(process.pid))) and time.monotonic() < before + took + 1:
@@ -280,20 +279,13 @@ def signals(quick: bool) -> Iterator[Row]:
     folder, numbers = Path("signals").absolute(), (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     (whole,) = uninterrupted(folder, KINDS[-1:]).values()
     seconds = timed(folder, 0, 2)
-    trials = list(itertools.product(numbers, (False, True), seconds, range(20)))
-    random.shuffle(trials)
-    if quick:
-        trials = trials[:8]
+    trials = list(itertools.product(numbers, (False, True), seconds, range(2 if quick else 40)))
 
-    def trial(number: signal.Signals, to_group: bool, workers: int, repeat: int) -> list[Stop]:
-        """Signals at random moments, each to another run, until one of them has met a run at work."""
-        stops: list[Stop] = []
-        while not stops or stops[-1].phase != "running":
-            run = folder / f"{number.name}_{'group' if to_group else 'process'}_{workers}_{repeat}_{len(stops)}"
-            stops.append(stop(run, number, to_group, workers, seconds[workers], whole))
-        return stops
+    def trial(number: signal.Signals, to_group: bool, workers: int, repeat: int) -> Stop:
+        run = folder / f"{number.name}_{'group' if to_group else 'process'}_{workers}_{repeat}"
+        return stop(run, number, to_group, workers, seconds[workers], whole)
 
-    stops = list(itertools.chain(*parallel(trial, *zip(*trials, strict=True))))
+    stops = parallel(trial, *zip(*trials, strict=True))
     for what, running in (
         ("TERM, INT, USR1 to process or group: saved at a step boundary, right exit code, resumed equal", True),
         ("... before there is a run or after its end: right exit code or finished, resumed equal", False),
@@ -305,7 +297,7 @@ def signals(quick: bool) -> Iterator[Row]:
     yield "... longest from signal to exit", f"{max(stop.seconds for stop in stops):.2f} s", "", True
 
 
-SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
+SECTIONS = {
     "kills": kills,
     "matrix": matrix,
     "ablation": ablation,

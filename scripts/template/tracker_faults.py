@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from shared import ON_PATH, TESTS, Row, content
@@ -67,4 +67,4 @@ def tracker(quick: bool) -> Iterator[Row]:
             yield f"tracker: {fault}", f"{measured} lines; {first}", f"nothing, True, {count}, 0", reached
 
 
-SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {"tracker": tracker}
+SECTIONS = {"tracker": tracker}
