@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}
-PREEMPTED = 143  # any other: it can be carried on
+EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}  # any other: 143, it can be carried on
 
 
 def sync(run: Path, only: str | None) -> None:
@@ -35,7 +34,7 @@ def sync(run: Path, only: str | None) -> None:
         raise UserError(f"{run.name} has no tracker\nname one: --tracker wandb")
     check_trusted({"tracker": trackers}, PROJECT, ())
     config = yaml.safe_load((run / "config.yaml").read_text())
-    exit_code = EXIT_CODES.get(read_status(run)["status"], PREEMPTED)
+    exit_code = EXIT_CODES.get(read_status(run)["status"], 143)
     for name, spec in trackers.items():
         if only not in (None, name):
             continue

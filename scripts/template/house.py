@@ -89,17 +89,6 @@ def runs(checkout: Path) -> Rows:
     return rows
 
 
-def graph(package: Path) -> Rows:
-    """Cycles of imports, and what our own imports put off."""
-    found = [one for file in python_files(package) for one in imports(package, file)]
-    groups = cycles(package)
-    return {
-        "import cycles: groups of files that import each other": f"{len(groups)}",
-        "... files in them": f"{sum(map(len, groups))}",
-        "imports of ours deferred into functions": f"{sum(one.deferred and one.target != '' for one in found)}",
-    }
-
-
 def nodes(path: Path, *kinds: type[ast.AST]) -> list[Any]:
     return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
 
@@ -123,12 +112,13 @@ def num_code_lines(path: Path) -> int:
 
 
 def sizes(checkout: Path) -> Rows:
-    """Lines by who owns them and where they are, functions that do not fit on a screen, and what is slow to read."""
+    """Lines by who owns them and where they are, and what makes them slow to read."""
     package = package_of(checkout)
     owned, source = sorted(package.glob("*.py")), sorted(package.rglob("*.py"))
     folders = {folder: sorted((checkout / folder).rglob("*.py")) for folder in ("src", "scripts", "tests")}
     lengths = [length for files in folders.values() for file in files for length in functions_of(file).values()]
     code = sum(map(num_code_lines, source))
+    found = [one for file in python_files(package) for one in imports(package, file)]
     rows = {
         "the owner's Python files in src/*/": len(owned),
         "... their lines": num_lines(*owned),
@@ -138,6 +128,8 @@ def sizes(checkout: Path) -> Rows:
         **{f"lines of Python in {folder}/": num_lines(*files) for folder, files in folders.items()},
         "... in all three": sum(num_lines(*files) for files in folders.values()),
         f"functions of more than {LONG} lines in all three": sum(length > LONG for length in lengths),
+        "files of src/ that import each other in a cycle": sum(map(len, cycles(package))),
+        "imports of ours deferred into functions": sum(one.deferred and one.target != "" for one in found),
         "code lines of src/": code,
     }
     for name, kind in (("ternaries", ast.IfExp), ("walruses", ast.NamedExpr)):
@@ -147,7 +139,7 @@ def sizes(checkout: Path) -> Rows:
 
 def main() -> None:
     checkouts = [Path(word).resolve() for word in sys.argv[1:]] or [ROOT]
-    columns = [runs(checkout) | graph(package_of(checkout)) | sizes(checkout) for checkout in checkouts]
+    columns = [runs(checkout) | sizes(checkout) for checkout in checkouts]
     print("| what |", " | ".join(sys.argv[1:] or ["."]), "|")
     print("| --- |" + " --- |" * len(columns))
     for name in columns[-1]:
