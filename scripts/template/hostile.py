@@ -1,13 +1,12 @@
 """Sections of torture.py on somebody else's run: hostile checkpoints, configs, command lines and names do no harm.
 
-python scripts/template/hostile.py MARKS FILE    # what Hydra alone builds of the targets; for the section itself
+tests/test_trust.py sees that the payloads work where nobody checks them.
 """
 
 import contextlib
 import itertools
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 import yaml
-from hydra.utils import instantiate
 from shared import Row, parallel, start, tell
 from zygote import TRAIN
 
@@ -61,18 +59,6 @@ def tree(folder: Path) -> set[tuple[Path, int, int]]:
     return found
 
 
-def build_unchecked(marks: Path, evil: Path) -> None:
-    """Build every target with Hydra alone and print the names of those that leave a mark."""
-    for what, spec in strangers.targets(marks, evil).items():
-        if what != "train":  # it would only read this command line
-            with contextlib.suppress(Exception):
-                instantiate(spec)
-        if any(marks.iterdir()):
-            print(f"alive: {what}", flush=True)
-            shutil.rmtree(marks)
-            marks.mkdir()
-
-
 def attack(good: Path, marks: Path, kind: str, cases: list[Case]) -> Iterator[Row]:
     """Let train.py open a copy of a good run for each case."""
     logs = good.parents[1] / kind
@@ -106,12 +92,9 @@ def attack(good: Path, marks: Path, kind: str, cases: list[Case]) -> Iterator[Ro
 def hostile(quick: bool) -> Iterator[Row]:
     """Checkpoints, configs and command lines that would run something, each opened by the real train.py."""
     root = Path("hostile").absolute()
-    good, marks, evil, log = good_run(root), root / "marks", root / "evil.pt", root / "unchecked.log"
+    good, marks, evil = good_run(root), root / "marks", root / "evil.pt"
     marks.mkdir()
     torch.save(strangers.Call(os.system, f"touch {marks / 'loaded'}"), evil)
-    start([__file__, marks, evil], log).wait()
-    num_alive = log.read_text().count("alive: ")
-    yield "hostile targets that do harm if Hydra alone builds them", f"{num_alive}", ">= 6", num_alive >= 6
     content = dict(checkpoint.load(good / "checkpoints" / "best.pt"))
     config = yaml.safe_load((good / "config.yaml").read_text())
     verbs, every = itertools.cycle(("resume", "fork")), 6 if quick else 1
@@ -120,6 +103,8 @@ def hostile(quick: bool) -> Iterator[Row]:
     words = [Case(what, "overrides.yaml", text.encode(), "fork") for what, text in strangers.words(marks).items()]
     for kind, cases in (("checkpoints", files), ("configs", configs), ("words", words)):
         yield from attack(good, marks, kind, cases[::every])
+    codes = [train(good.parent, root / "good.log", f"{verb}=good", "run.budget=40")[0] for verb in ("fork", "resume")]
+    yield "... fork= and resume= of the run before it was spoilt: exit codes", f"{codes}", "[0, 0]", codes == [0, 0]
 
 
 def names(quick: bool) -> Iterator[Row]:
@@ -149,6 +134,3 @@ def names(quick: bool) -> Iterator[Row]:
 
 
 SECTIONS = {"hostile": hostile, "names": names}
-
-if __name__ == "__main__":
-    build_unchecked(*map(Path, sys.argv[1:]))

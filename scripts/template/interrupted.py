@@ -1,5 +1,6 @@
 """Sections of torture.py on runs of the real train.py that are killed, stopped, or restored without some state."""
 
+import contextlib
 import itertools
 import random
 import re
@@ -10,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared import CORES, TESTS, Row, content, difference, group, parallel, start, tell
+from shared import CORES, TESTS, Row, content, parallel, start, tell
 from zygote import TRAIN, Started
 
+from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
+from scaffolding.core.resume.rehearsal import first_difference
 
 WORDS = f"""--config-dir {TESTS / "configs"} data=noisy data.dataset._target_=subject.Points model=tiny
     loss._target_=subject.Loss optimizer=fatal scheduler=cosine tracker=none plots=none
@@ -85,7 +88,13 @@ def problem(run: Path, whole: Path, saved_more: bool = False) -> str | None:
     left = [path.name for path in run.rglob(".*.tmp")]
     if left:
         return f"{run.name}: {left[0]} is left"
-    return difference(run, whole, names)
+    pairs = {name: [content(path / "checkpoints" / name) for path in (run, whole)] for name in names}
+    pairs["scalars.csv"] = [Facts(path / "facts").values() for path in (run, whole)]
+    for name, pair in pairs.items():
+        first = first_difference(*pair)
+        if first is not None:
+            return f"{run.name}: {first} of {name}"
+    return None
 
 
 def resumed(run: Path, whole: Path, *more: str, saved_more: bool = False, **env: str) -> str | None:
@@ -226,6 +235,16 @@ def ablation(quick: bool) -> Iterator[Row]:
     yield what, f"{count - len(missed)} of {count}{tell(missed)}", f"{count} of {count}", not missed
 
 
+def num_alive(group: int) -> int:
+    """The number of living processes of a process group."""
+    found = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            state, _, number = stat.read_text().rpartition(") ")[2].split()[:3]
+            found += int(number) == group and state != "Z"
+    return found
+
+
 @dataclass
 class Stop:
     """A signal sent to a run: in which phase, seconds to its exit, processes left, and what went wrong."""
@@ -247,7 +266,7 @@ def stop(run: Path, number: signal.Signals, to_group: bool, workers: int, second
         process.send(number, to_group)
     code = process.wait()
     took = time.monotonic() - before
-    while (orphans := len(group(process.pid))) and time.monotonic() < before + took + 1:
+    while (orphans := num_alive(process.pid)) and time.monotonic() < before + took + 1:
         time.sleep(0.01)
     if orphans:
         process.send(signal.SIGKILL)

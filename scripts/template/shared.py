@@ -1,4 +1,4 @@
-"""What the programs here share: tables, processes, and when two runs are equal."""
+"""What the programs here share: tables, processes, and what of a checkpoint is compared."""
 
 import argparse
 import contextlib
@@ -20,8 +20,6 @@ from loguru import logger
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 import zygote
 
-from scaffolding.core.folder.facts import Facts
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.experiment import PROJECT
 
@@ -74,28 +72,6 @@ def start(argv: list[Any], log: Path, **env: str) -> zygote.Started:
     return zygote.start(argv, log, log, env=ON_PATH | env)
 
 
-def group(number: int) -> list[int]:
-    """The living processes of a process group."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            state, _, pgrp = stat.read_text().rpartition(") ")[2].split()[:3]
-            if int(pgrp) == number and state != "Z":
-                found.append(int(stat.parent.name))
-    return found
-
-
 def content(file: Path) -> dict[str, Any]:
     """A checkpoint without its config, which has a run's name and number of workers."""
     return {part: value for part, value in checkpoint.load(file).items() if part != "config"}
-
-
-def difference(run: Path, whole: Path, names: Iterable[str]) -> str | None:
-    """What first differs, bit for bit, between checkpoints of these names and all logged values of two runs."""
-    pairs = {name: [content(path / "checkpoints" / name) for path in (run, whole)] for name in names}
-    pairs["scalars.csv"] = [Facts(path / "facts").values() for path in (run, whole)]
-    for name, pair in pairs.items():
-        first = first_difference(*pair)
-        if first is not None:
-            return f"{run.name}: {first} of {name}"
-    return None
