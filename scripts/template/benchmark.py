@@ -41,6 +41,7 @@ SOURCE = PROJECT.sources
 NUM_TRAIN, NUM_VAL, BATCH, THREADS = 60_000, 10_000, 64, torch.get_num_threads()
 torch.set_num_threads(1)  # but for some rows of the loop
 STEPS = -(-NUM_TRAIN // BATCH)  # an epoch
+CYCLES = {True: 3, False: 11}  # of a quick run, and of a full one
 IMAGES = torch.randn(NUM_TRAIN + NUM_VAL, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(NUM_TRAIN + NUM_VAL) % 10
 OVERRIDES = f"""data.dataset._target_={__name__}.Synthetic data.val_from_train={NUM_VAL / (NUM_TRAIN + NUM_VAL)}
@@ -126,8 +127,8 @@ def process(*arguments: str) -> float:
     return after - before
 
 
-def startup(cycles: int) -> Iterator[Row]:
-    folder = Path("startup").absolute()
+def startup(quick: bool) -> Iterator[Row]:
+    folder, cycles = Path("startup").absolute(), CYCLES[quick]
     bare, train, output = folder / "bare.py", str(SOURCE / "train.py"), folder / "runs"
     bare.write_text(BARE_SCRIPT)
     first, words = ("-c", UNTIL_FIRST_STEP), ("data=mnist", "mode=dev", f"paths.output={output}")
@@ -175,11 +176,11 @@ def interleaved(steps: Iterator[Any], cycles: int, floors: list[BareLoop], times
             side.append(seconds)
 
 
-def loop(cycles: int) -> Iterator[Row]:
+def loop(quick: bool) -> Iterator[Row]:
+    cycles, output = CYCLES[quick], f"paths.output={Path('loop').absolute()}"
     logger.add(sys.stderr, **LOG)  # console lines are part of the loop
     for num_threads in sorted({1, THREADS}):
         torch.set_num_threads(num_threads)
-        output = f"paths.output={Path('loop').absolute()}"
         exp = Experiment.from_config(*OVERRIDES, f"run.budget={(cycles + 1) * STEPS}steps", output)
         exp.prepare()
         exp.run = Run.begin(exp)
@@ -195,7 +196,7 @@ def loop(cycles: int) -> Iterator[Row]:
     torch.set_num_threads(1)
 
 
-def data(cycles: int) -> Iterator[Row]:
+def data(quick: bool) -> Iterator[Row]:
     loader, epochs = Experiment.from_config(*OVERRIDES).train_loader, count()
 
     def ours() -> None:
@@ -204,15 +205,15 @@ def data(cycles: int) -> Iterator[Row]:
     def bare() -> None:
         deque(((IMAGES[at], LABELS[at]) for at in torch.randperm(NUM_TRAIN).split(BATCH)), 0)
 
-    times = turns(2 * cycles, partial(cpu, ours), partial(cpu, bare))
+    times = turns(2 * CYCLES[quick], partial(cpu, ours), partial(cpu, bare))
     yield ratio("time of an item in memory / bare indexing", *times, 1 / 0.8, 1e9 / NUM_TRAIN, "ns of CPU")
 
 
-def resume(cycles: int) -> Iterator[Row]:
+def resume(quick: bool) -> Iterator[Row]:
     exp, epoch = Experiment.from_config(*OVERRIDES), 3
     found: dict[int, list[float]] = {round(STEPS * part): [] for part in (0.01, 0.50, 0.99)}
     expected = {at: batch for at, batch in enumerate(exp.train_loader.batches(epoch)) if at in found}
-    for _, position in product(range(3 * cycles), found):
+    for _, position in product(range(3 * CYCLES[quick]), found):
         del exp.__dict__["loaders"]  # a new loader each time, as after a restart
         state, loader = RunState(epoch=epoch, position=position), exp.train_loader
         before = time.perf_counter()
@@ -224,22 +225,23 @@ def resume(cycles: int) -> Iterator[Row]:
         yield at_most(f"resume at batch {position} of {STEPS}", times, "ms", 15)
 
 
-def evaluation(cycles: int) -> Iterator[Row]:
+def evaluation(quick: bool) -> Iterator[Row]:
     exp = Experiment.from_config(*OVERRIDES)
     images, labels = (tensor[exp.datasets["val"].indices] for tensor in (IMAGES, LABELS))
+    batches = torch.arange(NUM_VAL).split(BATCH)
 
     @torch.no_grad()
     def bare() -> list[float]:
         model = exp.model.eval()
         loss_sum = num_correct = torch.zeros(())
-        for at in torch.arange(NUM_VAL).split(BATCH):
+        for at in batches:
             logits, targets = model(images[at]), labels[at]
             loss_sum = loss_sum + F.cross_entropy(logits, targets) * len(targets)
             num_correct = num_correct + (logits.argmax(dim=1) == targets).sum()
         return [float(loss_sum) / NUM_VAL, float(num_correct) / NUM_VAL]
 
     assert torch.allclose(torch.tensor([*evaluate(exp, "val").values()]), torch.tensor(bare()), atol=1e-5)
-    times = turns(2 * cycles, partial(cpu, evaluate, exp, "val"), partial(cpu, bare))
+    times = turns(2 * CYCLES[quick], partial(cpu, evaluate, exp, "val"), partial(cpu, bare))
     yield ratio(f"evaluation of {NUM_VAL:,} items / bare, indexing", *times, 1.3, 1e3, "ms of CPU")
 
 
@@ -247,4 +249,4 @@ SECTIONS = {"startup": startup, "loop": loop, "data": data, "resume": resume, "e
 
 if __name__ == "__main__":
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # byte code is cached, as it is everywhere but in some containers
-    run_sections(__doc__, {name: lambda quick, run=run: run(3 if quick else 11) for name, run in SECTIONS.items()})
+    run_sections(__doc__, SECTIONS)
