@@ -39,14 +39,14 @@ def main() -> None:
     hardest = table[:, 0].argsort(descending=True)[: args.num].tolist()
     names = exp.cfg.data.get("class_names") or [str(index) for index in range(logits.shape[1])]
     print(f"{'index':>6}  {'true':12}  {'predicted':12}  loss (nats)      index: of exp.datasets['val']")
+    titles = []
     for index in hardest:
         loss, label, predicted = table[index].tolist()
-        print(f"{index:>6}  {names[int(label)]:12}  {names[int(predicted)]:12}  {loss:.4g}")
+        true, said = names[int(label)], names[int(predicted)]
+        print(f"{index:>6}  {true:12}  {said:12}  {loss:.4g}")
+        titles.append(f"is {true}, loss {loss:.3g}\nsaid {said}")
     images = torch.stack([exp.datasets["val"][index][0] for index in hardest])
     if images.ndim == 4 and images.shape[1] in (1, 3):
-        titles = [
-            f"is {names[int(k)]}, loss {loss:.3g}\nsaid {names[int(p)]}" for loss, k, p in table[hardest].tolist()
-        ]
         file = path / "figures" / f"hardest-val-{exp.state.step:06d}.png"
         heading = f"Highest validation losses (nats) of {path.name} at step {exp.state.step}"
         draw(images, titles, heading).savefig(file, dpi=120)
@@ -57,11 +57,10 @@ def draw(images: Any, titles: list[str], heading: str) -> Any:
     """Images (n, C, H, W) in a grid, each under its title."""
     from matplotlib.figure import Figure
 
-    columns = min(5, len(images))
+    columns, low, high = min(5, len(images)), images.min(), images.max()
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(max(1.4 * columns, 6), 1.6 * rows + 0.4), layout="constrained")
     figure.suptitle(heading, fontsize=9)
-    low, high = images.min(), images.max()
     for position, (image, title) in enumerate(zip(images, titles, strict=True), 1):
         axes = figure.add_subplot(rows, columns, position)
         axes.imshow(((image - low) / (high - low)).permute(1, 2, 0).numpy(), "gray", vmin=0, vmax=1)

@@ -63,16 +63,9 @@ def git(*words: str) -> str:
 
 
 def read_texts() -> dict[str, str]:
-    """Every text file that git does not ignore; line ends stay as they are."""
-    texts = {}
-    for name in git("ls-files", "-coz", "--exclude-standard").split("\0")[:-1]:
-        path = ROOT / name
-        if path.is_file() and b"\0" not in path.read_bytes() and name != "LICENSE":  # the licence names its authors
-            try:
-                texts[name] = path.read_bytes().decode()
-            except UnicodeDecodeError:
-                continue
-    return texts
+    """Every text file that git does not ignore; line ends and bytes that are not UTF-8 stay as they are."""
+    names = git("grep", "-lIz", "--untracked", "-e", "", "--", ".", ":!LICENSE")  # the licence names its authors
+    return {name: (ROOT / name).read_bytes().decode(errors="surrogateescape") for name in names.split("\0")[:-1]}
 
 
 def check_name(new: str, texts: dict[str, str]) -> None:
@@ -141,9 +134,9 @@ def rename(texts: dict[str, str], old: str, new: str) -> dict[str, str]:
     return renamed
 
 
-def write_pages(renamed: dict[str, str], new: str) -> None:
+def write_pages(renamed: dict[str, str], old: str, new: str) -> None:
     """The template's README.md becomes the manual, two folders further down, and the fork's page takes its place."""
-    renamed[f"src/{new}/README.md"] = re.sub(r"\]\((?!http|#)", "](../../", renamed["README.md"])
+    renamed[f"src/{old}/README.md"] = re.sub(r"\]\((?!http|#)", "](../../", renamed["README.md"])
     renamed["README.md"] = renamed[FORK_PAGE]
     description = f'description = "{new}: a PyTorch research project."'
     renamed["pyproject.toml"] = re.sub("(?m)^description = .*$", description, renamed["pyproject.toml"])
@@ -169,22 +162,21 @@ def main() -> None:
         removed += delete_examples(choose(args.keep.split(",")), f"src/{old}", texts)
     renamed = rename(texts, old, new)
     if FORK_PAGE in texts:
-        write_pages(renamed, new)
-    changed = [name for name, text in renamed.items() if text != before.get(name)]
-    changed = [name for name in changed if not name.startswith(tuple(removed))]
+        write_pages(renamed, old, new)
+    kept = {name: text for name, text in renamed.items() if not name.startswith(tuple(removed))}
+    changed = [name for name, text in kept.items() if text != before.get(name)]
     if args.dry_run:
         plan = [f"move src/{old} to src/{new}", *(f"remove {name}" for name in removed)]
         print("\n".join([*plan, *(f"change {name}" for name in changed)]))
         return
-    (ROOT / "src" / old).rename(ROOT / "src" / new)
     for name in changed:
-        (ROOT / name.replace(f"src/{old}/", f"src/{new}/")).write_bytes(renamed[name].encode())
+        (ROOT / name).write_bytes(renamed[name].encode(errors="surrogateescape"))
     for name in removed:
-        path = ROOT / name.replace(f"src/{old}/", f"src/{new}/")
-        if path.is_dir():
-            shutil.rmtree(path)
+        if name.endswith("/"):
+            shutil.rmtree(ROOT / name)
         else:
-            path.unlink()
+            (ROOT / name).unlink()
+    (ROOT / "src" / old).rename(ROOT / "src" / new)
     print(f"{old} is now {new}. Next: pdm install && pdm run format && pdm run test")
 
 

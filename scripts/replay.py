@@ -88,9 +88,10 @@ def run_watched(cfg: Any) -> None:
             for part, pair in zip(micro_batches, super().keyed(network, micro_batches), strict=True):
                 weights = {name: value.clone() for name, value in self.model.state_dict().items()}
                 yield pair  # and the backward pass has been done
-                bad = [name for name, value in self.networks[network].named_parameters() if not is_finite(value.grad)]
-                if bad and not self.scaler.is_enabled():  # a float16 scaler skips those updates itself
-                    raise self.bad_update(bad[0], network, part, weights)
+                for name, weight in self.networks[network].named_parameters():
+                    is_bad = weight.grad is not None and not weight.grad.isfinite().all()
+                    if is_bad and not self.scaler.is_enabled():  # a float16 scaler skips those updates itself
+                        raise self.bad_update(name, network, part, weights)
 
         def bad_update(self, name: str, network: str, part: Any, weights: dict[str, Any]) -> BadUpdate:
             key = [self.settings.seed, network, part.epoch, part.position]
@@ -109,10 +110,6 @@ def run_watched(cfg: Any) -> None:
     program.main(cfg)
 
 
-def is_finite(gradient: Any) -> bool:
-    return gradient is None or bool(gradient.isfinite().all())
-
-
 def describe(batch: Any, samples: list[int]) -> str:
     """Which samples of a batch hold values that are not finite."""
     from scaffolding.core.tree import tensors
@@ -120,8 +117,8 @@ def describe(batch: Any, samples: list[int]) -> str:
     bad: set[int] = set()
     for _, tensor in tensors(batch):
         if tensor.is_floating_point() and len(tensor) == len(samples):
-            wrong = (~tensor.isfinite()).reshape(len(samples), -1).any(dim=1)
-            bad.update(samples[position] for position in wrong.nonzero().flatten().tolist())
+            values = tensor.reshape(len(samples), -1)
+            bad.update(sample for sample, row in zip(samples, values, strict=True) if not row.isfinite().all())
     if bad:
         return f"not finite in the batch: sample {', '.join(map(str, sorted(bad)))} of the train split"
     return f"the batch is finite: samples {', '.join(map(str, samples))}"

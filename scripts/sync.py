@@ -6,60 +6,50 @@ python scripts/sync.py RUN --tracker wandb     # only this one; where the run ha
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}
-PREEMPTED = 143  # any other: it can be carried on
-
-
-def sync(run: Path, only: str | None) -> None:
-    """Deliver one run, and say what went where. UserError: it is in use, or has no such tracker."""
-    from omegaconf import OmegaConf
-
-    from scaffolding.core.config.build import build
-    from scaffolding.core.config.compose import compose_config
-    from scaffolding.core.config.trust import check_trusted, read_config
-    from scaffolding.core.errors import UserError
-    from scaffolding.core.folder.folder import acquire, read_status
-    from scaffolding.core.session.tracking import Follower
-    from scaffolding.experiment import PROJECT
-
-    acquire(run)
-    trackers: Any = OmegaConf.to_container(read_config(run, PROJECT).tracker, resolve=True)
-    if only is not None and only not in trackers:
-        trackers = OmegaConf.to_container(compose_config(PROJECT, [f"tracker={only}"]).tracker, resolve=True)
-    if not trackers:
-        raise UserError(f"{run.name} has no tracker\nname one: --tracker wandb")
-    check_trusted({"tracker": trackers}, PROJECT, ())
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    exit_code = EXIT_CODES.get(read_status(run)["status"], PREEMPTED)
-    for name, spec in trackers.items():
-        if only not in (None, name):
-            continue
-        if "mode" in spec:
-            spec["mode"] = "auto"  # dev runs are offline by choice; here the choice is to deliver
-        follower = Follower(name, build(spec, f"tracker.{name}"), run, config)
-        if follower.deliver(exit_code):
-            where = getattr(follower.tracker, "where", name)
-            print(f"{run.name}: {follower.num_rows} rows and {len(follower.told)} figures delivered to {where}")
+EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}  # any other: 143, it can be carried on
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="a name, its first letters, latest, or a path")
     parser.add_argument("--tracker", metavar="NAME", help="one of the run's, or of configs/tracker")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
 
+    from omegaconf import OmegaConf
+
+    from scaffolding.core.config.build import build
+    from scaffolding.core.config.compose import compose_config
+    from scaffolding.core.config.trust import check_trusted, read_config
     from scaffolding.core.errors import UserError
-    from scaffolding.core.folder.folder import open_run
-    from scaffolding.core.session.tracking import leave_unfinished, unfinished
+    from scaffolding.core.folder.folder import acquire, open_run, read_status
+    from scaffolding.core.session.tracking import Follower, leave_unfinished, unfinished
     from scaffolding.experiment import PROJECT
 
     try:
-        sync(open_run(arguments.run, PROJECT.output_root).resolve(), arguments.tracker)
+        run = open_run(args.run, PROJECT.output_root).resolve()
+        acquire(run)
+        trackers: Any = OmegaConf.to_container(read_config(run, PROJECT).tracker, resolve=True)
+        if args.tracker not in (None, *trackers):
+            chosen = compose_config(PROJECT, [f"tracker={args.tracker}"])
+            trackers = OmegaConf.to_container(chosen.tracker, resolve=True)
+        if not trackers:
+            raise UserError(f"{run.name} has no tracker\nname one: --tracker wandb")
+        check_trusted({"tracker": trackers}, PROJECT, ())
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        exit_code = EXIT_CODES.get(read_status(run)["status"], 143)
+        for name, spec in trackers.items():
+            if args.tracker not in (None, name):
+                continue
+            if "mode" in spec:
+                spec["mode"] = "auto"  # dev runs are offline by choice; here the choice is to deliver
+            follower = Follower(name, build(spec, f"tracker.{name}"), run, config)
+            if follower.deliver(exit_code):
+                where = getattr(follower.tracker, "where", name)
+                print(f"{run.name}: {follower.num_rows} rows and {len(follower.told)} figures delivered to {where}")
         sys.exit(1 if unfinished else 0)
     except UserError as error:
         parser.error(str(error))

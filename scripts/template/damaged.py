@@ -1,6 +1,5 @@
 """Sections of torture.py on checkpoint files: killed while written, after a power cut, and damaged on the disk."""
 
-import io
 import itertools
 import os
 import random
@@ -9,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from interrupted import KINDS, go_through, kind_words
+from interrupted import KINDS, begin, expect
 from loguru import logger
 from shared import Row, content, parallel, start, tell
 
@@ -63,6 +62,17 @@ def step_of(path: Path) -> int:
     return step
 
 
+def look_at(run: Path) -> tuple[Steps, list[str]]:
+    """The steps of a run's whole checkpoints, and what is wrong with the others."""
+    steps, damaged = Steps(), list[str]()
+    for path in (run / "checkpoints").glob("*.pt"):
+        try:
+            steps[path.stem] = step_of(path)
+        except (UserError, ValueError) as error:
+            damaged.append(str(error).partition("\n")[0])
+    return steps, damaged
+
+
 def write_saves(folder: str, size: str, first: str) -> None:
     """Carry a run on and save for ever; report each save once it has returned."""
     latest = CheckpointFiles(Path(folder)).latest
@@ -74,28 +84,14 @@ def write_saves(folder: str, size: str, first: str) -> None:
                 os.write(1, f"{name} {step}\n".encode())
 
 
-def wrong_checkpoints(run: Path, acknowledged: Steps) -> list[str]:
-    """What is wrong with the checkpoints of a run whose saves of these steps have returned."""
-    steps, wrong = dict(acknowledged), []
-    for path in (run / "checkpoints").glob("*.pt"):
-        try:
-            steps[path.stem] = step_of(path)
-        except (UserError, ValueError) as error:
-            wrong.append(str(error).partition("\n")[0])
-    late = [name for name, step in acknowledged.items() if steps[name] < step]
-    return wrong + [f"{name}.pt is of step {steps[name]}, {acknowledged[name]} was saved" for name in late]
-
-
-def kill_saves(size: int, count: int) -> tuple[list[str], int, int, int]:
+def kill_saves(size: int, count: int) -> tuple[list[str], list[int], int]:
     """Kill a process that saves checkpoints of `size` bytes so many times, each time in the same folder.
 
-    Returns what was wrong, the most files left aside by a kill, the number of kills that left some, and how many
-    files are left aside after the next start.
+    Returns what was wrong, how many files each kill left aside, and how many are left after the next start.
     """
     run = Path("save_kills", str(size)).absolute()
     run.mkdir(parents=True)
-    wrong, most, left = list[str](), 0, 0
-    acknowledged = {"latest": 0, "best": 0}
+    wrong, asides, acknowledged = list[str](), list[int](), {"latest": 0, "best": 0}
     for index in range(count):
         log = run.with_name(f"{run.name}_{index}.log")
         process = start([__file__, run, size, acknowledged["latest"] + 2], log)
@@ -103,24 +99,24 @@ def kill_saves(size: int, count: int) -> tuple[list[str], int, int, int]:
             assert process.wait(0.003) is None, log.read_text()
         time.sleep(random.uniform(0, size / 2**25))
         process.send(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, log.read_text()
+        expect(-signal.SIGKILL, process)
         for line in log.read_text().splitlines():
             acknowledged[line.split()[0]] = int(line.split()[1])
-        wrong += wrong_checkpoints(run, acknowledged)
-        asides = len(list(run.rglob(".*.tmp")))
-        most, left = max(most, asides), left + bool(asides)
+        steps, damaged = look_at(run)
+        late = [name for name, step in acknowledged.items() if steps.get(name, 0) < step]
+        wrong += damaged + [f"{name}.pt is not of the step that was saved" for name in late]
+        asides.append(len(list(run.rglob(".*.tmp"))))
     open_run(run, 0)
-    return wrong, most, left, len(list(run.rglob(".*.tmp")))
+    return wrong, asides, len(list(run.rglob(".*.tmp")))
 
 
 def save_kills(quick: bool) -> Iterator[Row]:
     count, sizes = 50 if quick else 500, (2**18, 2**23)
-    for size, found in zip(sizes, parallel(kill_saves, sizes, [count] * 2), strict=True):
-        wrong, most, left, stays = found
+    for size, (wrong, asides, stay) in zip(sizes, parallel(kill_saves, sizes, [count] * 2), strict=True):
         what = f"SIGKILLs inside saves of {size // 1024:,} KiB: unreadable, torn or older than acknowledged"
         yield what, f"{len(wrong)} of {count}{tell(wrong)}", "0", not wrong
-        measured = f"{most} at most, some after {left} of {count}; {stays} after the next start"
-        yield "... files left aside by a kill", measured, "<= 2; 0", most <= 2 and not stays
+        measured = f"{max(asides)} at most, some after {sum(map(bool, asides))} of {count}; {stay} after the next start"
+        yield "... files left aside by a kill", measured, "<= 2; 0", max(asides) <= 2 and not stay
 
 
 # Crash states: what a power cut may leave of the real file operations of several saves.
@@ -173,7 +169,7 @@ class Recorder:
 def record_saves(root: Path, first: int, count: int, before: int) -> list[Moment]:
     """Saves of the steps from `first` by the run root/run, new or carried on from step `before`; half are the best."""
     recorder, path = Recorder(root), root / "run"
-    with patch.object(os, "fsync", recorder.fsync), redirect_stdout(io.StringIO()):
+    with patch.object(os, "fsync", recorder.fsync):
         recorder.record()
         if not path.exists():
             claim(root, "run")
@@ -219,9 +215,8 @@ def crash_states(moments: list[Moment], first: Steps) -> Iterator[tuple[Steps, d
                 if inode in moment.contents and names.get(path.parent) and names.get(path.parent.parent)
             }  # fmt: skip
             inodes = sorted(set(files.values()))
-            for contents in itertools.product(
-                *(possible_contents(moment.contents[inode], synced.get(inode, b"")) for inode in inodes)
-            ):
+            possible = [possible_contents(moment.contents[inode], synced.get(inode, b"")) for inode in inodes]
+            for contents in itertools.product(*possible):
                 by_inode = dict(zip(inodes, contents, strict=True))
                 yield safe, {name: by_inode[inode] for name, inode in files.items()}
 
@@ -231,22 +226,16 @@ def restart(run: Path, files: dict[str, bytes]) -> tuple[Steps, bool]:
 
     Returns the steps of the one that a resume takes and of the best, and whether all of them load.
     """
-    folder = run / "checkpoints"
-    folder.mkdir(parents=True)
+    (run / "checkpoints").mkdir(parents=True)
     for name, data in files.items():
-        (folder / name).write_bytes(data)
-    found: Steps = {}
-    for path in folder.glob("*.pt"):
-        with suppress(UserError, ValueError):
-            found[path.name] = step_of(path)
-    steps: Steps = {}
+        (run / "checkpoints" / name).write_bytes(data)
+    found, damaged = look_at(run)
+    steps = {name: step for name, step in found.items() if name == "best"}
     with suppress(UserError, ValueError):
         newest = CheckpointFiles(run).newest()
         if newest is not None:
             steps["latest"] = step_of(newest[0])
-    if "best.pt" in found:
-        steps["best"] = found["best.pt"]
-    return steps, len(found) == sum(name.endswith(".pt") for name in files)
+    return steps, not damaged
 
 
 def cut_power(root: Path, first: int, count: int, before: Steps) -> tuple[Counter[str], dict[Path, Steps]]:
@@ -268,36 +257,33 @@ def cut_power(root: Path, first: int, count: int, before: Steps) -> tuple[Counte
     return tally, {state: steps for state, steps, _ in known.values()}
 
 
-def tell_cut(what: str, tally: Counter[str]) -> Iterator[Row]:
-    for key, meaning in (
-        ("without", f"{what}: states without a valid checkpoint"),
-        ("older", "... with a newest or best older than a save that returned"),
-        ("damaged", "... with a damaged file among the checkpoints"),
-    ):
-        yield meaning, f"{tally[key]:,} of {tally['states']:,}", "0", not tally[key]
-
-
 def crash(quick: bool) -> Iterator[Row]:
     root, count = Path("crash_states", "cut").absolute(), 6 if quick else 12
     root.mkdir()
     once, states = cut_power(root, 1, count, {})
-    yield from tell_cut(f"power cut in {count} saves", once)
-    twice = Counter[str]()
-    for state, steps in states.items():
-        twice += cut_power(state, 101, 2, steps)[0]
-    yield from tell_cut(f"power cut in 2 saves after a restart from each of these ({len(states)} differ)", twice)
+    twice = sum((cut_power(state, 101, 2, steps)[0] for state, steps in states.items()), Counter[str]())
+    for what, tally in (
+        (f"power cut in {count} saves", once),
+        (f"power cut in 2 saves after a restart from each of these ({len(states)} differ)", twice),
+    ):
+        for key, meaning in (
+            ("without", f"{what}: states without a valid checkpoint"),
+            ("older", "... with a newest or best older than a save that returned"),
+            ("damaged", "... with a damaged file among the checkpoints"),
+        ):
+            yield meaning, f"{tally[key]:,} of {tally['states']:,}", "0", not tally[key]
 
 
 def flips(quick: bool) -> Iterator[Row]:
     """A damaged checkpoint must be refused, unless it loads with its right content: not every bit of a file has one."""
     num_flips, num_cuts = (200, 20) if quick else (2000, 200)
     run = Path("flips", "run").absolute()
-    go_through(run, *kind_words(KINDS[-1]))
+    expect(0, begin(run, *KINDS[-1]))
     path = run / "checkpoints" / "latest.pt"
     whole, data = checkpoint.load(path), path.read_bytes()
 
-    def outcome(damaged: bytes) -> str:
-        path.write_bytes(damaged)
+    def outcome(start: int, stop: int, new: bytes) -> str:
+        path.write_bytes(data[:start] + new + data[stop:])
         try:
             found = checkpoint.load(path)
         except UserError:
@@ -306,22 +292,22 @@ def flips(quick: bool) -> Iterator[Row]:
             return type(error).__name__
         return "harmless" if first_difference(found, whole) is None else "loaded without a word"
 
-    bits = random.sample(range(8 * len(data)), min(num_flips, 8 * len(data)))
-    cuts = random.sample(range(len(data)), num_cuts)
-    blocks = [range(at, min(at + 4096, len(data))) for at in range(0, len(data), 4096)]
+    size = len(data)
+    bits, cuts = random.sample(range(8 * size), num_flips), random.sample(range(size), num_cuts)
+    blocks = [(at, min(at + 4096, size)) for at in range(0, size, 4096)]
     damages = {
-        "bit flips": ((range(bit // 8, bit // 8 + 1), bytes([data[bit // 8] ^ 1 << bit % 8])) for bit in bits),
-        "truncations": ((range(at, len(data)), b"") for at in cuts),
-        "zeroed blocks": ((block, bytes(len(block))) for block in blocks if any(data[block.start : block.stop])),
+        "bit flips": [(bit // 8, bit // 8 + 1, bytes([data[bit // 8] ^ 1 << bit % 8])) for bit in bits],
+        "truncations": [(at, size, b"") for at in cuts],
+        "zeroed blocks": [(at, end, bytes(end - at)) for at, end in blocks if any(data[at:end])],
     }
     for name, changes in damages.items():
-        counts = Counter(outcome(data[: at.start] + new + data[at.stop :]) for at, new in changes)
-        total, harmless, good = counts.total(), counts.pop("harmless", 0), counts.pop("found", 0)
-        measured = f"{good:,} of {total:,} found, {harmless:,} harmless{tell(counts)}"
+        counts = Counter(outcome(*change) for change in changes)
+        harmless, good = counts.pop("harmless", 0), counts.pop("found", 0)
+        measured = f"{good:,} of {len(changes):,} found, {harmless:,} harmless{tell(counts.elements())}"
         yield f"{name} of a checkpoint", measured, "all found or harmless", not counts
 
 
-SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
+SECTIONS = {
     "save_kills": save_kills,
     "crash_states": crash,
     "flips": flips,

@@ -26,6 +26,7 @@ from scaffolding.experiment import PROJECT, Experiment
 
 BEGIN, END = "<!-- written by scripts/template/examples.py -->\n", "<!-- end -->\n"
 KINDS = ("data", "model")
+RECIPES = {file.stem: file for file in sorted((PROJECT.configs / "experiment").glob("*.yaml"))}
 HEADER = "| `experiment=` | result on the test split | parameters | steps | steps/s | time | lines |"
 
 
@@ -41,28 +42,20 @@ def num_lines(recipe: Path) -> int:
 
 def result(rows: list[dict[str, Any]], monitor: str | None) -> str:
     """The values of the test and of the last rollout; without a monitor, those that say nothing are left out."""
-    test, rollout = (
-        {name: value for name, value in row.items() if name not in (*AXES, *TIMINGS)}
-        for row in (next((row for row in reversed(rows) if row["split"] == split), {}) for split in ("test", "rollout"))
-    )
+    last = {row["split"]: row for row in rows}
+    test, rollout = last["test"], last.get("rollout", {})
     if monitor is None:  # losses that work against each other, or that hardly fall
         test = {name: value for name, value in test.items() if not name.endswith("loss") and not rollout}
-    return ", ".join(f"{name.replace('_', ' ')} {float(value):.4g}" for name, value in (test | rollout).items())
+    values = {name: value for name, value in (test | rollout).items() if name not in (*AXES, *TIMINGS)}
+    return ", ".join(f"{name.replace('_', ' ')} {float(value):.4g}" for name, value in values.items())
 
 
 def train(recipe: Path, folder: Path, words: list[str]) -> str:
     """Train a recipe; its row."""
-    command = [
-        sys.executable,
-        str(PROJECT.sources / "train.py"),
-        f"experiment={recipe.stem}",
-        "mode=prod",
-        "tracker=none",
-    ]
+    command = [sys.executable, PROJECT.sources / "train.py", f"experiment={recipe.stem}", "mode=prod", "tracker=none"]
+    command += [f"paths.output_root={folder}", f"run.name={recipe.stem}", *words]
     start = time.monotonic()
-    subprocess.run(
-        [*command, "tracker=none", f"paths.output_root={folder}", f"run.name={recipe.stem}", *words], check=True
-    )
+    subprocess.run(command, check=True)
     seconds = time.monotonic() - start
     exp = Experiment.from_path(folder / recipe.stem)
     rows = exp.history()
@@ -86,24 +79,22 @@ def write(rows: dict[str, str]) -> None:
     file = PROJECT.configs / "README.md"
     before, _, rest = file.read_text().partition(BEGIN)
     table, _, after = rest.partition(END)
-    old = {found[1]: line for line in table.splitlines() if (found := re.match(r"\| `(\w+)`", line))}
-    known = {recipe.stem for recipe in (PROJECT.configs / "experiment").glob("*.yaml")}
-    lines = [line for name, line in sorted((old | rows).items()) if name in known]
-    file.write_text(before + BEGIN + "\n".join(["", HEADER, "| --- " * 7 + "|", *lines, ""]) + "\n" + END + after)
+    old = {name: line for line, name in re.findall(r"(?m)^(\| `(\w+)`.*)$", table)}
+    lines = [line for name, line in sorted((old | rows).items()) if name in RECIPES]
+    file.write_text(f"{before}{BEGIN}\n{HEADER}\n{'| --- ' * 7}|\n" + "\n".join(lines) + f"\n\n{END}{after}")
 
 
 def main() -> None:
-    recipes = {file.stem: file for file in sorted((PROJECT.configs / "experiment").glob("*.yaml"))}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*recipes, []], help="which; none: all of them")
+    parser.add_argument("names", nargs="*", choices=[*RECIPES, []], help="which; none: all of them")
     parser.add_argument("--data", type=Path, help="paths.data, if it is not the default")
     parser.add_argument("--write", action="store_true", help="put the rows into configs/README.md")
     arguments = parser.parse_args()
     words = [f"paths.data={arguments.data.resolve()}"] if arguments.data else []
     rows = {}
     with TemporaryDirectory() as folder:
-        for name in arguments.names or recipes:
-            rows[name] = train(recipes[name], Path(folder), words)
+        for name in arguments.names or RECIPES:
+            rows[name] = train(RECIPES[name], Path(folder), words)
             print(rows[name], flush=True)
             if arguments.write:
                 write({name: rows[name]})
