@@ -1,9 +1,8 @@
-"""Sections of torture.py on somebody else's run: hostile checkpoints, configs, command lines and names do no harm.
+"""Sections of torture.py on somebody else's run: hostile checkpoints, configs and command lines do no harm.
 
 tests/test_trust.py sees that the payloads work where nobody checks them.
 """
 
-import contextlib
 import itertools
 import os
 import shutil
@@ -19,8 +18,6 @@ from zygote import TRAIN
 
 import strangers  # isort: skip  (of tests/, which shared.py puts on the path)
 
-from scaffolding.core.errors import UserError
-from scaffolding.core.folder.folder import claim, find_run
 from scaffolding.core.state import checkpoint
 
 SECRET = "not-for-the-eyes-of-strangers"
@@ -107,30 +104,4 @@ def hostile(quick: bool) -> Iterator[Row]:
     yield "... fork= and resume= of the run before it was spoilt: exit codes", f"{codes}", "[0, 0]", codes == [0, 0]
 
 
-def names(quick: bool) -> Iterator[Row]:
-    """Names for runs and checkpoints that lead somewhere else."""
-    count, wrong, found = 2_000 if quick else 10_000, list[str](), 0
-    root = Path("names").absolute()
-    good, outside = good_run(root), root / "outside"
-    shutil.copytree(good, outside)
-    (good.parent / "link").symlink_to(outside, target_is_directory=True)
-    (good / "checkpoints" / "run.pt").symlink_to(good / "checkpoints" / "best.pt")
-    before = tree(root)
-    with contextlib.chdir(root):
-        for name in strangers.names(count, good.parent):
-            for resolve, place in ((find_run, good.parent), (lambda n, run: checkpoint.find_checkpoint(run, n), good)):
-                with contextlib.suppress(UserError):
-                    path = resolve(name, place)
-                    found += 1
-                    wrong += [] if path.resolve().is_relative_to(good.parent) else [name]
-            with contextlib.suppress(UserError):
-                made = claim(good.parent, name)
-                wrong += [] if made.parent == good.parent else [name]
-                made.rmdir()
-    yield "names that lead out of the output folder", f"{len(wrong)} of {count:,}", "0", not wrong
-    yield "... names of runs and checkpoints that are there", f"{found}", "> 0", found > 0
-    made_any = tree(root) != before
-    yield "... folders or files made", str(int(made_any)), "0", not made_any
-
-
-SECTIONS = {"hostile": hostile, "names": names}
+SECTIONS = {"hostile": hostile}

@@ -17,9 +17,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the runs go side by side
 import damaged
 import hostile
 import interrupted
-import tracker_faults
 from shared import run_sections
 
 if __name__ == "__main__":
-    sections = interrupted.SECTIONS | damaged.SECTIONS | tracker_faults.SECTIONS | hostile.SECTIONS
+    sections = interrupted.SECTIONS | damaged.SECTIONS | hostile.SECTIONS
     sys.exit(not run_sections(__doc__, sections))
