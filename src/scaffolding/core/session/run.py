@@ -155,9 +155,9 @@ class Run:
     def session(self) -> Iterator[None]:
         """While training: lock, log file, signals, status. Records how the block ended, whichever way."""
         folder.acquire(self.path)
-        self._write_status("running")
         code = 0
-        with self._log_file(), self.stop:
+        with self.stop, self._log_file():
+            self._write_status("running")  # only now: a signal before would end the process, and the run read as died
             try:
                 yield
                 self.facts.event("on_train_end", step=self.state.step, best=self.state.best)
