@@ -101,6 +101,7 @@ def test_an_experiment_chooses_groups_and_the_command_line_wins(project: Project
 def test_blocks_under_names_are_chosen_together(project: Project) -> None:
     assert list(compose(project, "tracker=[one,two]", "tracker.two.where=elsewhere").tracker) == ["one", "two"]
     assert list(compose(project, "tracker=two").tracker) == ["two"]
+    assert list(compose(project, "plots=[curves,blank]").plots) == ["curves"]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -166,7 +167,7 @@ GLOBAL = "# @package _global_\n"
     [
         ("model/mine.yaml", f"{GLOBAL}defaults: [plain, _self_]\nrun: {{seed: 3}}\n", "model/mine.yaml: sets run:"),
         ("model/mine.yaml", "model: {_target_: tiny.TinyNet}\n", "model/mine.yaml: sets model:"),
-        ("model/mine.yaml", f"# Mine.\n{GLOBAL}model:\n  x: 1\n", "very first line"),
+        ("model/mine.yaml", f"# Mine.\n{GLOBAL}loss: {{_target_: tiny.PairLoss}}\n", "very first line"),
         ("data/mine.yaml", "dataset: {_target_: tiny.NoisyPoints}\nrun:\n  seed: 3\n", "data/mine.yaml: sets run:"),
         ("experiment/mine.yaml", f"{GLOBAL}run: {{bugdet: 3}}\n", "bugdet"),
     ],
