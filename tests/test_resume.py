@@ -99,6 +99,12 @@ def test_a_run_struck_between_two_steps_is_identical(
     assert_same_run(looking_run, run)
 
 
+def test_a_signal_while_the_session_begins(train: Train, output_root: Path) -> None:
+    train(*BASE, "run.name=run", env={"STRIKE": "os.replace status.json 1", "KILL_WITH": "SIGTERM"}, code=143)
+    assert read_status(output_root / "run")["status"] == "preempted"
+    train("resume=run")
+
+
 @pytest.mark.full
 def test_a_strike_at_every_point_changes_nothing(train: Train, output_root: Path, looking_run: Path) -> None:
     points = (looking_run.parent / "trace").read_text().splitlines()
