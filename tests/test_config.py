@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import TESTS, TINY, Train, run_train
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from scaffolding.config import PROJECT_ROOT, Config, upgrade
@@ -179,13 +180,15 @@ def test_a_file_that_sets_what_is_not_its_own_is_refused_by_name(
     assert what in refusal(project, place.removesuffix(".yaml").replace("/", "="))
 
 
-def test_nothing_is_left_of_hydra_in_this_process(project: Project) -> None:
-    from hydra.core.global_hydra import GlobalHydra
-
-    before = GlobalHydra.instance().hydra
-    compose(project)
-    refusal(project, "runn.x=1")
-    assert GlobalHydra.instance().hydra is before
+@pytest.mark.parametrize("at_work", [None, "another"])
+def test_hydra_is_left_as_it_was(project: Project, at_work: Any) -> None:
+    GlobalHydra.instance().hydra = at_work
+    try:
+        compose(project)
+        refusal(project, "runn.x=1")
+        assert GlobalHydra.instance().hydra == at_work
+    finally:
+        GlobalHydra.instance().clear()
 
 
 # --- the real entry point ---

@@ -85,13 +85,13 @@ def compose_config(project: Project, overrides: list[str]) -> DictConfig:
 
 def compose_unchecked(project: Project, overrides: list[str]) -> DictConfig:
     """Hydra's composition, also where Hydra is at work already (within a run, twice in a notebook)."""
-    hydra = GlobalHydra.instance()
-    before, hydra.hydra = hydra.hydra, None
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
     try:
         with initialize_config_dir(str(project.configs), version_base="1.3"):
             composed = compose("base", overrides, return_hydra_config=True)
     finally:
-        hydra.hydra = before
+        GlobalHydra.instance().hydra = before  # another instance: Hydra puts a copy in its place
     check_files(composed.hydra.runtime, project)
     with open_dict(composed):
         del composed["hydra"]
