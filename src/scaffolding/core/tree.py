@@ -10,6 +10,8 @@ def walk(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, node) of everything in nested dicts, lists and tuples: containers too, each before its parts."""
     yield name, content
     parts: Any = ()
+    if isinstance(content, Tensor):  # by far the most frequent, and no container
+        return
     if isinstance(content, Mapping):
         parts = content.items()
     elif isinstance(content, list | tuple):

@@ -4,6 +4,8 @@ A dataset with `get_batch(indices)` is read a batch at a time in the training pr
 sample through torch's DataLoader (workers.py). Both start anywhere in an epoch at no cost: position is arithmetic.
 """
 
+import contextlib
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -72,17 +74,24 @@ class Loader:
             return iter(())
         return iter(order[start * self.batch_size :].split(self.batch_size))
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """The batches of an epoch on the run's device, from batch `start`."""
+    def batches(self, epoch: int, start: int = 0, leaves_no_trace: bool = True) -> Iterator[Any]:
+        """The batches of an epoch on the run's device, from batch `start`.
+
+        What datasets draw, they draw from generators seeded for each batch or sample, which are given back as they
+        were; not so, where `leaves_no_trace` is False, for datasets with `get_batch`.
+        """
         if self.workers is not None:
             for batch in self.workers.batches(epoch, start):
                 if self.device.type != "cpu":
                     batch = to_device(batch, self.device)
                 yield batch
             return
+        given_back: Any = contextlib.nullcontext
+        if leaves_no_trace:
+            given_back = functools.partial(keys.set_aside, with_python=False)
         for position, indices in enumerate(self.indices(epoch, start), start):
             # one key per batch; python's own generator, which costs more than the batch, is left as it is
-            with keys.set_aside(with_python=False):
+            with given_back():
                 keys.seed_host(keys.key(self.seed, self.name, epoch, position), with_python=False)
                 batch = self.dataset.get_batch(indices)
             if self.device.type != "cpu":  # what is read lies on the CPU
@@ -97,7 +106,7 @@ class Loader:
         """
         while True:
             epoch, start = state.epoch, state.position
-            batches = enumerate(self.batches(epoch, start), start)
+            batches = enumerate(self.batches(epoch, start, leaves_no_trace=False), start)  # all are seeded again below
             while chosen := list(itertools.islice(batches, accumulate)):
                 sizes = [self.num_items(batch) for _, batch in chosen]
                 total = sum(sizes)

@@ -10,18 +10,26 @@ from torch import Tensor
 from ..errors import RunError
 from ..tree import tensors
 
+MAX_LOSSES = 64  # kept on the device before they are added up
+
 
 class FiniteWatch:
-    """Adds up the losses on the device; the sum is read only when somebody asks."""
+    """Keeps the losses on the device; they are added up now and then, and read only when somebody asks."""
 
     def __init__(self, device: torch.device) -> None:
         self.total = torch.zeros((), device=device)
+        self.losses: list[Tensor] = []  # not added up yet: an operation a step would cost as much as a row of the log
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Count the losses of an applied update: an infinite or NaN one stays in the sum."""
-        for name, value in metrics.items():
-            if name.rpartition("/")[2] == "loss":
-                self.total += value
+        self.losses += [value for name, value in metrics.items() if name.rpartition("/")[2] == "loss"]
+        if len(self.losses) >= MAX_LOSSES:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        if self.losses:
+            self.total += torch.stack([loss.float() for loss in self.losses]).sum()
+            self.losses.clear()
 
     def check(self, states: Any, step: int, run: str = "RUN") -> None:
         """Look at the losses since the last look of a run, and at nested states. Waits for the device.
@@ -30,6 +38,7 @@ class FiniteWatch:
             RunError: something is not finite; it is named.
         """
         fault = first_nonfinite(states)
+        self._add_up()
         if not math.isfinite(float(self.total)):
             fault = "the training loss"
         self.total.zero_()
