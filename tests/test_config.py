@@ -244,7 +244,8 @@ def test_cfg_job_prints_the_config_and_leaves_nothing(train: Train, elsewhere: P
 
 
 def test_multirun_makes_one_folder_of_jobs(train: Train, elsewhere: Path, output_root: Path) -> None:
-    train("--multirun", *TINY, "run.budget=1", "run.seed=3,4", cwd=elsewhere)
+    done = train("--multirun", *TINY, "mode=dev", "loader.num_workers=0", "run.seed=3,4", cwd=elsewhere)
+    assert done.stdout.count("tensors identical") == done.stdout.count("in prod mode: ") == 2
     [sweep] = output_root.iterdir()
     assert sweep.name.startswith("exp_")
     jobs = {path.name[-5:]: path for path in sweep.iterdir() if path.is_dir()}

@@ -99,7 +99,6 @@ def serve() -> None:
             os.setpgid(answer, answer)  # both do it, so that it is done when either goes on
             if answer == 0:
                 _become(job)
-                break
         print(json.dumps(answer), flush=True)
 
 
@@ -129,7 +128,22 @@ def _become(job: dict[str, Any]) -> None:
         sys.path.insert(0, str(Path(sys.argv[0]).parent))
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the program has its own handlers
     signal.alarm(TIMEOUT)
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    code: Any = 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as error:
+        code = error.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    # as Python ends, but for taking all modules apart, which takes longer than most runs
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else bool(code))
 
 
 if __name__ == "__main__":

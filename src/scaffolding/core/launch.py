@@ -31,6 +31,7 @@ import dotenv
 gc.disable()  # most of an import's time, besides reading files, is the collector looking at what cannot be garbage
 import hydra
 import torch
+from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from loguru import logger
@@ -86,7 +87,7 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
 def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:
     pairs = [word.partition("=") for word in words]
     given = {key.lstrip("+"): value.strip("'\"") for key, _, value in pairs if value != "null"}
-    # Hydra is kept from making folders and a log; the jobs of a sweep lie together
+    # Hydra is kept from making folders and a log
     more = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
     more += [f"hydra/{log}=disabled" for log in ("job_logging", "hydra_logging")]
     is_sweep = bool({"--multirun", "-m"} & set(words))
@@ -116,6 +117,8 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
                 from .resume.resume import check  # only where a run goes on from another
 
                 check(cfg, verb, parent, given, project)
+            if is_sweep:  # its jobs lie together
+                cfg.paths.output = HydraConfig.get().sweep.dir
             sys.argv[1:] = map(masked, words)  # libraries may note down what they find there
             gc.disable()  # building the first optimizer imports half of torch; --help does without it
             torch.optim.SGD([torch.zeros(1)])
@@ -127,6 +130,8 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
                 raise
 
     os.environ[TRACEBACK] = "1"  # errors come here as they were raised, instead of Hydra's own report
+    # Hydra would compose the whole config a first time, only to look for hydra.mode in it; --multirun says that here
+    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
     # argparse wants the overrides in one piece: ours go before the first of the user's
     first = next((i for i, word in enumerate(rest) if "=" in word and not word.startswith("-")), len(rest))
     sys.argv[1:] = [*options, *rest[:first], *more, *rest[first:]]

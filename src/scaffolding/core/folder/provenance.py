@@ -68,6 +68,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
 def describe(root: Path, sources: Path, device: torch.device) -> dict[str, Any]:
     """What provenance.json holds; `sources` is the folder of the package."""
     status = _git(root, "status", "--porcelain")
+    installed = [package.metadata for package in importlib.metadata.distributions()]
     return {
         "commit": (_git(root, "rev-parse", "HEAD") or "").strip() or None,
         "dirty": bool(status) if status is not None else None,
@@ -82,7 +83,7 @@ def describe(root: Path, sources: Path, device: torch.device) -> dict[str, Any]:
             "cuda": torch.version.cuda,
         },
         "numerics": numerics(device),
-        "packages": dict(sorted((d.metadata["Name"], d.version) for d in importlib.metadata.distributions())),
+        "packages": dict(sorted((found["Name"], found["Version"]) for found in installed)),
     }
 
 

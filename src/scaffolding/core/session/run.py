@@ -239,8 +239,8 @@ def create(exp: Any, parent: dict[str, Any] | None, words: list[str]) -> Path:
     """
     name, suffix, output = exp.settings.name, "", Path(exp.cfg.paths.output)
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
-    if hydra is not None and hydra.mode == RunMode.MULTIRUN:  # the jobs of a sweep lie together
-        output, suffix = Path(hydra.sweep.dir), f"_job{hydra.job.num}"
+    if hydra is not None and hydra.mode == RunMode.MULTIRUN and output == Path(hydra.sweep.dir):
+        suffix = f"_job{hydra.job.num}"  # the runs of a sweep; not those by which one of them looks ahead
     path = folder.claim(output, name, suffix)
     folder.acquire(path)
     folder.write_text(path / "provenance.json", json.dumps({"parent": parent}) + "\n")
