@@ -73,6 +73,7 @@ def continue_halfway(exp: Any, main: Main) -> int:
         with open_dict(cfg):
             cfg.resume, cfg.fork, cfg.rerun = folder, None, None
             cfg.tracker, cfg.plots, cfg.run.rehearse_resume = {}, {}, False
+            cfg.loader.num_workers = 0  # nothing may depend on it, and workers take seconds to start
         (again / "config.yaml").write_text(yaml.safe_dump(portable(cfg, exp.project)))
         (again / "provenance.json").write_text("{}")
         shutil.copytree(exp.path / "facts", again / "facts")
