@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from scaffolding.config import BUDGET, INTERVAL
 from scaffolding.core.errors import nearest
 from scaffolding.core.intervals import Intervals, in_steps, parse
 
@@ -29,16 +28,19 @@ def test_parse(text: Any, meaning: tuple[float, str]) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "0epochs", "-1", "1.5", "1.5steps", "5 hours", "epoch", "1e3", "5mins"])
 def test_parse_refuses(text: str) -> None:
-    assert not INTERVAL[1](text)
     with pytest.raises(ValueError, match="step"):
         parse(text)
+
+
+def test_a_budget_is_not_in_minutes() -> None:
+    with pytest.raises(ValueError, match="in step, epoch"):
+        parse("5min", units=("step", "epoch"))
 
 
 def test_in_steps() -> None:
     assert [in_steps(text, 40) for text in ("7", "7steps", "2epochs", "0.5epoch", "0.01epoch", "0.26epoch")] == [
         7, 7, 80, 20, 1, 11,
     ]  # fmt: skip
-    assert BUDGET[1]("5epochs") and INTERVAL[1]("5min") and not BUDGET[1]("5min")
 
 
 def test_intervals_are_due(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from .core.intervals import is_given_in
+from .core.intervals import parse
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]  # relative paths in `paths` are taken from here
 
@@ -41,7 +41,7 @@ FREE, COURSE, IDENTITY = "free", "course", "identity"
 
 
 def setting(change: str = IDENTITY, allowed: str = "", check: Callable[[Any], Any] | None = None) -> Any:
-    """A field whose value stands in YAML; unless it is null, `check` must hold, and `allowed` says so in words."""
+    """A field whose value stands in YAML; unless it is null, `check` of it must be true, which `allowed` says in words."""
     return field(default=MISSING, metadata={"change": change, "allowed": allowed, "check": check})
 
 
@@ -55,11 +55,8 @@ def one_of(*options: str, change: str = IDENTITY) -> Any:
 
 POSITIVE = ("a number above 0", partial(operator.lt, 0))
 FRACTION = ("a number between 0 and 1", lambda value: 0 < value < 1)
-BUDGET = ("optimizer steps (500 or 500steps) or epochs (5epochs)", partial(is_given_in, units=("step", "epoch")))
-INTERVAL = (
-    "optimizer steps (500), epochs (1epoch) or minutes (10min)",
-    partial(is_given_in, units=("step", "epoch", "min")),
-)
+BUDGET = ("optimizer steps (500 or 500steps) or epochs (5epochs)", partial(parse, units=("step", "epoch")))
+INTERVAL = ("optimizer steps (500), epochs (1epoch) or minutes (10min)", parse)
 
 
 @dataclass

@@ -9,23 +9,15 @@ from typing import Any
 FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|min)?")
 
 
-def parse(text: str) -> tuple[float, str]:
-    """(amount, "step" | "epoch" | "min") of a budget or interval; ValueError if it is neither."""
+def parse(text: str, units: Collection[str] = ("step", "epoch", "min")) -> tuple[float, str]:
+    """(amount, unit) of a budget or interval; ValueError if it is neither, or in none of these units."""
     match = FORM.fullmatch(str(text).strip())
     if not match or float(match[1]) <= 0:
         raise ValueError("not a number of steps, epochs or minutes")
     amount, unit = float(match[1]), (match[2] or "step").rstrip("s")
-    if unit == "step" and amount != int(amount):
-        raise ValueError("not a whole number of steps")
+    if unit not in units or (unit == "step" and amount != int(amount)):
+        raise ValueError(f"not a whole number of steps, or not in {', '.join(units)}")
     return amount, unit
-
-
-def is_given_in(text: str, units: Collection[str]) -> bool:
-    """Whether a budget or interval is well formed and in one of these units, "step", "epoch" or "min"."""
-    try:
-        return parse(text)[1] in units
-    except ValueError:
-        return False
 
 
 def in_steps(text: str, steps_per_epoch: int) -> int:

@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ..errors import UserError, nearest
-from ..tree import specs
 from .compose import hide_secrets
 
 
@@ -107,14 +106,18 @@ def takes_total(target: str) -> bool:
     return "num_steps" in inspect.signature(locate(target, "scheduler.schedule")).parameters
 
 
-def check_targets(config: Any) -> None:
+def check_targets(config: Any, key: str = "") -> None:
     """UserError, with key and dotted name: a `_target_` does not exist, or takes no such argument. Builds nothing."""
-    for key, spec in specs(config):
-        _check_target(spec, key)
-
-
-def _check_target(spec: dict[str, Any], key: str) -> None:
-    target = str(spec["_target_"])
+    parts: Any = ()
+    if isinstance(config, list):
+        parts = enumerate(config)
+    elif isinstance(config, dict):
+        parts = config.items()
+    for name, value in parts:
+        check_targets(value, f"{key}.{name}".lstrip("."))
+    if not isinstance(config, dict) or "_target_" not in config:
+        return
+    target = str(config["_target_"])
     if target == "???":
         raise UserError(f"{key}._target_ is not set\ngive a dotted name: {key}._target_=package.module.Class")
     found = locate(target, f"{key}._target_")
@@ -126,7 +129,7 @@ def _check_target(spec: dict[str, Any], key: str) -> None:
         return
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    for name in spec:
+    for name in config:
         if not str(name).startswith("_") and name not in parameters:
             near = ", ".join(nearest(name, parameters)) or "none"
             raise UserError(

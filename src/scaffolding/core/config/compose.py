@@ -164,7 +164,13 @@ def checked(composed: Any, project: Project) -> DictConfig:
             rules = fields[name].metadata
             if value == "???":
                 raise UserError(f"{section}.{name} has no value\ngive it one in configs/base.yaml")
-            if value is not None and rules["check"] is not None and not rules["check"](value):
+            if value is None or rules["check"] is None:
+                continue
+            try:
+                is_allowed = rules["check"](value)
+            except ValueError:
+                is_allowed = False
+            if not is_allowed:
                 raise UserError(f"{section}.{name}={value}: not allowed\nallowed: {rules['allowed']}")
     for name in cfg.paths:  # in order: later ones refer to earlier ones
         cfg.paths[name] = str(project.root / cfg.paths[name])
