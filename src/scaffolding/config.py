@@ -41,7 +41,7 @@ FREE, COURSE, IDENTITY = "free", "course", "identity"
 
 
 def setting(change: str = IDENTITY, allowed: str = "", check: Callable[[Any], Any] | None = None) -> Any:
-    """A field whose value stands in YAML; unless it is null, `check` of it must be true, which `allowed` says in words."""
+    """A field whose value stands in YAML; unless it is null, `check` must accept it; `allowed` says that in words."""
     return field(default=MISSING, metadata={"change": change, "allowed": allowed, "check": check})
 
 
