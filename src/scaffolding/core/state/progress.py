@@ -11,10 +11,8 @@ class RunState:
     epoch: int = 0
     position: int = 0  # micro-batches used of the running epoch
     samples: int = 0  # training items used
-    looks: list[str] = field(
-        default_factory=list
-    )  # what is due at this step and comes after saving: eval, rollout, plot
-    best: float | None = None  # best monitored value
+    looks: list[str] = field(default_factory=list)  # due after saving this step: eval, rollout, plot
+    best: float | None = None  # best monitored value; in a checkpoint, of the evaluations before its own step
     best_step: int | None = None
     evaluations_since_best: int = 0
     target_reached: bool = False  # a logged training loss was below run.target_loss
