@@ -95,7 +95,7 @@ def test_an_item_that_raises_is_named(train: Train, output_root: Path, num_worke
 
 
 @ON_LINUX
-@pytest.mark.parametrize(("how", "says"), [("dies", "exit code -9, reading sample"), ("hangs", "hangs since")])
+@pytest.mark.parametrize(("how", "says"), [("dies", "exit code -9, reading sample"), ("hangs", "has been hanging for")])
 def test_a_worker_that_dies_or_hangs_is_named(train: Train, output_root: Path, how: str, says: str) -> None:
     done = train(*faulty(how), "loader.num_workers=2", "loader.timeout=3", "run.save_every=1", code=1)
     message = done.stderr[done.stderr.index("error: ") :]

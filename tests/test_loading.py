@@ -52,6 +52,21 @@ class Items(Noisy):
         return self.make(index)
 
 
+class Mixed(Noisy):
+    """Batches to which noise is added where they are put together."""
+
+    @staticmethod
+    def collate(samples: list[Any]) -> Tensor:
+        return torch.tensor([index for index, *_ in samples]) + torch.rand(len(samples))
+
+
+class Shaken(Noisy):
+    """Batches that draw from python's generator."""
+
+    def get_batch(self, indices: Tensor) -> Tensor:
+        return indices + random.random()
+
+
 class Point(NamedTuple):
     position: Tensor
     weight: Tensor
@@ -297,7 +312,7 @@ def test_steps_end_with_the_epoch(accumulate: int, sizes: list[list[int]]) -> No
     assert (state.epoch, state.position, state.samples, state.step) == (3, 0, 3 * NUM_ITEMS, 3 * len(sizes))
 
 
-@both_kinds
+@pytest.mark.parametrize("dataset", [Noisy, NoisyInMemory, Mixed, Shaken])
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_steps_carry_on_from_a_position(dataset: Callable[[], Any], accumulate: int) -> None:
     whole = steps(make(dataset()), RunState(), accumulate, 14)
@@ -305,6 +320,12 @@ def test_steps_carry_on_from_a_position(dataset: Callable[[], Any], accumulate: 
         state = RunState()
         steps(make(dataset()), state, accumulate, done)
         assert steps(make(dataset()), state, accumulate, 14 - done) == whole[done:]
+
+
+def test_what_collate_draws_does_not_depend_on_the_workers() -> None:
+    one, other = (make(Mixed(), num_workers=number, start_method="fork") for number in (0, 2))
+    assert plain(one.batches(1, 2)) == plain(other.batches(1))[2:]
+    other.close()
 
 
 def test_what_a_step_draws_on_the_host_is_keyed_by_the_step() -> None:

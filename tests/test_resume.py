@@ -213,6 +213,18 @@ def test_damaged_checkpoint_is_named_and_the_one_before_taken(train: Train, whol
     assert tree(output_root) == before
 
 
+def test_the_checkpoint_taken_for_a_damaged_one_may_be_the_best(train: Train, output_root: Path) -> None:
+    """Fails where the repeated evaluation finds no latest.pt to link: then a later, worse one becomes the best."""
+    words = (*BASE, "run.name=run", "run.budget=8", "run.eval_every=4", "run.monitor_mode=max")  # the loss falls
+    train(*words, env={"STRIKE": "metric 1"}, code=None)
+    train(*words, "+metrics.labels._target_=tiny.FinalLabels", "run.name=other", env={"STRIKE": "metric 1"}, code=-9)
+    folder = output_root / "other" / "checkpoints"
+    (folder / "step_4.pt").write_bytes((folder / "latest.pt").read_bytes())
+    flip_a_bit(folder / "latest.pt")
+    assert "carrying on from step_4.pt, step 4" in train("resume=other").stderr
+    assert read_status(output_root / "other")["best_step"] == read_status(output_root / "run")["best_step"] == 4
+
+
 def test_a_machine_that_may_round_otherwise_is_said(train: Train, output_root: Path) -> None:
     train(*BASE, "run.name=run", env=STOP, code=143)
     content = latest(output_root / "run")

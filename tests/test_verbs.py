@@ -129,7 +129,7 @@ def test_a_longer_budget_asks_which_total_the_schedule_is_made_for(train: Train,
     train(*words, "run.name=short")
     shutil.copytree(output_root / "short", output_root / "stretched")
     done = train("resume=short", "run.budget=30", code=2)
-    assert "run.schedule_budget=24 (as until now) or run.schedule_budget=30 (stretched)" in done.stderr
+    assert "run.schedule_budget=24 (as before) or run.schedule_budget=30 (stretched)" in done.stderr
     train("resume=short", "run.budget=30", "run.schedule_budget=24")
     train("resume=stretched", "run.budget=30", "run.schedule_budget=30")
     long, short, stretched = (latest(output_root / name) for name in ("long", "short", "stretched"))
@@ -141,7 +141,7 @@ def test_a_schedule_that_keeps_its_total_refuses_another(train: Train) -> None:
     words = ("scheduler=one_cycle", "scheduler.schedule.cycle_momentum=false", "run.name=cycle")
     train(*BASE, *words, env=STOP, code=143)
     done = train("resume=cycle", "run.budget=30", "run.schedule_budget=30", code=2)
-    assert "keeps its 24 steps" in done.stderr
+    assert "was made for 24 steps" in done.stderr
 
 
 # --- rerun
@@ -192,6 +192,14 @@ def test_lineage(train: Train, whole_run: Path, output_root: Path) -> None:
     before, weights = checkpoint.load(again / "checkpoints" / "best.pt")["model"], latest(last)["model"]
     parameters = [name for name in weights if "running" not in name and "num_batches" not in name]
     assert parameters and all(torch.equal(weights[name], before[name]) for name in parameters)
+
+
+def test_paths_output_says_where_a_new_run_goes(train: Train, output_root: Path, tmp_path: Path) -> None:
+    train(*BASE, "run.budget=2", "run.name=parent")
+    for verb in ("fork", "rerun"):
+        places = (f"paths.output={tmp_path / verb}", f"paths.output_root={output_root}")
+        train(f"{verb}=parent", *BASE[:2], "run.name=child", *places)
+        assert (tmp_path / verb / "child" / "config.yaml").is_file()
 
 
 def test_fork_with_the_whole_state_carries_on_in_a_new_folder(train: Train, whole_run: Path, output_root: Path) -> None:

@@ -215,7 +215,8 @@ class Rollout:
     def __call__(self, model: nn.Module, loader: Any) -> dict[str, float]:
         point("rollout")
         weights = sum(float(parameter.double().sum()) for parameter in model.parameters())
-        return {"items": float(sum(len(labels) for _, labels in loader)), "weights": weights}
+        items = float(sum(len(labels) for _, labels in loader))
+        return {"items": items, "weights": weights, "drawn": float(torch.rand(())) + random.random()}
 
 
 class FaultyPoints(NoisyPoints):

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from .core.state import keys
 
@@ -44,9 +45,14 @@ def evaluate(exp: "Experiment", split: str) -> dict[str, Any]:
                     for key, value in {"loss": loss, **values}.items():
                         if name:
                             key = f"{name}/{key}"
-                        totals[key] = totals.get(key, 0) + value * size  # stays on the device until the end
-            for metric in exp.metrics.values():
-                metric.update(model, batch)
+                        totals[key] = totals.get(key, 0) + widened(value) * size  # stays on the device until the end
+                for metric in exp.metrics.values():
+                    metric.update(model, batch)
     model.train(was_training)
     means = {key: float(total) / num_items for key, total in totals.items()}
     return means | {name: metric.compute() for name, metric in exp.metrics.items()}
+
+
+def widened(value: Tensor) -> Tensor:
+    """The value in float32 or wider: a long sum in bfloat16 stops growing, and in float16 overflows."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))

@@ -63,13 +63,13 @@ class Experiment:
         self.scaler = Scaler(self.device.type, enabled=self.precision == "float16")
         with keys.keyed(self.settings.seed, "model"):
             self.model: nn.Module = build(cfg.model, "model").to(self.device)
-        self.train_model = self.model
+        self.train_model = self.model  # yours to wrap (DistributedDataParallel, ...)
         specs = by_network(cfg.loss, "loss")
         self.losses = {name: build(spec, f"loss.{name}".rstrip(".")) for name, spec in specs.items()}
         self.networks = subnetworks(self.model, self.losses)
         self.monitor = self.settings.monitor  # the logged value that decides what is best; None: the latest is
         if self.monitor == "auto":
-            self.monitor = None  # of several losses none alone says what is best
+            self.monitor = None  # with several losses, no single one says what is best
             if list(self.losses) == [""]:
                 self.monitor = "val/loss"
         self.ema: AveragedWeights | None = None
@@ -89,7 +89,7 @@ class Experiment:
     def from_path(
         cls, path: str | Path, checkpoint: str = "best", device: str = "cpu", trust: Iterable[str] = ()
     ) -> "Experiment":
-        """Load a run: the model in eval mode with the weights of a checkpoint; needs the run's folder alone.
+        """Load a run: the model in eval mode with the weights of a checkpoint; needs only the run's folder.
 
         A relative `path` starts where you are, else at the project's folder. UserError: `checkpoint` ("best", "latest",
         ...) is missing or damaged, or the config names what neither this checkout nor `trust` lists.
@@ -120,7 +120,10 @@ class Experiment:
         monitors = {"run.monitor": self.monitor} | {
             f"scheduler.{name}.monitor": schedule.monitor for name, schedule in self.schedulers.items()
         }
-        if any(hasattr(loss, "check") for loss in self.losses.values()) or set(monitors.values()) - {"val/loss", None}:
+        usual: set[str | None] = {None}
+        if list(self.losses) == [""]:
+            usual.add("val/loss")  # which every evaluation gives
+        if any(hasattr(loss, "check") for loss in self.losses.values()) or set(monitors.values()) - usual:
             from .core.resume.preflight import check_losses, check_monitors  # only where there is something to check
 
             check_losses(self)

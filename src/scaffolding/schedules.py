@@ -108,7 +108,7 @@ def linear_multiplier(step: int, num_steps: int, warmup: float, final: float) ->
     """Fraction of the peak rate at a step: 1 after the warm-up, exactly `final` from step `num_steps` on."""
     warmup_steps = round(warmup * num_steps)
     if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)  # not step / warmup_steps: the first update would be none
+        return (step + 1) / (warmup_steps + 1)  # not step / warmup_steps: the first update would have a rate of 0
     progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
     return (1 - progress) + progress * final
 

@@ -8,7 +8,7 @@ python src/scaffolding/train.py rerun=RUN                      # the same run ag
 python src/scaffolding/train.py --multirun run.seed=1,2,3      # one run per value
 """
 
-from scaffolding.core.launch import launch  # isort: skip  (first: it sees to the path, the signals and fast imports)
+from scaffolding.core.launch import launch  # isort: skip  (first: sets the path, handles early signals, speeds up imports)
 
 import torch
 from omegaconf import DictConfig
@@ -19,7 +19,7 @@ from scaffolding.core.batches.loader import MicroBatch
 from scaffolding.core.session.report import describe_start, report
 from scaffolding.core.session.run import Run
 from scaffolding.core.state import keys
-from scaffolding.evaluate import evaluate
+from scaffolding.evaluate import evaluate, widened
 from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.schedules import advance, read
 
@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def train(exp: Experiment) -> None:
-    """Save and look at the last step, then take the next, until budget or patience are used or a signal comes."""
+    """Save and look at the last step, then take the next, until budget or patience runs out or a signal comes."""
     state = exp.state
     exp.model.train()
     steps = exp.train_loader.steps(state, exp.settings.accumulate)  # starts where `state` stands
@@ -63,12 +63,12 @@ def train(exp: Experiment) -> None:
 
 
 def finish_step(exp: Experiment) -> None:
-    """Save if due, then look: evaluate, roll out, draw. A resumed run does those looks again that its checkpoint lists.
+    """Save if due, then look: evaluate, roll out, draw. A resumed run repeats the looks that its checkpoint lists.
 
     The checkpoint is the state before anything looked at it: a crash in a look loses nothing.
     """
     run, state = exp.run, exp.state
-    is_asked_to_stop = run.stop.received is not None  # read once: who leaves has saved
+    is_asked_to_stop = run.stop.received is not None  # read once, so that a run that stops here has saved
     if state.step != run.start.step:  # where a session starts, the checkpoint says what is due
         state.looks = [look for look in ("eval", "rollout", "plot") if exp.due(look)]
         is_last = exp.is_done() or is_asked_to_stop
@@ -83,7 +83,9 @@ def finish_step(exp: Experiment) -> None:
         judge(exp, values)
         advance(exp.schedulers, "metric", values)
     if "rollout" in state.looks and exp.rollout is not None:
-        run.log("rollout", exp.rollout(exp.eval_model, exp.val_loader))
+        with keys.keyed(exp.settings.seed, "rollout"), exp.autocast:
+            values = exp.rollout(exp.eval_model, exp.val_loader)
+        run.log("rollout", values)
     if "plot" in state.looks:
         plot.draw(exp, "val")
 
@@ -113,7 +115,7 @@ def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, Te
             with exp.autocast:
                 loss, values = exp.losses[name](exp.train_model, batch)
             add_metrics(metrics, name, {"loss": loss, **values}, weight)
-            if weight != 1:  # else a kernel and its gradient for nothing
+            if weight != 1:  # multiplying by 1 would cost a kernel here and one in the backward pass
                 loss = loss * weight
             exp.scaler.scale(loss).backward()  # YOURS: a second loss of this network gets its own backward here
         exp.scaler.unscale_(optimizer)
@@ -134,7 +136,7 @@ def add_metrics(metrics: dict[str, Tensor], name: str, values: dict[str, Tensor]
             key = f"{name}/{key}"
         value = value.detach()
         if weight != 1:
-            value = value * weight
+            value = widened(value) * weight
         if key in metrics:
             value = metrics[key] + value
         metrics[key] = value

@@ -14,7 +14,7 @@ _folder = Path(sys.argv[0]).resolve().parent
 _path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 _is_ours = _folder == _package or _folder.name != _package.name or not (_folder / "core" / "launch.py").exists()
 if sys.argv[0].endswith(".py") and not _is_ours and _path[0] != str(_folder.parent):
-    # a script of another checkout that shares this environment, a git worktree say: it must run its own sources
+    # a script of another checkout that shares this environment (a git worktree): it must run its own sources
     os.environ["PYTHONPATH"] = os.pathsep.join([str(_folder.parent), *filter(None, _path)])
     os.execv(sys.executable, sys.orig_argv)
 if sys.path[0] and Path(sys.path[0]).resolve() == _package:  # started as a script: our evaluate.py must not hide an
@@ -160,9 +160,10 @@ def _go_on(given: dict[str, str], words: list[str], project: Project) -> tuple[s
             "rerun does the same again"
         )
     verb, trust = verbs[0], [name for name in given.get("trust", "").split(",") if name]
-    root = project.root / (given.get("paths.output") or given.get("paths.output_root") or project.output_root)
+    output = given.get("paths.output") if verb == "resume" else None  # of the others it says where the new run goes
+    root = project.root / (output or given.get("paths.output_root") or project.output_root)
     run = find_run(given[verb], root)
-    keys = {word.partition("=")[0].lstrip("+~"): word for word in words}
+    keys = {word.partition("=")[0].lstrip("+~"): word for word in words if "=" in word or word.startswith("~")}
     if verb == "fork":  # the parent's command line, then this one's
         own = {*keys, "run.name", "paths.output", "paths.output_root"}
         before = read_words(run / "overrides.yaml", project, trust)

@@ -31,7 +31,7 @@ class Scaler(torch.amp.GradScaler):
         Raises:
             RunError: too many in a row were not.
         """
-        if self.num_skipped > MAX_SKIPPED:
+        if self.num_skipped >= MAX_SKIPPED:
             raise RunError(f"{MAX_SKIPPED} updates in a row had infinite gradients in float16")
         return self.num_skipped == 0
 

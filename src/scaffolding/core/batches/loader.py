@@ -7,6 +7,7 @@ sample through torch's DataLoader (workers.py). Both start anywhere in an epoch 
 import contextlib
 import functools
 import itertools
+import random
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -107,10 +108,15 @@ class Loader:
         while True:
             epoch, start = state.epoch, state.position
             batches = enumerate(self.batches(epoch, start, leaves_no_trace=False), start)  # all are seeded again below
-            while chosen := list(itertools.islice(batches, accumulate)):
+            while True:
+                key = keys.key(self.seed, "step", state.step)
+                random.seed(key)  # before reading: get_batch may draw from python's generator, too
+                chosen = list(itertools.islice(batches, accumulate))
+                if not chosen:
+                    break
                 sizes = [self.num_items(batch) for _, batch in chosen]
                 total = sum(sizes)
-                keys.seed_host(keys.key(self.seed, "step", state.step))
+                keys.seed_host(key, with_python=False)
                 yield [
                     MicroBatch(batch, size / total, size, epoch, position)
                     for (position, batch), size in zip(chosen, sizes, strict=True)

@@ -92,7 +92,7 @@ class Workers:
                 continue
             how = f"ended with exit code {code}"
             if code is None:
-                how = f"hangs since {time.monotonic() - since:.0f} s"
+                how = f"has been hanging for {time.monotonic() - since:.0f} s"
             what = "between two batches"
             if index >= 0:
                 what = f"reading sample {index:.0f}"
@@ -163,12 +163,13 @@ class KeyedSamples:
                     samples.append(self.dataset[index])
                 except Exception as error:
                     return _failed(error, f"sample {index} of the {self.name} split{where}")
-        if at_work is not None:
-            at_work[0] = -1
-        try:
-            return self.collate(samples)
-        except Exception as error:
-            return _failed(error, f"collating samples {[index for _, index in pairs]} of the {self.name} split")
+            if at_work is not None:
+                at_work[0] = -1
+            keys.seed_host(keys.key(self.seed, self.name, "collate", *pairs[0]))  # it may mix or mask at random
+            try:
+                return self.collate(samples)
+            except Exception as error:
+                return _failed(error, f"collating samples {[index for _, index in pairs]} of the {self.name} split")
 
 
 def _failed(error: Exception, what: str) -> Failed:

@@ -50,9 +50,9 @@ def check_specs(cfg: Mapping[str, Any]) -> None:
     for key, block in blocks.items():
         if not isinstance(block, Mapping) or "_target_" not in block:
             raise UserError(f"{key}: {block!r:.60} is not a block with a _target_\ngive {key}._target_, a dotted name")
-    if len(names) > 1 and cfg["run"]["target_loss"] is not None:
+    if names != [""] and cfg["run"]["target_loss"] is not None:
         raise UserError(
-            f"run.target_loss={cfg['run']['target_loss']}: {', '.join(names)} have a loss each, and none has to go"
+            f"run.target_loss={cfg['run']['target_loss']}: {', '.join(names)}: a loss of one network need not fall"
             "\na model with several losses has no mode=overfit; leave run.target_loss=null"
         )
     check_targets(dict(cfg))

@@ -25,7 +25,7 @@ from ..tree import leaves, specs
 from .explain import explain, unknown_key
 from .explain import groups as groups  # of a folder of configs
 
-VERBS = ("resume", "fork", "fork_state", "rerun")  # said of a run, not part of its config
+NOT_KEPT = ("resume", "fork", "fork_state", "rerun")  # said of a run, not part of its config
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)  # of user's words
 TOP_KEY = re.compile(r"(?m)^([A-Za-z]\w*):")
 GLOBAL = "# @package _global_"
@@ -189,7 +189,7 @@ def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
         paths[str(name)] = os.path.relpath(path, project.root) if inside else path
         copy.paths[name] = f"\\${{paths.{name}}}"
     plain: Any = OmegaConf.to_container(copy, resolve=True)
-    config = {key: value for key, value in plain.items() if key not in VERBS}
+    config = {key: value for key, value in plain.items() if key not in NOT_KEPT}
     return {"version": VERSION, **config, "paths": paths}
 
 

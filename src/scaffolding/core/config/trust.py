@@ -17,7 +17,7 @@ from torch import nn, optim, utils
 from ..errors import CONTROL, UserError
 from ..tree import specs, walk
 from .build import locate
-from .compose import VERBS, VERSION, Project, checked
+from .compose import NOT_KEPT, VERSION, Project, checked
 from .plugins import import_plugins
 
 MAX_SIZE, MAX_DEPTH = 300_000, 30  # bytes of a file, levels of nesting
@@ -55,8 +55,8 @@ def open_config(folder: Path, project: Project, trust: Iterable[str] | None) -> 
         raise UserError(f"{file} is not a mapping of settings")
     version = config.pop("version", 1)
     for key in config:
-        if key not in known or key in VERBS:
-            allowed = ", ".join(sorted(set(known).difference(VERBS)))
+        if key not in known or key in NOT_KEPT:
+            allowed = ", ".join(sorted(set(known).difference(NOT_KEPT)))
             raise UserError(f"{file}: {key!r:.100} is not a part of a run's config\nallowed: {allowed}")
     if version != VERSION:
         config = project.upgrade(config)
@@ -88,11 +88,11 @@ def read_plain(file: Path) -> Any:
         if mark is not None:
             what = f":{mark.line + 1}: {getattr(error, 'problem', '')}"
         raise UserError(f"{file}{what:.300}\nthe files of a run hold plain values only") from error
-    check_plain(content, file)
+    check_no_references(content, file)
     return content
 
 
-def check_plain(content: Any, file: Path) -> None:
+def check_no_references(content: Any, file: Path) -> None:
     """UserError: a value or key that is not plain, or that refers to more than a path of the run."""
     for key, node in walk(content):
         if isinstance(node, dict):

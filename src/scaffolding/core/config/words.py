@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from ..errors import UserError
-from .compose import VERBS, Project
-from .trust import MAX_SIZE, check_plain, check_trusted, read_plain
+from .compose import NOT_KEPT, Project
+from .trust import MAX_SIZE, check_no_references, check_trusted, read_plain
 
 SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCII | re.DOTALL)
 
@@ -19,7 +19,7 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
     """The settings that made a run, from its overrides.yaml; UserError: one that is more than a plain setting."""
     found = read_plain(file)
     words = [str(word) for word in (found if isinstance(found, list) else [found])]
-    words = [word for word in words if word.partition("=")[0].lstrip("+~") not in VERBS]
+    words = [word for word in words if word.partition("=")[0].lstrip("+~") not in NOT_KEPT]
     present: dict[str, list[str]] = {}
     for word in sorted(words, key=lambda word: not word.lstrip("+").startswith("imports")):  # others may need them
         try:
@@ -36,7 +36,7 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
             raise UserError(f"{text}\nallowed: KEY=VALUE, and GROUP=OPTION of this checkout") from error
         for part in reversed(key):
             value = {part: value}
-        check_plain(value, file)
+        check_no_references(value, file)
         now = project.upgrade(value)
         check_trusted(now, project, trust)
         present[word] = [word] if now == value else _as_words(now, word)

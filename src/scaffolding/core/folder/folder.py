@@ -24,7 +24,7 @@ from loguru import logger
 from ..errors import StorageError, UserError, nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
-PATIENCE = 1.0  # seconds: whoever only looks (read_status) has the lock for an instant
+LOCK_WAIT = 1.0  # seconds: whoever only looks (read_status) has the lock for an instant
 # Record locks: a forked worker does not inherit them, as it would a flock, and so cannot keep a dead run locked. They
 # end when the process closes the file anywhere, so a file that is held is never opened a second time.
 _held: dict[Path, IO[str]] = {}
@@ -150,7 +150,7 @@ def acquire(run: Path, note: bool = True) -> None:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 logger.warning(f"{path}: no locks here ({error.strerror}); do not carry a run on twice at a time")
                 _held[path] = file
-            if time.monotonic() - begin > PATIENCE:
+            if time.monotonic() - begin > LOCK_WAIT:
                 file.seek(0)
                 raise UserError(
                     f"{run.name} is in use by {file.read() or 'a process'}\nwait for it, or stop it"
@@ -175,7 +175,7 @@ def release(run: Path) -> None:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """status.json; a run whose process is gone from this machine without a word reads `died`."""
+    """status.json; a run whose process ended on this machine without writing a status reads `died`."""
     file = path / "status.json"
     if not file.exists():
         return {"status": "unknown"}

@@ -31,8 +31,7 @@ from ..state import checkpoint
 from ..state.checkpoint import CheckpointFiles
 from ..tree import leaves
 
-NUM_TIMED, PATIENCE = 6, 10.0  # steps that are timed in prod mode; seconds that one may be expected to take
-NOT_COMPARED = ("config",)  # the rehearsal draws and tracks nothing
+NUM_TIMED, MAX_SECONDS = 6, 10.0  # steps that are timed in prod mode; what one of them may be expected to take
 
 Main = Callable[[Any], Any]
 
@@ -92,9 +91,10 @@ def compare(run: Path, again: Path, step: int) -> int:
         RunError: names the first that differs; `step` is where the second run was carried on.
     """
     expected, found = (checkpoint.load(CheckpointFiles(path).latest) for path in (run, again))
-    for part in NOT_COMPARED:
-        expected.pop(part, None)
-        found.pop(part, None)
+    for content in (expected, found):  # the second run draws and tracks nothing
+        content.pop("config", None)
+        objects = content["objects"].items()
+        content["objects"] = {name: state for name, state in objects if not name.startswith(("plots.", "trackers."))}
     difference = first_difference(expected, found)
     rows, others = ([row for row in Facts(path / "facts").values() if row["split"] != "test"] for path in (run, again))
     if difference is None and first_difference(rows, others) is not None:
@@ -135,8 +135,10 @@ def estimate(exp: Any, main: Main) -> str:
     cfg = _prod_config(exp)
     speeds = [row["items_per_second"] for row in exp.history() if row["split"] == "train"]
     items = cfg.loader.batch_size * cfg.run.accumulate
-    seconds = items / max(speeds)  # at its best: the others include saving and drawing
-    if seconds < PATIENCE:
+    seconds = 0.0
+    if speeds:
+        seconds = items / max(speeds)  # at its best: the others include saving and drawing
+    if seconds < MAX_SECONDS:
         speeds, num_train, num_val = _timed(exp, cfg, main)
         seconds = items / statistics.median(speeds[1:])
     else:
@@ -199,7 +201,7 @@ def _config_dirs() -> list[str]:
 
 @contextlib.contextmanager
 def _silence(run: Any) -> Iterator[None]:
-    """A rehearsal says nothing, neither on the console nor in the run's log.txt; it hears the run's signals."""
+    """A rehearsal is silent, on the console and in the run's log.txt; it still reacts to the run's signals."""
     run.is_paused = True
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

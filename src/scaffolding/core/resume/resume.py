@@ -57,9 +57,9 @@ def _check_code(run: Path, project: Project) -> None:
     """UserError if the package is not what it was when the run began, with the way to get it back."""
     known = read_record(run)
     if "code" not in known:
-        raise UserError(f"rerun={run.name}: it does not say which code it ran: it ended before its first step")
+        raise UserError(f"rerun={run.name}: it does not say which code it ran, because it ended before its first step")
     if known["code"] != code_hash(project.sources):
-        way = "check out the code of then"
+        way = "check out the code it ran"
         if known["commit"]:
             way = f"git worktree add ../again {known['commit']}"
         raise UserError(
@@ -107,8 +107,10 @@ def resume(exp: Any, create: Any) -> Path:
             raise SystemExit(0)
         load_state(exp, content, run.name, changes)
         latest = CheckpointFiles(run).latest
-        if file != latest and latest.exists():  # damaged: kept aside
-            latest.rename(latest.with_suffix(".pt.damaged"))
+        if file != latest:
+            if latest.exists():  # damaged: kept aside
+                latest.rename(latest.with_suffix(".pt.damaged"))
+            checkpoint.link_checkpoint(file, latest)  # the look at this step is repeated, and may make it the best
     if changes:
         announce(exp, changes)
     logger.info(f"resuming {run} at step {exp.state.step} of {exp.num_steps}")
@@ -131,7 +133,10 @@ def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, A
             raise UserError(f"data: the {name} split is not the one of {run}: {saved[0]} items, now {now[0]}")
     for schedule in content["schedulers"].values():
         if schedule.get("total_steps", exp.schedule_steps) != exp.schedule_steps:
-            raise UserError(f"run.budget: refused, the schedule of {run} keeps its {schedule['total_steps']} steps")
+            raise UserError(
+                f"run.schedule_budget: refused, the schedule of {run} was made for {schedule['total_steps']} steps"
+                f"\nkeep run.schedule_budget={schedule['total_steps']}: it cannot be stretched"
+            )
     if content["format"] == 1:
         logger.warning(
             f"{run} was made by an older version, whose dropout and noise came from generators that were saved: "

@@ -53,7 +53,7 @@ def _reason_against(verb: str, key: str, changes: Changes, cfg: Any, project: Pr
         if "run.schedule_budget" not in changes and cfg.run.schedule_budget is None:
             return (
                 "a schedule depends on the total\nsay which total the schedule is made for: "
-                f"run.schedule_budget={before} (as until now) or run.schedule_budget={after} (stretched)"
+                f"run.schedule_budget={before} (as before) or run.schedule_budget={after} (stretched)"
             )
     return ""
 

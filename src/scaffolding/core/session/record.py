@@ -14,7 +14,7 @@ from ..state.checkpoint import CheckpointFiles, link_checkpoint
 from .console import describe_row
 from .tracking import Tracking
 
-MAX_FAILED_SAVES = 10  # in a row: by then it is not a passing trouble
+MAX_FAILED_SAVES = 10  # in a row: the disk will not recover by itself
 ROWS_OF_LOOKS = {"eval": "val", "rollout": "rollout"}  # the split of the row that a look at a step adds
 
 
@@ -30,8 +30,8 @@ class Start(NamedTuple):
 class Record:
     """Adds rows and checkpoints to a run.
 
-    Made with the first row or event of a session, not before: nothing of it stands between the start and the first
-    step. Making it cuts the rows that a resumed run does again.
+    Created with the first row or event of a session, so that it does not delay the first step. Creating it cuts the
+    rows that a resumed run writes again.
     """
 
     def __init__(self, run: Any, bar: Any) -> None:

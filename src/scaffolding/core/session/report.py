@@ -23,6 +23,7 @@ def describe_start(exp: Any, micro_batches: list[Any], metrics: dict[str, Tensor
         RunError: the experiment's state is of a type that could not be loaded again.
     """
     check_plain(exp.state_dict())
+    _ = exp.run.trust  # read now: at the end, the YAML files of this checkout may be others
     for name, before in exp.restored_numerics.items():
         now = provenance.numerics(exp.device).get(name)
         if now != before:
@@ -58,12 +59,15 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
     trust = ""
     if run.trust:
         trust = f", trust={tuple(run.trust)}"
-    run.closing.append(f'load:     exp = Experiment.from_path("{run.path}", checkpoint="best"{trust})')
+    checkpoint = run.record.checkpoints.best_or_latest().stem
+    run.closing.append(f'load:     exp = Experiment.from_path("{run.path}", checkpoint="{checkpoint}"{trust})')
     if settings.target_loss is not None:
-        outcome = "did NOT go: a bug, unless the loss cannot be 0 (noise in it)"
+        outcome = (
+            f"did NOT fall below {settings.target_loss} in {exp.state.step} steps: a bug, unless noise keeps it above"
+        )
         if exp.state.target_reached:
-            outcome = "is gone"
-        run.closing.append(f"overfit:  the loss {outcome} (below {settings.target_loss} wanted; step {exp.state.step})")
+            outcome = f"fell below {settings.target_loss} at step {exp.state.step}"
+        run.closing.append(f"overfit:  the loss {outcome}")
     if settings.rehearse_resume:
         from ..resume.rehearsal import rehearse  # only in rehearsals
 

@@ -1,6 +1,6 @@
 """Checkpoints: the state after a step, before anything looked at it; whole or absent; tensors and plain values only.
 
-A crash at any moment leaves either the old file or the new one. Whether a file is whole its zip container says, which
+A crash at any moment leaves either the old file or the new one. The zip container says whether a file is whole: it
 holds a CRC-32 of every record.
 """
 
