@@ -2,7 +2,7 @@
 
     python scripts/template/torture.py                  # everything, about an hour on two cores
     python scripts/template/torture.py kills signals    # only these sections
-    python scripts/template/torture.py --quick          # fewer of each, about seven minutes: what CI runs
+    python scripts/template/torture.py --quick          # fewer of each, about three minutes: what CI runs
     python scripts/template/torture.py --folder WORK    # keep runs and logs in the empty folder WORK, to look at a miss
 
 Equal means equal bit for bit: everything in every checkpoint (weights, averages, optimizer, schedule, counters) and
