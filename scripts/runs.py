@@ -70,6 +70,14 @@ def matches(run: dict[str, Any], word: str) -> bool:
     return str(found).lower() == value
 
 
+def order(run: dict[str, Any], column: str) -> tuple[bool, Any]:
+    """Where --sort puts a run: the best ones first, whether that is the smallest or the largest value."""
+    value = run[column]
+    if column == "best" and value is not None and run["config"]["run"]["monitor_mode"] == "max":
+        value = -value
+    return value is None, value
+
+
 def duration(seconds: float) -> str:
     unit, size = next((pair for pair in (("d", 86400), ("h", 3600), ("min", 60)) if seconds >= pair[1]), ("s", 1))
     return f"{seconds / size:.0f} {unit}"
@@ -86,7 +94,7 @@ def main() -> None:
     runs = [read(path, root) for path in list_runs(root) if args.all or path.relative_to(root).parts[0] != "dev"]
     runs = [run for run in runs if all(matches(run, word) for word in args.filter.split())]
     if args.sort:
-        runs.sort(key=lambda run: (run[args.sort] is None, run[args.sort]))
+        runs.sort(key=lambda run: order(run, args.sort))
     table = Table(*COLUMNS, box=None, pad_edge=False)
     for run in runs:
         status, best = run["status"], "" if run["best"] is None else f"{run['best']:.4g}"

@@ -180,8 +180,9 @@ def test_a_change_at_a_resume_is_not_lost_by_a_kill(train: Train, output_root: P
     train("resume=killed")
     assert latest(output_root / "killed")["optimizers"][""]["param_groups"][0]["lr"] == 0.5
     assert_same_run(output_root / "straight", output_root / "killed")
-    train(*BASE, "scheduler=cosine", "run.name=scheduled", env=STOP, code=143)
+    train(*BASE, "+optimizer.betas=[0.9,0.99]", "scheduler=cosine", "run.name=scheduled", env=STOP, code=143)
     assert "a schedule sets it" in train("resume=scheduled", "optimizer.lr=0.5", code=2).stderr
+    train("resume=scheduled", "optimizer.betas=[0.8,0.9]")  # which cosine does not set
 
 
 # --- damage

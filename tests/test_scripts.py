@@ -120,6 +120,13 @@ def test_filter_sort_and_runs_that_died(tmp_path: Path) -> None:
     assert names("--filter", "data=fish") == []
     died = next(line for line in run(RUNS, "--output", tmp_path).splitlines() if line.startswith("a_second"))
     assert died.split()[2:] == ["s", "died", "birds", "net", "0.8", "10/100"]
+    for name, values in (("b_first", [0.7, 0.9]), (long, [0.95])):  # of an accuracy, more is better
+        config = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
+        config["run"] |= {"monitor": "val/accuracy", "monitor_mode": "max"}
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+        rows = "".join(f"{step},val,{value}\n" for step, value in enumerate(values))
+        (tmp_path / name / "facts" / "scalars.csv").write_text(f"step,split,accuracy\n{rows}")
+    assert names("--sort", "best", "--filter", "status=finished") == [long, "b_first"]
     assert "invalid choice" in run(RUNS, "--sort", "size", code=2)
 
 

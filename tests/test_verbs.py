@@ -138,8 +138,9 @@ def test_a_longer_budget_asks_which_total_the_schedule_is_made_for(train: Train,
 
 
 def test_a_schedule_that_keeps_its_total_refuses_another(train: Train) -> None:
-    words = ("scheduler=one_cycle", "scheduler.schedule.cycle_momentum=false", "run.name=cycle")
-    train(*BASE, *words, env=STOP, code=143)
+    words = ("+optimizer.betas=[0.9,0.99]", "scheduler=one_cycle", "scheduler.schedule.cycle_momentum=false")
+    train(*BASE, *words, "run.name=cycle", env=STOP, code=143)
+    assert "a schedule sets it" in train("resume=cycle", "optimizer.betas=[0.8,0.9]", code=2).stderr
     done = train("resume=cycle", "run.budget=30", "run.schedule_budget=30", code=2)
     assert "was made for 24 steps" in done.stderr
 

@@ -15,7 +15,7 @@ from ..config.usage import change_of
 from ..errors import UserError
 
 IN_WORKERS = ("loader.num_workers", "loader.start_method", "loader.timeout")
-SCHEDULED = ("lr", "momentum", "betas")  # of an optimizer: what a schedule sets from its own state
+CYCLIC = ("one_cycle", "OneCycleLR", "CyclicLR")  # schedules that set momentum or betas, too
 
 Changes = dict[str, tuple[Any, Any]]  # dotted key: before and after
 
@@ -46,7 +46,10 @@ def _reason_against(verb: str, key: str, changes: Changes, cfg: Any, project: Pr
     if not keeps_state:
         return ""
     schedules = schedule_targets(cfg)
-    if key.startswith("optimizer.") and schedules and key.rpartition(".")[2] in SCHEDULED:
+    scheduled = ["lr"] if schedules else []
+    if any(name.endswith(CYCLIC) for name in schedules):
+        scheduled += ["momentum", "betas"]
+    if key.startswith("optimizer.") and key.rpartition(".")[2] in scheduled:
         return "a schedule sets it"
     if key == "run.budget" and any(map(takes_total, schedules)):
         before, after = changes[key]
