@@ -77,6 +77,7 @@ WORDS = (
 
 @pytest.mark.full
 def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root: Path, tmp_path: Path) -> None:
+    """Fails where code from outside of the checkout is found by a new run alone."""
     folder = tmp_path / "plugins"  # outside of the checkout: a module, and configs
     (folder / "configs" / "data").mkdir(parents=True)
     (folder / "feathers.py").write_text(PLUGIN)

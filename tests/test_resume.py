@@ -107,6 +107,7 @@ def test_a_signal_while_the_session_begins(train: Train, output_root: Path) -> N
 
 @pytest.mark.full
 def test_a_strike_at_every_point_changes_nothing(train: Train, output_root: Path, looking_run: Path) -> None:
+    """Fails where there is a point at which a kill, or a signal, leaves what a resume does not put right."""
     points = (looking_run.parent / "trace").read_text().splitlines()
     assert len(points) > 100
     begun = points.index("update")  # before, there may be no run yet
@@ -155,6 +156,7 @@ def test_the_number_of_workers_changes_nothing(train: Train, whole_run: Path, ou
 
 @pytest.mark.full
 def test_random_items_through_spawned_workers_in_dev_mode(train: Train, output_root: Path) -> None:
+    """Fails where an item depends on the state of the worker process that reads it."""
     done = train(*BASE[:4], "mode=dev", "run.name=dev")
     config = yaml.safe_load((output_root / "dev" / "dev" / "config.yaml").read_text())
     assert (config["loader"]["num_workers"], config["loader"]["start_method"]) == (2, "spawn")
@@ -165,6 +167,7 @@ def test_random_items_through_spawned_workers_in_dev_mode(train: Train, output_r
 
 
 def test_finished_run_says_so_and_changes_nothing(train: Train, whole_run: Path) -> None:
+    """Fails where the resume of a finished run writes to its folder."""
     before, root = tree(whole_run), f"paths.output_root={whole_run.parent}"
     assert "is finished at step 24" in train("resume=whole", root).stderr
     assert "fewer than the 24" in train("resume=whole", root, "run.budget=20", code=2).stderr

@@ -224,6 +224,7 @@ def assert_complete(run: Path, *end: tuple[str, int]) -> None:
 @with_wandb
 @pytest.mark.full
 def test_killed_three_times_the_newest_folder_is_complete(train: Train, output_root: Path) -> None:
+    """Fails where a resumed run sends only what is new, or what was cut stays."""
     run = output_root / "run"
     words: tuple[str, ...] = (*RUN, "plots=standard", "run.plot_every=6", "tracker=wandb")
     for point in ("update 7", "updated 5", "update 9"):
@@ -249,6 +250,7 @@ def test_killed_three_times_the_newest_folder_is_complete(train: Train, output_r
 def test_how_a_run_ended(
     train: Train, output_root: Path, env: dict[str, str], code: int, end: list[tuple[str, int]]
 ) -> None:
+    """Fails where W&B is told that a run which was stopped or failed had finished."""
     slow = ("data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how='is slow'")  # W&B takes a second to start
     train(*RUN, *slow, "run.eval_every=18", "tracker=wandb", env=env, code=code)
     assert_complete(output_root / "run", *end)
@@ -318,6 +320,7 @@ def test_a_fault_of_wandb_changes_nothing(output_root: Path, untracked: Path, mu
 @with_wandb
 @pytest.mark.full
 def test_a_signal_ends_a_run_whose_tracker_is_stuck(train: Train, output_root: Path, mute: str) -> None:
+    """Fails where the end of a run waits for a tracker."""
     env = KEY | {"WANDB_BASE_URL": mute, "KILL_AT": "20", "KILL_WITH": "SIGTERM"}
     start = time.monotonic()
     done = train(*RUN, "tracker=wandb", "tracker.wandb.init_timeout=600", env=env, code=143)
@@ -334,6 +337,7 @@ def sync(run: Path, *words: str, code: int = 0) -> str:
 @with_sync
 @pytest.mark.full
 def test_sync_delivers_what_was_missed(train: Train, output_root: Path, untracked: Path) -> None:
+    """Fails where sync.py leaves out rows or figures, or disturbs a run that is at work."""
     run = output_root / "run"
     train(*RUN, "plots=standard", "run.plot_every=6", "tracker=wandb", env={"KILL_AT": "17"}, code=-signal.SIGKILL)
     said = sync(run)

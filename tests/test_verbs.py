@@ -78,6 +78,7 @@ def resumed(train: Train, stopped_run: Path, output_root: Path, verb: str, *word
 def test_every_setting_is_applied_or_refused_by_name(
     train: Train, stopped_run: Path, output_root: Path, verb: str
 ) -> None:
+    """Fails where a changed setting has another effect than the word in config.py says, or none."""
     said = {}
     for key, value in settings(stopped_run).items():
         if (word := other(key, value)) is None or key.split(".")[0] in ("plots", "tracker"):

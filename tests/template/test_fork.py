@@ -45,6 +45,7 @@ def recipes_of(configs: Path, removed: set[Path]) -> set[Path]:
 @pytest.mark.full
 @pytest.mark.parametrize("which", ["others", "as the README says"])
 def test_deleted_by_hand(tmp_path: Path, which: str) -> None:
+    """Fails where a test needs an example that the README says may be deleted."""
     fork = copy_repository(tmp_path / "fork")
     removed = files_of(fork, which)
     assert len(removed) >= 5

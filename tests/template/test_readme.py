@@ -84,6 +84,7 @@ def execute(text: str, copy: Path) -> list[str]:
 
 @pytest.mark.full
 def test_every_command_and_example(tmp_path: Path) -> None:
+    """Fails where a command, a file or a number of the README does not work as it stands there."""
     copy = copy_repository(tmp_path / "clone")
     if DATA:
         shutil.copytree(Path(DATA, "mnist"), copy / "_data/MNIST/raw", copy_function=shutil.copyfile)
