@@ -29,7 +29,9 @@ class Split:
     def __init__(self, dataset: Any, indices: Tensor | None, name: str) -> None:
         self.dataset, self.indices, self.name = dataset, indices, name
         if hasattr(dataset, "get_batch"):
-            self.get_batch = dataset.get_batch if indices is None else self._get_batch
+            self.get_batch = dataset.get_batch
+            if indices is not None:
+                self.get_batch = self._get_batch
         if hasattr(dataset, "collate"):
             self.collate = dataset.collate
         if hasattr(dataset, "num_items"):
@@ -38,10 +40,14 @@ class Split:
             self.state_dict, self.load_state_dict = dataset.state_dict, self._load_state_dict
 
     def __len__(self) -> int:
-        return len(self.dataset) if self.indices is None else len(self.indices)
+        if self.indices is None:
+            return len(self.dataset)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        return self.dataset[index if self.indices is None else int(self.indices[index])]
+        if self.indices is not None:
+            index = int(self.indices[index])
+        return self.dataset[index]
 
     def _get_batch(self, indices: Tensor) -> Any:
         assert self.indices is not None
@@ -55,7 +61,9 @@ class Split:
 
     def fingerprint(self) -> list[Any]:
         """[number of items, hash of their positions], kept in checkpoints and compared at resume."""
-        positions = b"all" if self.indices is None else self.indices.numpy().tobytes()
+        positions = b"all"
+        if self.indices is not None:
+            positions = self.indices.numpy().tobytes()
         return [len(self), hashlib.sha256(positions).hexdigest()[:16]]
 
 
@@ -82,7 +90,10 @@ def make_splits(
     else:
         kept, held_out = carve(len(train), fraction, seed)
         splits = {"train": Split(train, kept, "train")}
-        splits["val"] = Split(read("train", **changes) if changes else train, held_out, "val")
+        validation = train
+        if changes:
+            validation = read("train", **changes)
+        splits["val"] = Split(validation, held_out, "val")
     splits["test"] = Split(read("test"), None, "test")
     for name, setting in (("train", limit_train), ("val", limit_eval), ("test", limit_eval)):
         if setting is not None:
@@ -108,4 +119,6 @@ def limit(split: Split, setting: float, seed: int) -> Split:
     if count >= len(split):
         return split
     chosen = torch.randperm(len(split), generator=keys.generator(seed, "limit", split.name))[:count].sort().values
-    return Split(split.dataset, chosen if split.indices is None else split.indices[chosen], split.name)
+    if split.indices is not None:
+        chosen = split.indices[chosen]
+    return Split(split.dataset, chosen, split.name)
