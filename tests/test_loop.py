@@ -228,6 +228,12 @@ def test_overfit_mode_says_whether_the_loss_fell(train: Train) -> None:
     assert "did NOT fall below 0.0001 in 12 steps" in train(*words, "run.target_loss=0.0001", "run.budget=12").stdout
 
 
+def test_a_figure_with_a_state_can_be_rehearsed(train: Train) -> None:
+    """Fails where the rehearsal, which draws nothing, is expected to have the state of figures."""
+    words = (*TINY, "mode=dev", "tracker=none", "loader.num_workers=0", "+plots.figure._target_=tiny.CountingFigure")
+    assert "tensors identical" in train(*words).stdout
+
+
 def test_compiled_run_saves_plain_names() -> None:
     exp = build("run.compile=true")
     assert exp.model._compiled_call_impl is not None

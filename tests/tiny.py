@@ -209,6 +209,23 @@ class Figure:
         return "nothing to be seen"
 
 
+class CountingFigure(Figure):
+    """A figure that counts how often it was drawn, and keeps the count in checkpoints."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, exp: Any) -> Any:
+        self.calls += 1
+        return super().__call__(exp)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.calls = state["calls"]
+
+
 class Rollout:
     """An expensive evaluation: how many items it saw, and with which weights."""
 

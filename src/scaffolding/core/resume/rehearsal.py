@@ -91,10 +91,11 @@ def compare(run: Path, again: Path, step: int) -> int:
         RunError: names the first that differs; `step` is where the second run was carried on.
     """
     expected, found = (checkpoint.load(CheckpointFiles(path).latest) for path in (run, again))
-    for content in (expected, found):  # the second run draws and tracks nothing
-        content.pop("config", None)
-        objects = content["objects"].items()
-        content["objects"] = {name: state for name, state in objects if not name.startswith(("plots.", "trackers."))}
+    expected.pop("config", None)
+    found.pop("config", None)
+    for name in expected["objects"].keys() - found["objects"].keys():
+        if name.startswith(("plots.", "trackers.")):  # a rehearsal draws and tracks nothing
+            del expected["objects"][name]
     difference = first_difference(expected, found)
     rows, others = ([row for row in Facts(path / "facts").values() if row["split"] != "test"] for path in (run, again))
     if difference is None and first_difference(rows, others) is not None:
