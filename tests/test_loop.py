@@ -251,3 +251,11 @@ def test_schedule_intervals(train: Train, output_root: Path, interval: str, rate
     train(*TINY, "run.budget=6", "loader.batch_size=60", "optimizer.lr=1.0", "optimizer=sgd", "run.name=run", *words)
     group = latest(output_root / "run")["optimizers"][""]["param_groups"][0]
     assert group["lr"] == pytest.approx(rate)
+
+
+def test_a_run_without_a_test_split(train: Train, output_root: Path) -> None:
+    """It trains, validates, resumes exactly, and says that nothing is tested."""
+    words = (*TINY[:-1], "mode=dev", "+data.test=null", "loader.num_workers=0", "run.name=run")
+    done = train(*words)
+    assert "no test split: nothing is tested" in done.stderr and "tensors identical" in done.stdout
+    assert {row["split"] for row in Facts(output_root / "dev/run/facts").rows()} == {"train", "val"}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from scaffolding.losses import accuracy
 from scaffolding.metrics import SampleQuality, density_and_coverage, squared_mmd
 
 
@@ -67,3 +68,24 @@ def test_rollout(batches: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     far = rollout(Model(9), loader)
     assert far["mmd2"] > 0.5 and far["coverage"] == 0
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "expected"),
+    [
+        ([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]], [0, 0, 0], 2 / 3),
+        ([[[1.0], [0.0]], [[0.0], [1.0]]], [[0], [0]], 1 / 2),  # two items of two classes at one place
+        ([[3.0], [-2.0], [0.5], [-1.0]], [[1.0], [0.0], [0.0], [0.0]], 3 / 4),  # one logit, as for a binary loss
+        ([[3.0], [-2.0], [0.5], [-1.0]], [1.0, 0.0, 0.0, 0.0], 3 / 4),
+        ([3.0, -2.0, 0.5, -1.0], [1, 0, 0, 0], 3 / 4),
+    ],
+)
+def test_accuracy(logits: Any, labels: Any, expected: float) -> None:
+    """Fails where one logit counts as a choice among one class: the share of class 0."""
+    assert accuracy(torch.tensor(logits), torch.tensor(labels)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("logits", "labels"), [((4, 3), (4, 3)), ((4, 3), (4, 1)), ((4, 1), (1, 4)), ((4,), (3,))])
+def test_accuracy_of_other_shapes_is_refused(logits: Any, labels: Any) -> None:
+    with pytest.raises(ValueError, match="accuracy of logits"):
+        accuracy(torch.zeros(logits), torch.zeros(labels))

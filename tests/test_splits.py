@@ -142,3 +142,62 @@ def test_limits_apply_after_carving() -> None:
     assert {name: len(split) for name, split in limited.items()} == {"train": 10, "val": 10, "test": 15}
     for name in whole:
         assert set(items(limited[name])) <= set(items(whole[name]))
+
+
+def make_with_test(test: Any) -> dict[str, Split]:
+    """The splits where reading the test split gives, or raises, `test`."""
+
+    def read(split: str) -> Any:
+        if split == "test" and isinstance(test, Exception):
+            raise test
+        if split == "test":
+            return test
+        return Numbers()
+
+    return make_splits(read, {}, None, 5, 0)
+
+
+@pytest.mark.parametrize(
+    "test",
+    [Numbers(0), ValueError("there is no test split"), KeyError("test"), ValueError("'test' is not in list"),
+     ValueError("Unknown value 'test' for argument split. Valid values are {'train', 'val'}.")],
+    ids=repr,
+)  # fmt: skip
+def test_a_dataset_may_have_no_test_split(test: Any) -> None:
+    assert set(make_with_test(test)) == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError("no test.npz"), ValueError("/data/test.npz is damaged"), KeyError("label"), UserError("no test"),
+     UnicodeDecodeError("utf-8", b"", 0, 1, "test")],
+    ids=repr,
+)  # fmt: skip
+def test_a_test_split_that_cannot_be_read_is_an_error(error: Exception) -> None:
+    """Fails where a missing or damaged file is taken for a dataset without a test split."""
+    with pytest.raises(type(error)):
+        make_with_test(error)
+
+
+def test_no_test_split_in_the_config() -> None:
+    assert set(make({"test": None})) == {"train", "val"}
+
+
+class NoLength:
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class IterableDataset(Numbers):
+    """As torch's, some of which have a length."""
+
+
+class NoPositions:
+    def __len__(self) -> int:
+        return 3
+
+
+@pytest.mark.parametrize("dataset", [NoLength(), IterableDataset(), NoPositions()], ids=lambda one: type(one).__name__)
+def test_a_dataset_without_length_or_positions_is_refused(dataset: Any) -> None:
+    with pytest.raises(UserError, match=r"data.dataset: \w+, the train split, (has no|is a stream)"):
+        make_splits(lambda split: dataset, {}, None, None, 0)

@@ -29,6 +29,23 @@ class ClassificationLoss:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Fraction of logits (B, C, ...) that are largest at the labels (B, ...), 0..1."""
-    is_correct = logits.argmax(dim=1) == labels  # argmax has no gradient, so this needs no no_grad
+    """Fraction of items that are predicted right, 0..1.
+
+    Args:
+        logits: (B, C, ...) of C classes, and labels (B, ...) that number them; or one logit for each label, (B,) or
+            (B, 1, ...), where a label above 0.5 is predicted by a logit above 0.
+        labels: as above.
+
+    Raises:
+        ValueError: the shapes are others.
+    """
+    if logits.ndim > 1 and logits.shape[1] > 1 and labels.shape == logits.shape[:1] + logits.shape[2:]:
+        is_correct = logits.argmax(dim=1) == labels  # argmax has no gradient, so this needs no no_grad
+    elif logits.numel() == labels.numel() and len(logits) == len(labels) and logits.shape[1:2] in ((), (1,)):
+        is_correct = (logits > 0).flatten() == (labels > 0.5).flatten()
+    else:
+        raise ValueError(
+            f"accuracy of logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: labels number the classes of "
+            "dimension 1, or there is one logit for each label"
+        )
     return is_correct.mean(dtype=torch.float32)

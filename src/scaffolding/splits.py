@@ -4,14 +4,19 @@ A split is a function of (seed, name) and the number of items: the same on every
 """
 
 import hashlib
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from loguru import logger
 from torch import Tensor
 
 from .core.errors import UserError
 from .core.state import keys
+
+NAMES_TEST = re.compile(r"(?<![\w/\\.-])test(?![\w/\\.-])")  # as a word, not as a part of a path
 
 
 class Split:
@@ -70,7 +75,9 @@ class Split:
 def make_splits(
     read: Callable[..., Any], data: dict[str, Any], limit_train: float | None, limit_eval: float | None, seed: int
 ) -> dict[str, Split]:
-    """The three splits by name. "train" and "val" are disjoint where `val_from_train` carves them from one dataset.
+    """The splits by name. "train" and "val" are disjoint where `val_from_train` carves them from one dataset.
+
+    "test" is left out where there is none: `test: null` in the data config, no items, or `read_test` found no split.
 
     Args:
         read: builds the dataset of a split: `read("train")`, `read("train", augment=False)`.
@@ -80,8 +87,9 @@ def make_splits(
         seed: the run's seed.
 
     Raises:
-        UserError: a split would be empty.
+        UserError: a split would be empty, or a dataset is a stream.
     """
+    read = partial(read_items, read)
     train = read("train")
     fraction, changes = data.get("val_from_train"), data.get("val_arguments") or {}
     changes = {name: value for name, value in changes.items() if (data.get("dataset") or {}).get(name) != value}
@@ -94,11 +102,54 @@ def make_splits(
         if changes:
             validation = read("train", **changes)
         splits["val"] = Split(validation, held_out, "val")
-    splits["test"] = Split(read("test"), None, "test")
+    test = read_test(read, data)
+    if test is not None:
+        splits["test"] = Split(test, None, "test")
     for name, setting in (("train", limit_train), ("val", limit_eval), ("test", limit_eval)):
-        if setting is not None:
+        if setting is not None and name in splits:
             splits[name] = limit(splits[name], setting, seed)
     return splits
+
+
+def read_items(read: Callable[..., Any], split: str, **changes: Any) -> Any:
+    """The dataset of a split; UserError: it has no length, or its items have no positions."""
+    dataset = read(split, **changes)
+    kind = type(dataset)
+    is_stream = any(base.__name__ == "IterableDataset" for base in kind.__mro__)
+    missing = [name for name in ("__len__", "__getitem__") if not hasattr(kind, name)]
+    if is_stream or ("__len__" in missing) or (missing and not hasattr(dataset, "get_batch")):
+        problem = f"has no {' and no '.join(missing)}"
+        if is_stream:
+            problem = "is a stream: it has no positions from which a run could be resumed"
+        raise UserError(
+            f"data.dataset: {kind.__name__}, the {split} split, {problem}"
+            "\na dataset has __len__ and __getitem__; for a stream, see Streams in configs/README.md"
+        )
+    return dataset
+
+
+def read_test(read: Callable[..., Any], data: dict[str, Any]) -> Any:
+    """The dataset of the test split; None: there is none, and the log says so.
+
+    A constructor says that there is none by a ValueError or a KeyError that names "test", as classes with a fixed list
+    of splits do. Anything else that it raises is an error: a missing file must not hide the test split.
+    """
+    if "test" in data and data["test"] is None:
+        return None
+    try:
+        test = read("test")
+    except (ValueError, KeyError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if type(cause) not in (ValueError, KeyError) or not NAMES_TEST.search(str(cause)):
+            raise
+        logger.warning(f"no test split: {error}".partition("\n")[0])
+        return None
+    if len(test) == 0:
+        logger.warning("no test split: it has no items")
+        return None
+    return test
 
 
 def carve(num_items: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

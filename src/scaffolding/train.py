@@ -11,6 +11,7 @@ python src/scaffolding/train.py --multirun run.seed=1,2,3      # one run per val
 from scaffolding.core.launch import launch  # isort: skip  (first: sets the path, handles early signals, speeds up imports)
 
 import torch
+from loguru import logger
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -151,8 +152,11 @@ def after_update(exp: Experiment, metrics: dict[str, Tensor]) -> None:
 
 
 def test(exp: Experiment) -> None:
-    """Evaluate the best weights on the test split, once."""
+    """Evaluate the best weights on the test split, once, if the dataset has one."""
     exp.load_best_weights()
+    if "test" not in exp.datasets:
+        logger.info("no test split: nothing is tested")
+        return
     exp.run.log("test", evaluate(exp, "test"))
 
 

@@ -128,7 +128,7 @@ def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, A
         UserError: the data are not those of the run, or its state cannot take over a changed setting.
     """
     for name, split in exp.datasets.items():
-        saved, now = content["splits"][name], split.fingerprint()
+        saved, now = content["splits"].get(name, [0]), split.fingerprint()
         if saved != now:
             raise UserError(f"data: the {name} split is not the one of {run}: {saved[0]} items, now {now[0]}")
     for schedule in content["schedulers"].values():
