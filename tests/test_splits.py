@@ -161,7 +161,7 @@ def make_with_test(test: Any) -> dict[str, Split]:
     "test",
     [Numbers(0), ValueError("there is no test split"), KeyError("test"), ValueError("'test' is not in list"),
      ValueError("Unknown value 'test' for argument split. Valid values are {'train', 'val'}.")],
-    ids=repr,
+    ids=lambda one: type(one).__name__,
 )  # fmt: skip
 def test_a_dataset_may_have_no_test_split(test: Any) -> None:
     assert set(make_with_test(test)) == {"train", "val"}
@@ -171,7 +171,7 @@ def test_a_dataset_may_have_no_test_split(test: Any) -> None:
     "error",
     [FileNotFoundError("no test.npz"), ValueError("/data/test.npz is damaged"), KeyError("label"), UserError("no test"),
      UnicodeDecodeError("utf-8", b"", 0, 1, "test")],
-    ids=repr,
+    ids=lambda one: type(one).__name__,
 )  # fmt: skip
 def test_a_test_split_that_cannot_be_read_is_an_error(error: Exception) -> None:
     """Fails where a missing or damaged file is taken for a dataset without a test split."""
