@@ -25,7 +25,8 @@ from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 
 TESTS = Path(__file__).parent
-ENV = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])}  # tiny.py; and us, if not installed
+INHERITED = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+ENV = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), *INHERITED])}  # tiny.py, and us
 TINY = ("--config-dir", str(TESTS / "configs"), "data=noisy", "model=tiny", "plots=none", "tracker=none", "mode=prod")
 BASE = (
     *TINY, "optimizer=fatal", "run.budget=24", "run.log_every=1", "run.eval_every=5", "run.save_every=4",

@@ -3,6 +3,7 @@
 Most of it composes in this process, in a copy of configs/ with the options of tests/configs/ and some more.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from scaffolding.config import PROJECT_ROOT, Config, upgrade
+from scaffolding.core.config.build import check_targets
 from scaffolding.core.config.compose import Project, compose_config, groups
 from scaffolding.core.config.usage import changes
 from scaffolding.core.errors import UserError
@@ -191,6 +193,17 @@ def test_hydra_is_left_as_it_was(project: Project, at_work: Any) -> None:
         GlobalHydra.instance().clear()
 
 
+@pytest.mark.parametrize("what", ["import nosuch_library", "from torch import nosuch_name"])
+def test_a_broken_import_in_a_target_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Fails where it reads as if the owner's module were not there, or shows a traceback."""
+    (tmp_path / "broken_part.py").write_text(f"{what}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=rf"importing broken_part failed: .*{what.split()[-1]}"):
+        check_targets({"_target_": "broken_part.Thing"}, "model")
+    with pytest.raises(UserError, match="there is no module 'absent_part'"):
+        check_targets({"_target_": "absent_part.Thing"}, "model")
+
+
 # --- the real entry point ---
 
 
@@ -244,12 +257,15 @@ def test_cfg_job_prints_the_config_and_leaves_nothing(train: Train, elsewhere: P
 
 
 def test_multirun_makes_one_folder_of_jobs(train: Train, elsewhere: Path, output_root: Path) -> None:
-    done = train("--multirun", *TINY, "mode=dev", "loader.num_workers=0", "run.seed=3,4", cwd=elsewhere)
+    told = "+hydra.callbacks.returned._target_=tiny.Returned"  # prints what main returns to sweepers
+    done = train("--multirun", *TINY, "mode=dev", "loader.num_workers=0", "run.seed=3,4", told, cwd=elsewhere)
     assert done.stdout.count("tensors identical") == done.stdout.count("in prod mode: ") == 2
     [sweep] = output_root.iterdir()
     assert sweep.name.startswith("exp_")
     jobs = {path.name[-5:]: path for path in sweep.iterdir() if path.is_dir()}
     assert sorted(jobs) == ["_job0", "_job1"]
+    best = [json.loads((jobs[name] / "status.json").read_text())["best"] for name in sorted(jobs)]
+    assert None not in best and [f"returned {value}" for value in best] == re.findall("returned .*", done.stdout)
     for name, seed in (("_job0", 3), ("_job1", 4)):
         assert yaml.safe_load((jobs[name] / "config.yaml").read_text())["run"]["seed"] == seed
         assert f"run.seed={seed}" in yaml.safe_load((jobs[name] / "overrides.yaml").read_text())

@@ -49,7 +49,7 @@ def replay(run: Path, code: int, **env: str) -> str:
 
 
 def test_a_gradient_that_is_not_finite_is_noticed_at_the_next_row(train: Train, output_root: Path) -> None:
-    words = ("loss._target_=tiny.ExplodingLoss", "run.save_every=2", "run.log_every=3", "run.eval_every=null")
+    words = ("loss._target_=tiny.ExplodingLoss", "run.save_every=5", "run.log_every=3", "run.eval_every=null")
     done, run = train(*BASE, *words, "run.name=run", env={"EXPLODE_AT": "11"}, code=1), output_root / "run"
     assert "was not finite at or before step 12" in done.stderr
     assert "latest.pt" in done.stderr and "scripts/replay.py run" in done.stderr and "Traceback" not in done.stderr
@@ -177,7 +177,7 @@ def test_a_second_writer_is_refused_and_a_killed_one_frees_the_run(
     wait_until(lambda: "step 8/" in run.stderr.read_text())
     run.send(signal.SIGSTOP)
     before = tree(output_root)
-    done = train("resume=run", code=2)
+    done = train("resume=run", "run.budget=30", code=2)  # short, where it is not refused
     assert f"in use by process {run.pid} on " in done.stderr and " since " in done.stderr
     assert read_status(output_root / "run")["status"] == "running"
     assert tree(output_root) == before

@@ -217,9 +217,35 @@ def test_early_stopping_and_best(train: Train, output_root: Path) -> None:
     best = checkpoint.load(output_root / "run" / "checkpoints" / "best.pt")["state"]["step"]
     losses = {row["step"]: row["loss"] for row in Facts(output_root / "run" / "facts").rows() if row["split"] == "val"}
     assert losses[best] == min(losses.values())
+    tested = evaluate(Experiment.from_path(output_root / "run", checkpoint="best"), "test")
+    assert Facts(output_root / "run" / "facts").rows()[-1]["loss"] == tested["loss"], "not the best weights"
     assert state["step"] == best + 6 < 400  # three evaluations later
     assert "takes effect" in train("resume=run", "run.patience=5", f"run.budget={best + 8}").stderr
     assert latest(output_root / "run")["state"]["step"] == best + 8
+
+
+def test_rows_count_items_and_measure_the_machine(whole_run: Path) -> None:
+    """Fails where speed or memory is in another unit, or items are counted twice."""
+    rows = [row for row in Facts(whole_run / "facts").rows() if row["split"] == "train"]
+    items = [16, 16, 16, 16, 16, 16, 16, 8] * 3  # 120 items an epoch
+    assert [row["samples"] for row in rows] == [sum(items[: index + 1]) for index in range(24)]
+    seconds = sum(16 / row["items_per_second"] for row in rows if row["step"] > 1)
+    assert seconds == pytest.approx(rows[-1]["time"] - rows[0]["time"], rel=0.5)
+    assert all(50 < row["peak_memory_mb"] < 50_000 for row in rows)
+
+
+def test_dev_mode_is_set_to_take_every_branch() -> None:
+    """Fails where dev mode has no second epoch, no odd last batch, no workers, or leaves out a look or the proof."""
+    search = f"hydra.searchpath=['file://{TESTS / 'configs'}']"
+    exp = Experiment(compose_config(PROJECT, [search, "data=noisy", "model=tiny", "mode=dev"]))
+    for loader in (exp.train_loader, exp.val_loader):
+        assert len(loader) > 2 and len(loader.dataset) % loader.batch_size > 1, loader.name
+    assert exp.num_steps == 2 * exp.steps_per_epoch
+    for name in ("log", "eval", "rollout", "plot", "save"):
+        assert exp.intervals.due(name, exp.steps_per_epoch), name
+    assert exp.intervals.due("save", 1) and exp.settings.rehearse_resume
+    assert exp.cfg.loader.num_workers > 0 and exp.cfg.loader.start_method == "spawn"
+    assert Path(exp.cfg.paths.output) == Path(exp.cfg.paths.output_root) / "dev"
 
 
 def test_overfit_mode_says_whether_the_loss_fell(train: Train) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import BASE, TRAIN, Train
+from conftest import BASE, INHERITED, TRAIN, Train
 from loguru import logger
 from omegaconf import OmegaConf
 from pairs import options, trainable
@@ -41,7 +41,7 @@ def test_secrets_are_in_no_file(tmp_path: Path, ending: str) -> None:
     words += [f"+data.token={SECRETS['word']}", inner]
     words += ["rollout={_target_: torch.nn.Identity}"] if ending == "failed" else []  # it takes one argument, not two
     secrets = dict.fromkeys(("WANDB_API_KEY", "MY_TOKEN"), SECRETS["env"])
-    places = {"PYTHONPATH": str(tmp_path / "src"), "HOME": str(tmp_path / "home")}
+    places = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "src"), *INHERITED]), "HOME": str(tmp_path / "home")}
     command = [sys.executable, str(tmp_path / TRAIN.relative_to(PROJECT_ROOT)), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=os.environ | secrets | places)
     assert done.returncode == (ending == "failed"), done.stderr

@@ -175,10 +175,12 @@ def test_rerun_finds_the_rows_identical_or_names_the_first_that_is_not(
 # --- fork
 
 
-def test_lineage(train: Train, whole_run: Path, output_root: Path) -> None:
-    """Fails where a fork killed before its first save, or a rerun of a fork, starts from fresh weights, or where a fork
-    of a rerun has the settings of base.yaml."""
-    shutil.copytree(whole_run, output_root / "parent")
+def test_lineage(train: Train, output_root: Path) -> None:
+    """Fails where a fork starts from other weights than the best, where a fork killed before its first save, or a rerun
+    of a fork, starts from fresh weights, or where a fork of a rerun has the settings of base.yaml."""
+    train(*BASE, "run.monitor_mode=max", "run.name=parent")  # the loss falls: the first evaluation is the best
+    best, last = (checkpoint.load(output_root / "parent" / "checkpoints" / f"{name}.pt") for name in ("best", "latest"))
+    assert best["state"]["step"] < last["state"]["step"]
     train(*CONFIGS, "fork=parent", "run.name=straight")
     train(*CONFIGS, "fork=parent", "run.name=killed", env={"KILL_AT": "2"}, code=-9)
     assert [file.name for file in (output_root / "killed" / "checkpoints").iterdir()] == ["parent.pt"]

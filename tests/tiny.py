@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from hydra.experimental.callback import Callback
 from torch import Tensor, nn
 
 passed: list[str] = []  # the points of this process
@@ -234,6 +235,13 @@ class Rollout:
         weights = sum(float(parameter.double().sum()) for parameter in model.parameters())
         items = float(sum(len(labels) for _, labels in loader))
         return {"items": items, "weights": weights, "drawn": float(torch.rand(())) + random.random()}
+
+
+class Returned(Callback):
+    """Prints what `main` returned."""
+
+    def on_job_end(self, config: Any, job_return: Any, **more: Any) -> None:
+        print("returned", job_return.return_value)
 
 
 class FaultyPoints(NoisyPoints):

@@ -145,9 +145,10 @@ def locate(target: str, key: str) -> Any:
         name = ".".join(parts[:count])
         try:
             found: Any = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name and f"{name}.".startswith(f"{error.name}."):
-                continue  # this module itself is missing, not something that it imports
+        except ImportError as error:
+            is_missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
+            if is_missing:
+                continue  # this module itself, not something that it imports
             raise UserError(f"{key}: {target}: importing {name} failed: {error}") from error
         for index, part in enumerate(parts[count:], count):
             if not hasattr(found, part):

@@ -1,0 +1,196 @@
+"""Faults that planted.py plants: by file, what goes wrong, the text that gives way, and what stands there instead.
+
+Each breaks a promise of README.md, configs/README.md or scripts/README.md. The old texts stand exactly once in their
+file (a quick test looks), so they are as short as they can be: change them along with the sources.
+"""
+
+SRC = "src/scaffolding"
+CORE = f"{SRC}/core"
+
+FAULTS: dict[str, list[tuple[str, str, str]]] = {
+    f"{SRC}/train.py": [
+        ("the final test on the last weights", "exp.load_best_weights()", "pass"),
+        ("main returns None", "return exp.state.best", "return None"),
+        ("gradients are never zeroed", "optimizer.zero_grad()", "pass"),
+        ("float16 gradients are clipped with their scale", "exp.scaler.unscale_(optimizer)", "pass"),
+        ("gradients are measured, not clipped", "exp.settings.clip_grad_norm)\n", "float('inf'))\n"),
+        ("accumulated values without their weight", "widened(value) * weight", "widened(value)"),
+        ("skipped updates count", "if exp.scaler.took_step():", "if exp.scaler.took_step() is not None:"),
+        ("averaged weights are never updated", "exp.ema.update_parameters(exp.model)", "pass"),
+        ("schedules of steps stand still", 'advance(exp.schedulers, "step")', "pass"),
+        ("schedules of epochs stand still", 'advance(exp.schedulers, "epoch")', "pass"),
+        ("target_loss is passed from below", 'values["loss"] < exp', 'values["loss"] > exp'),
+        ("rollouts are never due", '("eval", "rollout", "plot")', '("eval", "plot")'),
+        ("figures of the start are not drawn", 'plot.draw(exp, "start")', "pass"),
+        ("patience counts nothing", "evaluations_since_best += 1", "evaluations_since_best += 0"),
+        ("rollouts see the raw weights", "exp.rollout(exp.eval_model", "exp.rollout(exp.model"),
+        ("rollouts draw from training's generators", 'with keys.keyed(exp.settings.seed, "rollout"), ', "with "),
+    ],
+    f"{SRC}/evaluate.py": [
+        ("evaluation weighs batches, not items", "size = loader.num_items(batch)", "size = 1"),
+        ("evaluation in training mode", "model.eval()", "model.train()"),
+        ("metrics remember the last evaluation", "metric.reset()", "pass"),
+        ("evaluation draws from training's generators", 'with keys.keyed(seed, "evaluate", split):', "if True:"),
+    ],
+    f"{SRC}/experiment.py": [
+        ("the seed does not reach the weights", 'keys.keyed(self.settings.seed, "model")', 'keys.keyed("model")'),
+        ("evaluation of the raw weights", "return self.ema.module", "return self.model"),
+        ("patience is one evaluation longer", "since_best >= patience", "since_best > patience"),
+        ("noise is the same at every position", "network, epoch, position))", "network, epoch))"),
+        ("noise is the same in every epoch", "network, epoch, position))", "network, position))"),
+        ("noise is the same for every network", "seed, network, epoch, position))", "seed, epoch, position))"),
+        ("frozen parameters are handed to the optimizer", "if parameter.requires_grad]", "if True]"),
+        ("a schedule's state is not restored", "schedule.scheduler.load_state_dict(", "dict("),
+        ("a scaler's state is not restored", 'if content["scaler"]:', "if False:"),
+        ("objects of yours are not restored", 'part.load_state_dict(content["objects"][name])', "pass"),
+        ("the count of averages is not restored", "self.ema.n_averaged.fill_", "print"),
+        ("from_path leaves the model in training mode", "        exp.model.eval()\n", ""),
+        ("schedules ignore run.schedule_budget", "self.settings.schedule_budget or self", "self"),
+        ("run.compile does nothing", "network.compile()", "pass"),
+    ],
+    f"{SRC}/splits.py": [
+        ("training items are validated on", "order[num_val:].sort().values", "order.sort().values"),
+        ("validation items are augmented", 'validation = read("train", **changes)', 'validation = read("train")'),
+    ],
+    f"{SRC}/losses.py": [
+        ("label_smoothing does nothing", "label_smoothing=self.label_smoothing", "label_smoothing=0.0"),
+    ],
+    f"{CORE}/batches/loader.py": [
+        ("the order is that of every epoch", "self.seed, self.name, epoch))", "self.seed, self.name))"),
+        ("a batch read at once is keyed by nothing", "self.name, epoch, position), with", "self.name), with"),
+    ],
+    f"{CORE}/batches/workers.py": [
+        ("augmentation is the same in every epoch", "self.name, epoch, index))", "self.name, index))"),
+        ("collation is not keyed", 'keys.seed_host(keys.key(self.seed, self.name, "collate", *pairs[0]))', "pass"),
+        ("loader.timeout does nothing", "timeout=(timeout or 0) if num_workers else 0", "timeout=0"),
+    ],
+    f"{CORE}/config/build.py": [
+        ("a broken import is called a missing module", 'startswith(f"{error.name}.")', 'if True or f"{name}."'),
+        ("wrong arguments show when the run has begun", "name not in parameters:", "name is None:"),
+    ],
+    f"{CORE}/config/compose.py": [
+        ("values out of range pass", "if not is_allowed:", "if False:"),
+        ("files of groups may set run.*", "if wrong and text.startswith(GLOBAL):", "if False:"),
+        ("secrets in overrides are kept", "masked(word) for word in HydraConfig", "word for word in HydraConfig"),
+    ],
+    f"{CORE}/config/trust.py": [
+        ("links may lead out of a run's folder", "if path.is_symlink() and not", "if False and not"),
+    ],
+    f"{CORE}/errors.py": [
+        ("the least likely word is called nearest", "key=likeness, reverse=True)", "key=likeness)"),
+        ("a full disk ends like any failure", "code = 74", "code = 1"),
+    ],
+    f"{CORE}/intervals.py": [
+        ("nothing is due at the end of the budget", "== 0 or step == self.num_steps", "== 0"),
+        ("half an epoch is rounded down", "math.ceil(amount)", "math.floor(amount)"),
+    ],
+    f"{CORE}/launch.py": [
+        ("wrong input ends like a failed run", "2 if isinstance(error, UserError) else", ""),
+        (".env is not read", 'dotenv.load_dotenv(project.root / ".env")', "dotenv"),
+        ("the jobs of a sweep lie with the other runs", "cfg.paths.output = HydraConfig.get().sweep.dir", "pass"),
+        ("main's result is lost", "return main(cfg)", "main(cfg)"),
+    ],
+    f"{CORE}/folder/facts.py": [
+        ("the final test stays when a run goes on", ' or row["split"] == "test"', ""),
+        ("cut rows are lost", "        if lines:\n", "        if False:\n"),
+    ],
+    f"{CORE}/folder/folder.py": [
+        ("a lock is not taken", "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
+        ("a lock that workers inherit", "fcntl.lockf(file, ", "fcntl.flock(file, "),
+        ("a name may lead to a dev run by latest", 'if not key.startswith("dev/")', ""),
+        ("files are not flushed to the disk", "os.fsync(file.fileno())", "pass"),
+    ],
+    f"{CORE}/folder/provenance.py": [
+        ("the patch lacks new files", '"--all"', '"--update"'),
+        ("packages are not noted", "for found in installed", "for found in installed[:1]"),
+    ],
+    f"{CORE}/resume/resume.py": [
+        ("a fork from the latest weights", "file = files.best_or_latest()", "file = files.latest"),
+        ("other data pass at a resume", "if saved != now:", "if False:"),
+        ("a changed optimizer setting does nothing", "group[name] = value", "pass"),
+        ("a rerun with other code", "code_hash(project.sources):", "known['code']:"),
+        ("best of another monitor is kept", "exp.state.best = exp.state.best_step = None", "pass"),
+    ],
+    f"{CORE}/resume/rules.py": [
+        ("a resume may change what a run is", 'if word == "identity":', "if False:"),
+        ("a rerun may change its course", 'if verb == "rerun" and', "if False and"),
+    ],
+    f"{CORE}/resume/rehearsal.py": [
+        ("the rehearsal compares nothing", "difference = first_difference(expected, found)", "difference = None"),
+        ("the estimate forgets the steps", "_duration(num_steps * seconds + ", "_duration(seconds + "),
+        ("the estimate counts the batches of dev mode", "/ items)\n", "/ 8)\n"),
+    ],
+    f"{CORE}/session/record.py": [
+        ("items_per_second times 1000", 'row["items_per_second"] = round(', 'row["items_per_second"] = round(1000 * '),
+        ("memory is in GB", "peak_memory() / 1e6", "peak_memory() / 1e9"),
+        ("a checkpoint may be ahead of the rows", "self.facts.sync()  #", "pass  #"),
+        ("a disk that stays full is waited for", "MAX_FAILED_SAVES = 10", "MAX_FAILED_SAVES = 10000"),
+    ],
+    f"{CORE}/session/report.py": [
+        ("guessing gives another loss", "math.log(count)", "math.log2(count)"),
+        ("a rerun is not compared", "if repr(old.get(name)) != repr(new.get(name)):", "if False:"),
+        ("a figure that failed is forgotten", "if exp.failed_figures:", "if False:"),
+        ("another torch is not told", "if now != before:", "if False:"),
+    ],
+    f"{CORE}/session/run.py": [
+        ("not finite at a logged row", '"train":\n            self.check_finite()', '"train":\n            pass'),
+        ("a weight that is not finite is saved", "self.check_finite()\n        self.record.save", "self.record.save"),
+        ("Ctrl-C reads as preempted", '"interrupted" if reason', '"preempted" if reason'),
+        ("a second signal is not heard", "os._exit(128 + number)", "return"),
+        ("print does not reach log.txt", "self.copy(text)", "pass"),
+        ("the lock outlives the run", "folder.release(self.path)", "pass"),
+        ("the jobs of a sweep have no number", 'suffix = f"_job{hydra.job.num}"', 'suffix = ""'),
+    ],
+    f"{CORE}/session/tracking.py": [
+        ("a tracker that fails is not told", "except BaseException as error:", "except KeyError as error:"),
+        ("figures are told before their rows", 'figures(row["step"])', 'figures(row["step"] + 1)'),
+    ],
+    f"{CORE}/state/checkpoint.py": [
+        ("damage is not looked for", "bad = archive.testzip()", "bad = None"),
+        ("checkpoints may hold code", "weights_only=True)\n    except", "weights_only=False)\n    except"),
+        ("optimizer states in the weights' type", "own[name] = value.to(own[name].device)", "pass"),
+        ("all checkpoints are kept", "old.unlink()", "pass"),
+        ("there is no model.pt", "self.model.symlink_to(", "str("),
+    ],
+    f"{CORE}/state/progress.py": [
+        ("more is worse", "return value > self.best", "return value < self.best"),
+        ("NaN may be the best", "return value == value", "return True"),
+        ("items are not counted", "self.samples += num_items", "pass"),
+    ],
+    f"{SRC}/plot/__init__.py": [
+        ("a figure that fails ends the run", "exp.failed_figures[kind] = f", "raise\n                _ = f"),
+        ("figures draw from training's generators", 'with keys.keyed(exp.settings.seed, "plot"):', "if True:"),
+    ],
+    "configs/mode/dev.yaml": [
+        ("dev mode without an odd last batch", "limit_train: 37", "limit_train: 40"),
+        ("dev mode evaluates whole batches", "limit_eval: 21", "limit_eval: 16"),
+        ("dev mode has one epoch", "budget: 2epochs", "budget: 1epochs"),
+        ("dev mode does not resume", "rehearse_resume: true", "rehearse_resume: false"),
+        ("dev mode draws nothing", "plot_every: 1epoch", "plot_every: null"),
+        ("dev mode rolls nothing out", "rollout_every: 1epoch", "rollout_every: null"),
+        ("dev mode has no workers", "num_workers: 2", "num_workers: 0"),
+        ("dev mode has no tracker", "wandb_offline", "none"),
+        ("dev runs lie with the real ones", "${paths.output_root}/dev", "${paths.output_root}"),
+        ("dev mode saves once", "save_every: 1\n", "save_every: 1epoch\n"),
+    ],
+    "configs/mode/overfit.yaml": [
+        ("overfit mode with a schedule", "override /scheduler: none", "override /scheduler: cosine"),
+        ("overfit mode on all items", "limit_train: 32", "limit_train: null"),
+    ],
+    "configs/mode/prod.yaml": [
+        ("prod mode has no tracker", "override /tracker: wandb", "override /tracker: none"),
+    ],
+    "configs/base.yaml": [
+        ("base.yaml wins over a recipe", "  - _self_", "  #"),
+    ],
+    "scripts/runs.py": [
+        ("dev runs in the table", '!= "dev"', "is not None"),
+        ("the worst runs come first", 'return value is None, value', "return value is None, -value"),
+    ],
+    "scripts/find_hardest.py": [
+        ("the easiest items", "descending=True", "descending=False"),
+    ],
+}  # fmt: skip
+
+# Faults that no quick test finds, and why that is so.
+UNSEEN: dict[str, str] = {}

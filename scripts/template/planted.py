@@ -1,0 +1,179 @@
+"""Plant faults in copies of this checkout, one at a time, and see which quick test finds each (faults.py lists them).
+
+    python scripts/template/planted.py                            # all of them; --jobs 8: that many copies at a time
+    python scripts/template/planted.py --only patience            # those with this text in their name
+    python scripts/template/planted.py --tests tests/test_loop.py # with these tests alone, instead of the quick set
+    python scripts/template/planted.py --write                    # and put the table into README.md
+
+The same tests run in a copy without a fault first; what fails there is left out. Exit code 1: a fault was not found,
+2: a fault does not fit the sources any more, and nothing was run.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from faults import FAULTS, UNSEEN
+
+ROOT = Path(__file__).resolve().parents[2]
+CORES = os.cpu_count() or 1
+NOT_COPIED = (".git", ".venv", "_output", "_data", "__pycache__", ".*_cache")
+BEGIN, END = "<!-- written by scripts/template/planted.py -->\n", "<!-- end -->\n"
+LIMIT = 3600  # seconds after which the tests count as hanging
+FAILED = re.compile(r"(?m)^(?:FAILED|ERROR) (\S+\.py(?:::\w+(?:\[.*?\])?(?= - |$))?)")
+
+
+class Fault(NamedTuple):
+    """Text of one file that gives way to another text: one fault."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+class Outcome(NamedTuple):
+    """What the tests said of a copy."""
+
+    failed: list[str]  # the tests that failed, as pytest names them
+    seconds: float
+    output: str
+
+
+def faults() -> list[Fault]:
+    """All faults of faults.py."""
+    return [Fault(name, file, old, new) for file, found in FAULTS.items() for name, old, new in found]
+
+
+def misfits() -> list[str]:
+    """Faults whose old text does not stand exactly once in its file, or whose name is there twice."""
+    found = []
+    names = [fault.name for fault in faults()]
+    for fault in faults():
+        count = (ROOT / fault.file).read_text().count(fault.old)
+        if count != 1:
+            found.append(f"{fault.name}: {fault.file} holds {count} times {fault.old!r}")
+        if names.count(fault.name) > 1:
+            found.append(f"{fault.name}: there are two of this name")
+    return found + [f"{name}: UNSEEN names it, and there is no such fault" for name in set(UNSEEN).difference(names)]
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copy what git knows of this checkout, or all of it where git does not help; as a repository with one commit."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        return
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    author = ["-c", "user.name=planted", "-c", "user.email=planted@localhost"]
+    for words in (["init", "--quiet"], ["add", "--all"], [*author, "commit", "--quiet", "--message", "a copy"]):
+        subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+
+
+def run_tests(fault: Fault | None, tests: list[str], left_out: Iterable[str], num_workers: int) -> Outcome:
+    """The tests in a fresh copy that has the fault; with one, they end with the first test that fails."""
+    begin = time.monotonic()
+    with TemporaryDirectory(prefix="planted_") as temporary:
+        copy = Path(temporary, "copy")
+        copy_checkout(copy)
+        words = ["-q", "-m", "not full", "-n", str(num_workers), f"--basetemp={temporary}/tests", *tests]
+        words.append("--ignore=tests/template/test_planted.py")  # it would notice that the old text is gone
+        words += [f"--deselect={test}" for test in left_out]
+        if fault is not None:
+            words.append("-x")
+            file = copy / fault.file
+            file.write_text(file.read_text().replace(fault.old, fault.new))
+        inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        path = os.pathsep.join([str(copy / "src"), str(copy / "tests"), *inherited])
+        with open(Path(temporary, "output"), "w+") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *words],
+                cwd=copy, env=os.environ | {"PYTHONPATH": path}, stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+            try:
+                process.wait(LIMIT)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            output.seek(0)
+            text = output.read()
+    failed = FAILED.findall(text)
+    if not failed and process.returncode not in (0, 5):  # not even collected, or it hangs; 5: there was no test
+        failed = [f"pytest (exit code {process.returncode})"]
+    return Outcome(failed, time.monotonic() - begin, text)
+
+
+def row(fault: Fault, outcome: Outcome) -> str:
+    """What the table says of a fault."""
+    found = "**none**"
+    if outcome.failed:
+        found = f"`{outcome.failed[0].removeprefix('tests/')}`"
+    elif fault.name in UNSEEN:
+        found = f"none: {UNSEEN[fault.name]}"
+    cells = (fault.name, f"`{fault.file.removeprefix('src/scaffolding/')}`", found, f"{outcome.seconds:.0f}")
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def write(rows: dict[str, str]) -> None:
+    """Put rows into the table of README.md, in the place of those of the same faults."""
+    file = Path(__file__).with_name("README.md")
+    before, _, rest = file.read_text().partition(BEGIN)
+    table, _, after = rest.partition(END)
+    old = {name: line for line, name in re.findall(r"(?m)^(\| (.+?) \|.*)$", table)}
+    known = {fault.name: (old | rows).get(fault.name) for fault in faults()}
+    lines = [line for line in known.values() if line is not None]
+    num_found = sum("| none" not in line and "**none**" not in line for line in lines)
+    head = f"{num_found} of {len(lines)} faults are found.\n\n| fault | in | found by | s |\n| --- | --- | --- | --- |"
+    file.write_text("\n".join([f"{before}{BEGIN}", head, *lines, "", f"{END}{after}"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only", metavar="NAME", nargs="+", default=[""], help="faults with one of these in their name"
+    )
+    parser.add_argument("--tests", metavar="FILE", nargs="+", default=[], help="test files, or single tests in them")
+    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="copies at a time, which share all cores")
+    parser.add_argument("--write", action="store_true", help="put the rows into scripts/template/README.md")
+    arguments = parser.parse_args()
+    wrong = misfits()
+    if wrong:
+        print("\n".join(wrong), file=sys.stderr)
+        sys.exit(2)
+    chosen = [fault for fault in faults() if any(text in fault.name for text in arguments.only)]
+    sound = run_tests(None, arguments.tests, [], CORES)
+    if sound.failed:
+        print(f"left out, as they fail without a fault: {', '.join(sound.failed)}", flush=True)
+    if len(sound.failed) > 25 or any(" " in test.partition("[")[0] for test in sound.failed):
+        sys.exit(f"{sound.output}\nthe tests do not run here")
+    rows, num_workers, survivors = {}, max(1, CORES // arguments.jobs), 0
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        tasks = [pool.submit(run_tests, each, arguments.tests, sound.failed, num_workers) for each in chosen]
+        for fault, task in zip(chosen, tasks, strict=True):
+            outcome = task.result()
+            rows[fault.name] = row(fault, outcome)
+            survivors += not outcome.failed and fault.name not in UNSEEN
+            print(rows[fault.name], flush=True)
+    print(f"{len(chosen)} faults, {survivors} not found; without a fault the tests take {sound.seconds:.0f} s")
+    if arguments.write:
+        write(rows)
+    sys.exit(survivors > 0)
+
+
+if __name__ == "__main__":
+    main()
