@@ -15,7 +15,7 @@ import torch
 from conftest import generators
 from torch import Tensor
 
-from scaffolding.core.batches.loader import Loader, num_items, to_device
+from scaffolding.core.batches.loader import Loader, to_device
 from scaffolding.core.errors import RunError, UserError
 from scaffolding.core.state import keys
 from scaffolding.core.state.progress import RunState
@@ -72,6 +72,21 @@ class Point(NamedTuple):
     weight: Tensor
 
 
+class Ordered(Noisy):
+    """An order of its own: every third item, twice, in a random order."""
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        return torch.randperm(14, generator=generator) // 2 * 3
+
+
+class OrderedInMemory(Ordered, NoisyInMemory):
+    """The same, a whole batch at a time."""
+
+
+ON_LINUX = (
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # python 3.12 and later, with threads around
+    pytest.mark.skipif(sys.platform != "linux", reason="forking is not safe here"),
+)
 both_kinds = pytest.mark.parametrize("dataset", [Noisy, NoisyInMemory])
 
 
@@ -132,17 +147,51 @@ def test_every_item_comes_once_whatever_the_batch_size(dataset: Callable[[], Any
     assert [index for batch in batches for index in batch[0]] == order(loader, 0)
 
 
+@pytest.mark.parametrize("dataset", [Ordered, OrderedInMemory])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=ON_LINUX)])
+def test_a_dataset_may_have_an_order(dataset: Callable[[], Any], num_workers: int) -> None:
+    """Items that come again are read with other randomness; a restart in the middle finds the same batches."""
+    loader = make(dataset(), num_workers=num_workers, start_method="fork")
+    batches = plain(loader.batches(2))
+    assert len(loader) == len(batches) == 4 and [len(batch[0]) for batch in batches] == [4, 4, 4, 2]
+    assert sorted(order(loader, 2)) == sorted(2 * list(range(0, 21, 3))) != order(loader, 2)
+    assert [index for batch in batches for index in batch[0]] == order(loader, 2) != order(loader, 1)
+    drawn = [values for batch in batches for values in batch[1]]
+    assert len({str(values) for values in drawn}) == 14
+    assert plain(loader.batches(2, 2)) == batches[2:]
+    assert order(make(dataset(), shuffle=False), 0) == list(range(NUM_ITEMS))  # evaluations read every item once
+    loader.close()
+
+
+def test_a_last_batch_may_be_left_out() -> None:
+    loader = make(drop_last=True)
+    assert len(loader) == 5 and [len(batch[0]) for batch in plain(iter(loader))] == 5 * [BATCH_SIZE]
+    assert order(loader, 0) == order(make(), 0)[:20] and list(loader.indices(0, 5)) == []
+    with pytest.raises(UserError, match="drop_last=true: the train split has 23 items, a batch 24"):
+        make(drop_last=True, batch_size=24)
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=ON_LINUX)])
+def test_two_iterations_over_one_loader_do_not_meet(num_workers: int) -> None:
+    """Fails where a figure that reads training data moves the epoch under way: workers serve one iteration."""
+    loader = make(num_workers=num_workers, start_method="fork")
+    whole = plain(loader.batches(3))
+    epoch = loader.batches(3)
+    batches = [next(epoch), next(epoch)]
+    assert plain([next(iter(loader))]) == plain(make().batches(0))[:1]
+    inner = loader.batches(1)
+    next(inner)
+    assert plain(iter([*batches, *epoch])) == whole
+    assert plain(loader.batches(3)) == whole
+    loader.close()
+
+
 def test_an_empty_dataset_is_refused() -> None:
     with pytest.raises(UserError, match="val split is empty"):
         make([], name="val")
 
 
 # --- a sample's randomness ---
-
-ON_LINUX = (
-    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # python 3.12 and later, with threads around
-    pytest.mark.skipif(sys.platform != "linux", reason="forking is not safe here"),
-)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +289,6 @@ def test_nested_batches() -> None:
     assert isinstance(batch["point"], Point) and isinstance(batch["pair"], list | tuple)
     assert batch["point"].position.tolist() == [[index] * 3 for index in indices.tolist()]
     assert batch["pair"][0].equal(indices) and batch["pair"][1].equal(indices)
-    assert num_items(batch) == BATCH_SIZE
 
 
 def test_every_tensor_moves_to_the_device() -> None:
@@ -252,27 +300,15 @@ def test_every_tensor_moves_to_the_device() -> None:
     assert to_device(batch, CPU)["pair"][0] is batch["pair"][0]
 
 
-def test_num_items() -> None:
-    three = torch.ones(3)
-    for batch in (torch.ones(3, 2), (three, 1), [[three]], {"a": {"b": three}}):
-        assert num_items(batch) == 3
-    for bad in (["a", "b"], {}, [], {"ids": ["a", "b"], "x": three}):
-        with pytest.raises(UserError, match="collate"):
-            num_items(bad)
-
-
-def test_a_dataset_may_collate_and_count_its_items() -> None:
-    """Fails where a batch of graphs or packed sequences counts for the length of its first tensor."""
+def test_items_are_what_was_drawn_not_what_stands_first_in_a_batch() -> None:
+    """Fails where a batch of graphs, a packed sequence or a list of images counts for the length of its first tensor."""
 
     class Graphs(Noisy):
         def __getitem__(self, index: int) -> Tensor:
             return torch.full((3,), index)
 
         def collate(self, samples: list[Tensor]) -> dict[str, Any]:
-            return {"nodes": torch.cat(samples), "num": len(samples)}
-
-        def num_items(self, batch: dict[str, Any]) -> int:
-            return int(batch["num"])
+            return {"names": ["a graph"] * 9, "nodes": torch.cat(samples)}
 
     parts = next(make(Graphs()).steps(RunState(epoch=0, position=4), 2))  # 4 and 3 items
     assert [(part.num_items, part.weight) for part in parts] == [(4, 4 / 7), (3, 3 / 7)]

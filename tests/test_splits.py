@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scaffolding.core.errors import UserError
-from scaffolding.splits import Split, carve, limit, make_splits
+from scaffolding.splits import Split, carve, limit, make_splits, seen_in_training
 
 
 class Numbers:
@@ -119,7 +119,7 @@ def make(data: dict[str, Any], limit_train: float | None = None, limit_eval: flo
         dataset.split, dataset.changes = split, changes
         return dataset
 
-    return make_splits(read, data, limit_train, limit_eval, 0)
+    return make_splits(read, data, limit_train, limit_eval)
 
 
 def test_the_author_s_own_splits_are_kept() -> None:
@@ -154,7 +154,7 @@ def make_with_test(test: Any) -> dict[str, Split]:
             return test
         return Numbers()
 
-    return make_splits(read, {}, None, 5, 0)
+    return make_splits(read, {}, None, 5)
 
 
 @pytest.mark.parametrize(
@@ -200,4 +200,45 @@ class NoPositions:
 @pytest.mark.parametrize("dataset", [NoLength(), IterableDataset(), NoPositions()], ids=lambda one: type(one).__name__)
 def test_a_dataset_without_length_or_positions_is_refused(dataset: Any) -> None:
     with pytest.raises(UserError, match=r"data.dataset: \w+, the train split, (has no|is a stream)"):
-        make_splits(lambda split: dataset, {}, None, None, 0)
+        make_splits(lambda split: dataset, {}, None, None)
+
+
+def test_a_split_has_a_seed_of_its_own() -> None:
+    val = [items(make({"val_from_train": 0.2, **seed})["val"]) for seed in ({}, {"split_seed": 0}, {"split_seed": 1})]
+    assert val[0] == val[1] != val[2]
+
+
+def test_validation_items_that_were_trained_on_are_counted() -> None:
+    """Fails where a fork with another split is validated on what its weights have learned."""
+    data = {"dataset": {"_target_": "x"}, "val_from_train": 0.2}
+
+    def count(changes: dict[str, Any], other: dict[str, Any], limit_train: float | None = None) -> int:
+        config = {"data": {**data, **other}, "loader": {"limit_train": limit_train}}
+        return seen_in_training(make({**data, **changes}), {**data, **changes}, config)
+
+    assert count({}, {}) == count({"val_from_train": 0.1}, {}) == 0  # the first half of the same validation items
+    assert count({"val_from_train": 0.3}, {}) == 10
+    assert 10 <= count({"split_seed": 1}, {}) <= 20
+    assert count({}, {"val_from_train": None}) == 20 > count({}, {"val_from_train": None}, 0.1) > 0
+    assert count({"val_from_train": None}, {}) == count({"dataset": {"_target_": "y"}, "split_seed": 1}, {}) == 0
+
+
+def test_a_fingerprint_sees_changed_values() -> None:
+    """Fails where only the number of items is compared; items that are random in themselves are not compared."""
+
+    class Tensors(Numbers):
+        def __init__(self, scale: float = 1.0) -> None:
+            super().__init__()
+            self.scale = scale
+
+        def __getitem__(self, index: int) -> Any:
+            return {"x": torch.ones(3) * index * self.scale + torch.rand(1), "object": object()}
+
+    def fingerprint(dataset: Any) -> list[Any]:
+        return Split(dataset, torch.arange(1, 100, 2), "train").fingerprint()
+
+    assert fingerprint(Tensors()) == fingerprint(Tensors()) != fingerprint(Tensors(1.001))
+    stream = torch.Generator()
+    unsteady: Any = Tensors()
+    unsteady.__class__ = type("Unsteady", (Tensors,), {"__getitem__": lambda *_: torch.rand(1, generator=stream)})
+    assert fingerprint(unsteady)[2] == ""

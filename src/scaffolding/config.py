@@ -98,6 +98,8 @@ class LoaderConfig:
     timeout: float | None = setting(FREE, *POSITIVE)
     limit_train: float | None = setting(IDENTITY, *POSITIVE)
     limit_eval: float | None = setting(IDENTITY, *POSITIVE)
+    limit_rollout: float | None = setting(COURSE, *POSITIVE)
+    drop_last: bool = setting(IDENTITY)
     sample: bool = setting(IDENTITY)
 
 
@@ -151,6 +153,9 @@ PER_STEP = ("schedules.linear", "schedules.cosine", "schedules.one_cycle")
 def upgrade(config: dict[str, Any]) -> dict[str, Any]:
     """The config of a run (or a part of one) as an earlier version wrote it, in today's form. Add your own moves."""
     config = copy.deepcopy(config)
+    data, run = config.get("data"), config.get("run")
+    if isinstance(data, dict) and isinstance(run, dict):  # splits were drawn by the run's seed
+        data.setdefault("split_seed", run.get("seed"))
     tracker, loss, scheduler = (config.get(name) for name in ("tracker", "loss", "scheduler"))
     if isinstance(tracker, dict) and not all(isinstance(block, dict) for block in tracker.values()):
         module = str(tracker.get("_target_", "wandb.Wandb")).rpartition(".")[0]

@@ -1,58 +1,114 @@
 """Evaluation: metrics over a whole split, weighted by items."""
 
+import inspect
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .core.modes import evaluating
 from .core.state import keys
 
 if TYPE_CHECKING:
     from .experiment import Experiment
+
+NOT_MEANS = ("weight", "output")  # what the dict of a loss may hold besides means
+MAX_PARTS = 1000  # kept on the device before they are added up
 
 
 @torch.no_grad()
 def evaluate(exp: "Experiment", split: str) -> dict[str, Any]:
     """Losses and metrics of `exp.eval_model` over all of a split.
 
-    Means are over items, so a small last batch counts for what it holds; metrics under `metrics:` see every batch and
-    compute their value once. What a loss draws is a function of (seed, split, position), and training cannot tell that
-    an evaluation ran. A signal that stops the run leaves from here at the next batch.
+    Means are over items, so a small last batch counts for what it holds, or as the loss says (`weight`); a value that
+    only some batches have is a mean over these. Metrics under `metrics:` see every batch and compute their value once;
+    one that takes a third argument gets the `output` that the loss gives, and need not call the model again. What a
+    loss draws is a function of (seed, split, position), and training cannot tell that an evaluation ran. A signal that
+    stops the run leaves from here at the next batch.
 
     Args:
         exp: the experiment.
         split: "train", "val" or "test".
 
     Returns:
-        {"loss": ..., "accuracy": ...}; with several losses, {"<key>/loss": ...}.
+        {"loss": ..., "accuracy": ...}; with several losses, {"<key>/loss": ...}; of a metric with several values,
+        {"<metric>/<key>": ...}.
     """
     model, loader, seed = exp.eval_model, exp.loaders[split], exp.settings.seed
-    was_training = model.training
-    model.eval()
-    totals: dict[str, Any] = {}
-    num_items = 0
+    means = Means()
+    takes_output = {name: len(inspect.signature(metric.update).parameters) > 2 for name, metric in exp.metrics.items()}
     for metric in exp.metrics.values():
         metric.reset()
-    with keys.keyed(seed, "evaluate", split):
+    with evaluating(model, *exp.losses.values()), keys.keyed(seed, "evaluate", split):
         for position, batch in enumerate(loader):
             exp.run.leave_if_asked()
             keys.seed_torch(exp.device, keys.key(seed, "evaluate", split, position))
-            size = loader.num_items(batch)
-            num_items += size
+            output = None
             with exp.autocast:
                 for name, loss_fn in exp.losses.items():
                     loss, values = loss_fn(model, batch)
-                    for key, value in {"loss": loss, **values}.items():
-                        if name:
-                            key = f"{name}/{key}"
-                        totals[key] = totals.get(key, 0) + widened(value) * size  # stays on the device until the end
-                for metric in exp.metrics.values():
-                    metric.update(model, batch)
-    model.train(was_training)
-    means = {key: float(total) / num_items for key, total in totals.items()}
-    return means | {name: metric.compute() for name, metric in exp.metrics.items()}
+                    means.add(name, loss, values, loader.size(position))
+                    output = values.get("output", output)
+                for name, metric in exp.metrics.items():
+                    if takes_output[name]:
+                        metric.update(model, batch, output)
+                    else:
+                        metric.update(model, batch)
+    return {name: float(value) for name, value in means.values().items()} | computed(exp.metrics)
 
 
-def widened(value: Tensor) -> Tensor:
-    """The value in float32 or wider: a long sum in bfloat16 stops growing, and in float16 overflows."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
+def computed(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of metrics by name, those of a metric that gives a dict as "<metric>/<key>"."""
+    values: dict[str, Any] = {}
+    for name, metric in metrics.items():
+        value = metric.compute()
+        if isinstance(value, Mapping):
+            values |= {f"{name}/{key}": part for key, part in value.items()}
+        else:
+            values[name] = value
+    return values
+
+
+class Means:
+    """Weighted means of the scalars that losses give. They stay on the device; nothing is read from it."""
+
+    def __init__(self) -> None:
+        self.parts: defaultdict[str, list[tuple[Any, Any]]] = defaultdict(list)  # (value, weight) by name
+
+    def add(self, network: str, loss: Tensor, values: Mapping[str, Any], weight: float) -> Any:
+        """Add what a loss returned, as "<network>/<key>". Returns its weight: `weight`, unless it gives one itself."""
+        weight = values.get("weight", weight)
+        for key, value in {"loss": loss, **values}.items():
+            if key in NOT_MEANS:
+                continue
+            if isinstance(value, Tensor):
+                value = value.detach()
+            parts = self.parts[f"{network}/{key}" if network else key]
+            parts.append((value, weight))
+            if len(parts) > MAX_PARTS:
+                parts[:] = [(mean(parts), sum(weight for _, weight in parts))]
+        return weight
+
+    def values(self) -> dict[str, Any]:
+        """The means, by name."""
+        return {name: mean(parts) for name, parts in self.parts.items()}
+
+
+def mean(parts: list[tuple[Any, Any]]) -> Any:
+    """Weighted mean of scalars, from (value, weight) pairs; in float32 or wider: a sum in bfloat16 stops growing."""
+    if len(parts) == 1:
+        return parts[0][0]
+    values, weights = map(stack, zip(*parts, strict=True))
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    weights = weights.to(values)
+    return (values * weights).sum() / weights.sum()
+
+
+def stack(scalars: Sequence[Any]) -> Tensor:
+    """Scalars, numbers and tensors of one device, as a tensor of shape (n,)."""
+    devices = [scalar.device for scalar in scalars if isinstance(scalar, Tensor)]
+    if not devices:
+        return torch.tensor(scalars)
+    return torch.stack([torch.as_tensor(scalar, device=devices[0]) for scalar in scalars])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from loguru import logger
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from .config import FETCHING, FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config, RunConfig, upgrade
 from .core.batches.loader import Loader, MicroBatch
@@ -21,6 +21,7 @@ from .core.errors import UserError
 from .core.folder.facts import Facts
 from .core.folder.provenance import numerics
 from .core.intervals import Intervals, in_steps
+from .core.optimizers import build_optimizer
 from .core.precision import AveragedWeights, Scaler
 from .core.session.run import NoRun
 from .core.state import checkpoint as checkpoints
@@ -28,7 +29,7 @@ from .core.state import keys
 from .core.state.finite import FiniteWatch
 from .core.state.progress import RunState
 from .schedules import Schedule
-from .splits import Split, make_splits
+from .splits import Split, limit, make_splits, split_seed
 
 PROJECT = Project(PROJECT_ROOT, __package__, Config, FORMER_NAMES, TRUSTED, upgrade, FETCHING)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -65,7 +66,13 @@ class Experiment:
             self.model: nn.Module = build(cfg.model, "model").to(self.device)
         self.train_model = self.model  # yours to wrap (DistributedDataParallel, ...)
         specs = by_network(cfg.loss, "loss")
-        self.losses = {name: build(spec, f"loss.{name}".rstrip(".")) for name, spec in specs.items()}
+        with keys.keyed(self.settings.seed, "loss"):
+            self.losses = {name: build(spec, f"loss.{name}".rstrip(".")) for name, spec in specs.items()}
+        for loss in self.losses.values():
+            if isinstance(loss, nn.Module):  # with parameters, which are trained with those of its network
+                loss.to(self.device)
+            if hasattr(loss, "progress"):  # a loss that changes as training goes on: it has `progress.step`, `.epoch`
+                loss.progress = self.state
         self.networks = subnetworks(self.model, self.losses)
         self.monitor = self.settings.monitor  # the logged value that decides what is best; None: the latest is
         if self.monitor == "auto":
@@ -78,7 +85,7 @@ class Experiment:
         self.failed_figures: dict[str, str] = {}
         self.restored_numerics: dict[str, Any] = {}
         self.unclaimed: dict[str, Any] = {}  # states of objects that a checkpoint has and the experiment lacks
-        self.saved_optimizers: dict[str, Any] = {}  # of a checkpoint: for optimizers that are not built yet
+        self.saved: dict[str, Any] = {"optimizers": {}, "objects": {}}  # of a checkpoint: for what is not built yet
 
     @classmethod
     def from_config(cls, *overrides: str, device: str | None = None) -> "Experiment":
@@ -101,11 +108,12 @@ class Experiment:
         content = checkpoints.load(checkpoints.find_checkpoint(folder, checkpoint))
         cfg.loader.num_workers = 0
         exp = cls(cfg, device)
-        exp.path, exp.state, exp.saved_optimizers = folder, RunState(**content["state"]), content["optimizers"]
+        exp.path, exp.saved = folder, content
+        exp.state.restore(content["state"])
         exp.load_weights(content)
-        exp.model.eval()
-        if exp.ema is not None:
-            exp.ema.eval()
+        for part in (exp.model, exp.ema, *exp.losses.values()):
+            if isinstance(part, nn.Module):
+                part.eval()
         return exp
 
     # --- what is built when it is first asked for
@@ -141,25 +149,50 @@ class Experiment:
     @cached_property
     def datasets(self) -> dict[str, Split]:
         """The splits, by name."""
-        loader, seed = self.cfg.loader, self.settings.seed
+        loader = self.cfg.loader
 
         def read(split: str, **changes: Any) -> Any:
-            with keys.keyed(seed, "data", split):
+            with keys.keyed(split_seed(self.cfg.data), "data", split):
                 return build(self.cfg.data.dataset, "data.dataset", split=split, **changes)
 
-        return make_splits(read, self.cfg.data, loader.limit_train, loader.limit_eval, seed)
+        splits = make_splits(read, self.cfg.data, loader.limit_train, loader.limit_eval)
+        for name, split in splits.items():
+            state = self.saved["objects"].get(f"datasets.{name}")
+            if state is not None and hasattr(split, "load_state_dict"):
+                split.load_state_dict(state)
+        return splits
 
     @cached_property
     def loaders(self) -> dict[str, Loader]:
-        """A loader for each split; the training one has another order every epoch."""
+        """A loader for each split; the training one has another order every epoch.
+
+        "rollout" reads what `loader.limit_rollout` keeps of the validation split.
+        """
         settings: Any = OmegaConf.to_container(self.cfg.loader)
         names = ("batch_size", "num_workers", "start_method", "timeout")
         common = {"seed": self.settings.seed, "device": self.device, **{name: settings[name] for name in names}}
-        return {name: Loader(split, name, shuffle=name == "train", **common) for name, split in self.datasets.items()}
+        loaders = {}
+        for name, split in self.datasets.items():
+            is_train = name == "train"
+            loaders[name] = Loader(
+                split, name, shuffle=is_train, drop_last=is_train and settings["drop_last"], **common
+            )
+        loaders["rollout"] = loaders["val"]
+        if settings["limit_rollout"] is not None:
+            part = limit(self.datasets["val"], settings["limit_rollout"], split_seed(self.cfg.data))
+            loaders["rollout"] = Loader(part, "val", shuffle=False, **common)
+        return loaders
 
     train_loader = property(lambda self: self.loaders["train"])
     val_loader = property(lambda self: self.loaders["val"])
     test_loader = property(lambda self: self.loaders["test"])
+    rollout_loader = property(lambda self: self.loaders["rollout"])
+
+    def start_workers(self) -> None:
+        """Start the worker processes of all loaders where late ones would run code that was edited since."""
+        for loader in self.loaders.values():
+            if loader.workers is not None:
+                loader.workers.start()
 
     def close(self) -> None:
         """End the worker processes of the loaders; they start again when a loader is read."""
@@ -187,14 +220,26 @@ class Experiment:
         return Intervals(vars(self.settings), self.steps_per_epoch, self.num_steps)
 
     @cached_property
+    def trained(self) -> dict[str, dict[str, nn.Parameter]]:
+        """For each key of `loss:`, the parameters by name that want gradients: of that network, and of the loss."""
+        trained: dict[str, dict[str, nn.Parameter]] = {}
+        for name, network in self.networks.items():
+            parts = dict(network.named_parameters())
+            loss = self.losses[name]
+            if isinstance(loss, nn.Module):
+                known = {id(parameter) for parameter in self.model.parameters()}
+                parts |= {f"loss.{key}": part for key, part in loss.named_parameters() if id(part) not in known}
+            trained[name] = {key: parameter for key, parameter in parts.items() if parameter.requires_grad}
+        return trained
+
+    @cached_property
     def optimizers(self) -> dict[str, Any]:
-        """An optimizer for each key of `loss:`, over the parameters of that network that want gradients."""
+        """An optimizer for each key of `loss:`, over the parameters in `trained`."""
         specs = by_network(self.cfg.optimizer, "optimizer", self.losses)
         optimizers = {}
-        for name, network in self.networks.items():
-            trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-            optimizers[name] = build(specs[name], f"optimizer.{name}".rstrip("."), trained)
-        for name, state in self.saved_optimizers.items():
+        for name, parameters in self.trained.items():
+            optimizers[name] = build_optimizer(specs[name], f"optimizer.{name}".rstrip("."), parameters)
+        for name, state in self.saved["optimizers"].items():
             checkpoints.load_optimizer(optimizers[name], state)
         return optimizers
 
@@ -256,6 +301,24 @@ class Experiment:
             keys.seed_torch(self.device, keys.key(self.settings.seed, network, epoch, position))
             yield batch, weight
 
+    def average_gradients(self, network: str, total: Any) -> None:
+        """Divide gradients that were added up over micro-batches by the micro-batches' total weight.
+
+        Args:
+            network: key of `loss:`.
+            total: a number or, where the loss says what its mean counts, a scalar tensor.
+        """
+        if isinstance(total, Tensor) or abs(total - 1) > 1e-6:  # shares of a step's items add up to 1
+            for parameter in self.trained[network].values():
+                if parameter.grad is not None:
+                    parameter.grad /= total
+
+    def learning_rates(self, network: str) -> dict[str, float]:
+        """The rate of each parameter group of a network's optimizer: "lr", or "lr/<group>" of one with a name."""
+        prefix = f"{network}/lr".lstrip("/")
+        groups = self.optimizers[network].param_groups
+        return {f"{prefix}/{group.get('name', '')}".rstrip("/"): group["lr"] for group in groups}
+
     def check_finite(self) -> None:
         """RunError if a loss since the last look, a weight, or a value of an optimizer's state is not finite."""
         states = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
@@ -281,13 +344,13 @@ class Experiment:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds: every state that makes a resumed run the same run, in tensors and plain values."""
-        averaged = None
+        ema = None
         if self.ema is not None:
-            averaged = {"model": self.ema.module.state_dict(), "count": int(self.ema.n_averaged)}
+            ema = {"raw": self.model.state_dict(), "count": int(self.ema.n_averaged)}
         return {
             "format": checkpoints.FORMAT,
-            "model": self.model.state_dict(),  # the raw weights, under plain names
-            "ema": averaged,
+            "model": self.eval_model.state_dict(),  # the weights that are evaluated, under plain names
+            "ema": ema,  # of averaged weights: how many were averaged, and the raw ones, which training goes on with
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedulers": {name: schedule.scheduler.state_dict() for name, schedule in self.schedulers.items()},
             "scaler": self.scaler.state_dict(),
@@ -316,9 +379,9 @@ class Experiment:
                 f"the checkpoint has the state of {', '.join(self.unclaimed)}, which the experiment does not have yet; "
                 "where you make it, restore it from exp.unclaimed"
             )
-        checkpoints.load_model(self.model, content["model"])
+        checkpoints.load_model(self.eval_model, content["model"])
         if self.ema is not None:
-            self.ema.module.load_state_dict(content["ema"]["model"])
+            checkpoints.load_model(self.model, content["ema"]["raw"])
             self.ema.n_averaged.fill_(content["ema"]["count"])
         for name, optimizer in self.optimizers.items():
             checkpoints.load_optimizer(optimizer, content["optimizers"][name])
@@ -328,7 +391,7 @@ class Experiment:
             self.scaler.load_state_dict(content["scaler"])
         for name, part in parts.items():
             part.load_state_dict(content["objects"][name])
-        self.state = RunState(**content["state"])
+        self.state.restore(content["state"])
         self.restored_numerics = content["numerics"]  # compared with this machine's after the first step
 
     def objects(self) -> dict[str, Any]:
@@ -346,18 +409,25 @@ class Experiment:
         return found
 
     def load_weights(self, content: dict[str, Any]) -> None:
-        """Load the weights of a checkpoint, averaged ones if it has them, and nothing else."""
-        weights = content["model"]
-        if content["ema"]:
-            weights = content["ema"]["model"]
-        checkpoints.load_model(self.model, weights)
+        """Load the weights of a checkpoint, averaged ones if it has them, those of losses too, and nothing else."""
+        checkpoints.load_model(self.model, content["model"])
         if self.ema is not None:
-            self.ema.module.load_state_dict(weights)
+            self.ema.module.load_state_dict(content["model"])
+        for name, loss in self.losses.items():
+            state = content["objects"].get(f"losses.{name}".rstrip("."))
+            if isinstance(loss, nn.Module) and state is not None:
+                checkpoints.load_model(loss, state)
 
-    def load_best_weights(self) -> None:
-        """Load the weights of the run's best checkpoint, or of its latest where none was the best yet."""
+    def load_best_weights(self) -> RunState:
+        """Load the weights of the run's best checkpoint, or of its latest where none was the best yet.
+
+        Returns:
+            Where the run stood when they were saved.
+        """
         assert self.path is not None
-        self.load_weights(checkpoints.load(checkpoints.CheckpointFiles(self.path).best_or_latest()))
+        content = checkpoints.load(checkpoints.CheckpointFiles(self.path).best_or_latest())
+        self.load_weights(content)
+        return RunState(**content["state"])
 
     def __repr__(self) -> str:
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())

@@ -1,7 +1,9 @@
 """Losses that several models share: `loss, metrics = loss_fn(model, batch)`.
 
 A loss calls the model, because it may call it more than once, or several networks. It returns the scalar to minimise
-and a dict of scalar metrics, all as tensors: reading a value (`.item()`) would make a GPU wait at every step.
+and a dict of scalar metrics, all as tensors: reading a value (`.item()`) would make a GPU wait at every step. The dict
+may also hold "weight", how much these means count (tokens that are not padding, pairs), where that is not the number of
+items, and "output", what the model gave, for `metrics:`.
 """
 
 import torch
@@ -25,7 +27,7 @@ class ClassificationLoss:
         images, labels = batch
         logits = model(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        return loss, {"accuracy": accuracy(logits, labels)}
+        return loss, {"accuracy": accuracy(logits, labels), "output": logits}
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

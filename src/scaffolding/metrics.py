@@ -1,6 +1,7 @@
 """Metrics that are not means over items: objects with `update(model, batch)`, `compute()` and `reset()`.
 
-And an expensive evaluation for `rollout:`, a callable of (model, loader) that gives a dict of numbers.
+`update(model, batch, output)` gets what the loss gives as "output", else None. `compute` returns a number, or a dict of
+numbers. And an expensive evaluation for `rollout:`, a callable of (model, loader) that gives a dict of numbers.
 """
 
 from collections.abc import Iterable
@@ -8,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .core.modes import evaluating
 
 
 class TorchMetric:
@@ -20,14 +23,16 @@ class TorchMetric:
     def __init__(self, metric: Any) -> None:
         self.metric = metric
 
-    def update(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-        """See one batch: images (B, ...) and labels (B,)."""
+    def update(self, model: nn.Module, batch: tuple[Tensor, Tensor], output: Tensor | None = None) -> None:
+        """See one batch: images (B, ...), labels (B,) and, where the loss gives them, the logits."""
         images, labels = batch
-        self.metric.to(labels.device).update(model(images), labels)
+        if output is None:
+            output = model(images)
+        self.metric.to(labels.device).update(output, labels)
 
-    def compute(self) -> float:
-        """The value over everything seen since `reset`."""
-        return float(self.metric.compute())
+    def compute(self) -> Any:
+        """The value over everything seen since `reset`; of a collection of metrics, a dict."""
+        return self.metric.compute()
 
     def reset(self) -> None:
         """Forget what was seen."""
@@ -51,10 +56,8 @@ class SampleQuality:
         """Squared MMD, density and coverage of `model.sample(num, generator)`, on batches that begin with images."""
         batches = [batch[0] if isinstance(batch, list | tuple) else batch for batch in loader]
         real = torch.cat(batches)[: self.num_samples]
-        was_training = model.training
-        model.eval()
-        samples = model.sample(len(real), torch.Generator().manual_seed(self.seed))
-        model.train(was_training)
+        with evaluating(model):
+            samples = model.sample(len(real), torch.Generator().manual_seed(self.seed))
         real, samples = (part.flatten(1).cpu().double() for part in (real, samples))
         density, coverage = density_and_coverage(real, samples, self.num_neighbours)
         return {"mmd2": squared_mmd(real, samples), "density": density, "coverage": coverage}

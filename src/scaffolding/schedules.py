@@ -23,26 +23,36 @@ class Schedule(NamedTuple):
     monitor: str | None
 
 
-def advance(schedules: Mapping[str, Schedule], interval: str, values: dict[str, float] | None = None) -> None:
-    """Advance the schedules of an interval; those of "metric" look at the evaluated `values`."""
+def advance(
+    schedules: Mapping[str, Schedule], interval: str, values: dict[str, float] | None = None, split: str = ""
+) -> None:
+    """Advance the schedules of an interval; those of "metric" look at the `values` of their split (val, rollout)."""
     for scheduler, own_interval, monitor in schedules.values():
         if own_interval != interval:
             continue
-        if values is not None and monitor is not None:
-            scheduler.step(read(values, monitor))
-        else:
+        if values is None or monitor is None:
             scheduler.step()
+        elif split_of(monitor) == split:
+            scheduler.step(read(values, monitor))
+
+
+def split_of(monitor: str) -> str:
+    """Which row a monitored value stands in: "rollout" of "rollout/mmd2", "val" of everything else."""
+    if monitor.startswith("rollout/"):
+        return "rollout"
+    return "val"
 
 
 def read(values: dict[str, float], monitor: str) -> float:
-    """The evaluated value that `monitor` ("val/loss") names.
+    """The value that `monitor` ("val/loss", "rollout/mmd2") names.
 
     Raises:
-        RunError: the evaluation gave no such value; those that it gave are named.
+        RunError: there is no such value; those that there are are named.
     """
-    name = monitor.removeprefix("val/")
+    split = split_of(monitor)
+    name = monitor.removeprefix(f"{split}/")
     if name not in values:
-        raise RunError(f"{monitor} is not among the evaluated values: {', '.join(f'val/{key}' for key in values)}")
+        raise RunError(f"{monitor} is not among the evaluated values: {', '.join(f'{split}/{key}' for key in values)}")
     return values[name]
 
 

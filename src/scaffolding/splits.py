@@ -1,26 +1,35 @@
 """Splits: which items train, validate and test. A scientific decision, so it is yours to read and edit.
 
-A split is a function of (seed, name) and the number of items: the same on every machine, whatever else was drawn.
+A split is a function of (data.split_seed, name) and the number of items: the same on every machine, whatever else was
+drawn, and whatever `run.seed` is, so that runs with several seeds are compared on the same items.
 """
 
 import hashlib
 import re
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from loguru import logger
 from torch import Tensor
 
 from .core.errors import UserError
 from .core.state import keys
+from .core.tree import leaves
+
+NUM_HASHED = 5  # items of a split, by which a resume sees that data changed
 
 NAMES_TEST = re.compile(r"(?<![\w/\\.-])test(?![\w/\\.-])")  # as a word, not as a part of a path
 
 
 class Split:
-    """Some items of a dataset, in a given order. It has `get_batch`, `collate` and `num_items` where the dataset has.
+    """Some items of a dataset, in a given order. It has `get_batch`, `collate` and `order` where the dataset has.
+
+    The dataset's `order(positions, generator)` says in which order an epoch of the training split reads: int64 of shape
+    (n,), indices into `positions`, which are this split's items as positions in the dataset. An item may be left out or
+    come several times; n is the same every epoch; what is random is drawn from `generator`.
 
     A dataset with `state_dict` and `load_state_dict` (a vocabulary, statistics) is kept in checkpoints; the latter may
     raise a ValueError where the state is of other data.
@@ -39,8 +48,8 @@ class Split:
                 self.get_batch = self._get_batch
         if hasattr(dataset, "collate"):
             self.collate = dataset.collate
-        if hasattr(dataset, "num_items"):
-            self.num_items = dataset.num_items
+        if hasattr(dataset, "order"):
+            self.order = self._order
         if hasattr(dataset, "load_state_dict"):
             self.state_dict, self.load_state_dict = dataset.state_dict, self._load_state_dict
 
@@ -58,6 +67,13 @@ class Split:
         assert self.indices is not None
         return self.dataset.get_batch(self.indices.index_select(0, indices))
 
+    def _order(self, generator: torch.Generator) -> Tensor:
+        positions = self.indices
+        if positions is None:
+            positions = torch.arange(len(self.dataset))
+        order: Tensor = self.dataset.order(positions, generator)
+        return order
+
     def _load_state_dict(self, state: Any) -> None:
         try:
             self.dataset.load_state_dict(state)
@@ -65,15 +81,47 @@ class Split:
             raise UserError(f"data: the {self.name} split is not the one of the checkpoint: {error}") from error
 
     def fingerprint(self) -> list[Any]:
-        """[number of items, hash of their positions], kept in checkpoints and compared at resume."""
+        """[number of items, hash of their positions, hash of some items], kept in checkpoints, compared at resume."""
         positions = b"all"
         if self.indices is not None:
             positions = self.indices.numpy().tobytes()
-        return [len(self), hashlib.sha256(positions).hexdigest()[:16]]
+        return [len(self), hashlib.sha256(positions).hexdigest()[:16], self._content]
+
+    @cached_property
+    def _content(self) -> str:
+        """A hash of a few items from everywhere; empty where reading an item twice gives other values."""
+        found = hashlib.sha256()
+        for index in torch.linspace(0, len(self) - 1, min(len(self), NUM_HASHED)).long().tolist():
+            contents = []
+            for _ in range(2):
+                with keys.keyed("fingerprint", index):
+                    contents.append(content_bytes(self[index]))
+            if contents[0] != contents[1]:
+                return ""
+            found.update(contents[0])
+        return found.hexdigest()[:16]
+
+
+def content_bytes(item: Any) -> bytes:
+    """The tensors, arrays, numbers and texts of an item as bytes; what else it holds is left out."""
+    content = b""
+    for name, value in leaves(item):
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(np.ascontiguousarray(value))
+        if isinstance(value, Tensor) and value.layout == torch.strided:
+            content += value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        elif isinstance(value, int | float | complex | str | bytes):
+            content += f"{name}={value!r};".encode()
+    return content
+
+
+def split_seed(data: Mapping[str, Any]) -> int:
+    """The seed of the splits of a data config."""
+    return data.get("split_seed") or 0
 
 
 def make_splits(
-    read: Callable[..., Any], data: dict[str, Any], limit_train: float | None, limit_eval: float | None, seed: int
+    read: Callable[..., Any], data: Mapping[str, Any], limit_train: float | None, limit_eval: float | None
 ) -> dict[str, Split]:
     """The splits by name. "train" and "val" are disjoint where `val_from_train` carves them from one dataset.
 
@@ -82,15 +130,15 @@ def make_splits(
     Args:
         read: builds the dataset of a split: `read("train")`, `read("train", augment=False)`.
         data: the data config; `val_from_train` is the fraction of "train" kept for validation (null: the dataset has a
-            own "val" split), `val_arguments` what the dataset's constructor is given otherwise for these items.
+            own "val" split), `val_arguments` what the dataset's constructor is given otherwise for these items,
+            `split_seed` the seed of all that is drawn here (0 where it says none).
         limit_train, limit_eval: how much to keep: below 1 a fraction, else a number of items; None: all.
-        seed: the run's seed.
 
     Raises:
         UserError: a split would be empty, or a dataset is a stream.
     """
     read = partial(read_items, read)
-    train = read("train")
+    train, seed = read("train"), split_seed(data)
     fraction, changes = data.get("val_from_train"), data.get("val_arguments") or {}
     changes = {name: value for name, value in changes.items() if (data.get("dataset") or {}).get(name) != value}
     if fraction is None:
@@ -160,6 +208,19 @@ def carve(num_items: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(num_items, generator=keys.generator(seed, "val_from_train"))
     train, val = order[num_val:].sort().values, order[:num_val].sort().values
     return train, val
+
+
+def seen_in_training(splits: dict[str, Split], data: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """How many validation items of `splits`, made from `data`, are training items of a run with another `config`."""
+    other, positions = config["data"], splits["val"].indices
+    if data["dataset"] != other["dataset"] or positions is None or data.get("val_from_train") is None:
+        return 0  # items of other data; or the dataset's author split them
+    num_items = len(splits["train"].dataset)
+    trained = make_splits(lambda *_, **__: range(num_items), other, config["loader"]["limit_train"], None)["train"]
+    kept = torch.arange(num_items)
+    if trained.indices is not None:
+        kept = trained.indices
+    return int(torch.isin(positions, kept).sum())
 
 
 def limit(split: Split, setting: float, seed: int) -> Split:

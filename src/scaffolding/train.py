@@ -10,19 +10,20 @@ python src/scaffolding/train.py --multirun run.seed=1,2,3      # one run per val
 
 from scaffolding.core.launch import launch  # isort: skip  (first: sets the path, handles early signals, speeds up imports)
 
+from typing import Any
+
 import torch
 from loguru import logger
 from omegaconf import DictConfig
-from torch import Tensor
 
 from scaffolding import plot
 from scaffolding.core.batches.loader import MicroBatch
 from scaffolding.core.session.report import describe_start, report
 from scaffolding.core.session.run import Run
 from scaffolding.core.state import keys
-from scaffolding.evaluate import evaluate, widened
+from scaffolding.evaluate import Means, evaluate
 from scaffolding.experiment import PROJECT, Experiment
-from scaffolding.schedules import advance, read
+from scaffolding.schedules import advance, read, split_of
 
 
 def main(cfg: DictConfig) -> float | None:
@@ -80,21 +81,20 @@ def finish_step(exp: Experiment) -> None:
     if is_asked_to_stop:
         run.leave_if_asked()
     if "eval" in state.looks:
-        values = run.log("val", evaluate(exp, "val"))
-        judge(exp, values)
-        advance(exp.schedulers, "metric", values)
+        judge(exp, "val", run.log("val", evaluate(exp, "val")))
     if "rollout" in state.looks and exp.rollout is not None:
         with keys.keyed(exp.settings.seed, "rollout"), exp.autocast:
-            values = exp.rollout(exp.eval_model, exp.val_loader)
-        run.log("rollout", values)
+            values = exp.rollout(exp.eval_model, exp.rollout_loader)
+        judge(exp, "rollout", run.log("rollout", values))
     if "plot" in state.looks:
         plot.draw(exp, "val")
 
 
-def judge(exp: Experiment, values: dict[str, float]) -> None:
-    """Make this step's checkpoint the best one if its monitored value is better than all before."""
+def judge(exp: Experiment, split: str, values: dict[str, float]) -> None:
+    """Let schedules see the values of a look. If the monitored one is better than all before, keep the checkpoint."""
+    advance(exp.schedulers, "metric", values, split)
     state = exp.state
-    if exp.monitor is None:
+    if exp.monitor is None or split_of(exp.monitor) != split:
         return
     value = read(values, exp.monitor)
     if state.is_better(value, exp.settings.monitor_mode) and exp.run.keep_best():
@@ -103,47 +103,40 @@ def judge(exp: Experiment, values: dict[str, float]) -> None:
         state.evaluations_since_best += 1
 
 
-def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, Tensor]:
-    """One update of every network. The weights of the micro-batches add up to 1: together they equal one big batch.
+def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, Any]:
+    """One update of every network. A micro-batch counts for its items, or as the loss says: as one big batch would.
 
-    Returns metrics as tensors; nothing is read from the device here.
+    Returns metrics, most of them as tensors; nothing is read from the device here.
     """
-    metrics: dict[str, Tensor] = {}
+    means, numbers = Means(), dict[str, Any]()
+    is_split = len(micro_batches) > 1  # else all weights are 1, and multiplying would cost two kernels
     for name, optimizer in exp.optimizers.items():
         # YOURS: to update a network only every fifth step: if name == "generator" and exp.state.step % 5: continue
         optimizer.zero_grad()
-        for batch, weight in exp.keyed(name, micro_batches):  # noise depends on seed, network, epoch and position alone
+        total: Any = 0
+        for batch, share in exp.keyed(name, micro_batches):  # noise depends on seed, network, epoch and position alone
             with exp.autocast:
                 loss, values = exp.losses[name](exp.train_model, batch)
-            add_metrics(metrics, name, {"loss": loss, **values}, weight)
-            if weight != 1:  # multiplying by 1 would cost a kernel here and one in the backward pass
-                loss = loss * weight
+            weight = means.add(name, loss, values, share)
+            if is_split:
+                loss, total = loss * weight, total + weight
             exp.scaler.scale(loss).backward()  # YOURS: a second loss of this network gets its own backward here
         exp.scaler.unscale_(optimizer)
+        if is_split:
+            exp.average_gradients(name, total)
+        numbers |= exp.learning_rates(name)
         if exp.settings.clip_grad_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(exp.networks[name].parameters(), exp.settings.clip_grad_norm)
-            add_metrics(metrics, name, {"grad_norm": norm}, 1)
+            norm = torch.nn.utils.clip_grad_norm_(exp.trained[name].values(), exp.settings.clip_grad_norm)
+            numbers[f"{name}/grad_norm".lstrip("/")] = norm
         exp.scaler.step(optimizer)
+    metrics = means.values() | numbers
     exp.scaler.update()
     if exp.scaler.took_step():  # False: float16 overflowed, and the update was skipped
         after_update(exp, metrics)
     return metrics
 
 
-def add_metrics(metrics: dict[str, Tensor], name: str, values: dict[str, Tensor], weight: float) -> None:
-    """Add a micro-batch's values, with its weight, under "<network>/<key>"."""
-    for key, value in values.items():
-        if name:
-            key = f"{name}/{key}"
-        value = value.detach()
-        if weight != 1:
-            value = widened(value) * weight
-        if key in metrics:
-            value = metrics[key] + value
-        metrics[key] = value
-
-
-def after_update(exp: Experiment, metrics: dict[str, Tensor]) -> None:
+def after_update(exp: Experiment, metrics: dict[str, Any]) -> None:
     """What follows every applied update: averaged weights and schedules. YOURS: target networks, projections, ..."""
     exp.watch.add(metrics)  # an infinite or NaN loss stays in its sum, which is read at the next log or save point
     if exp.ema is not None:
@@ -153,11 +146,11 @@ def after_update(exp: Experiment, metrics: dict[str, Tensor]) -> None:
 
 def test(exp: Experiment) -> None:
     """Evaluate the best weights on the test split, once, if the dataset has one."""
-    exp.load_best_weights()
+    best = exp.load_best_weights()  # where the run stood when they were saved
     if "test" not in exp.datasets:
         logger.info("no test split: nothing is tested")
         return
-    exp.run.log("test", evaluate(exp, "test"))
+    exp.run.log("test", evaluate(exp, "test"), best)
 
 
 def run() -> None:

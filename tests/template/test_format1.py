@@ -8,6 +8,7 @@ import torch
 from conftest import Train, latest
 
 from scaffolding.core.folder.facts import Facts
+from scaffolding.core.state.checkpoint import FORMAT
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import Experiment
 
@@ -32,7 +33,7 @@ def test_it_loads(old: Path) -> None:
 def test_it_can_be_forked(train: Train, old: Path, output_root: Path) -> None:
     train(f"fork={old.name}", "run.budget=2", "run.name=child")
     child = latest(output_root / "child")
-    assert child["format"] == 2 and child["state"]["step"] == 2
+    assert child["format"] == FORMAT and child["state"]["step"] == 2
     weights = torch.load(old / "checkpoints" / "best.pt", weights_only=True)["ema"]["model"]
     assert child["model"].keys() == weights.keys()
 
@@ -42,6 +43,6 @@ def test_it_goes_on_and_says_why_not_exactly(train: Train, old: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if "older version" in line]
     assert len(lines) == 1 and "not with the numbers that it would have drawn" in lines[0]
     content = latest(old)
-    assert content["format"] == 2 and (content["state"]["step"], content["state"]["position"]) == (18, 18)
+    assert content["format"] == FORMAT and (content["state"]["step"], content["state"]["position"]) == (18, 18)
     steps = [(row["step"], row["split"]) for row in Facts(old / "facts").rows()]
     assert steps == [(6, "val"), (12, "train"), (12, "val"), (18, "train"), (18, "val"), (18, "test")]

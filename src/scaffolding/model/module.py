@@ -46,7 +46,8 @@ class MappedLoss:
         targets, named_targets = _arguments(batch, self.targets)
         output = _at(model(*inputs, **named_inputs), self.output)
         loss = self.criterion(output, *targets, **named_targets)
-        return loss, {name: metric(output, *targets, **named_targets) for name, metric in self.metrics.items()}
+        values = {name: metric(output, *targets, **named_targets) for name, metric in self.metrics.items()}
+        return loss, {**values, "output": output}
 
     def check(self, model: nn.Module, batch: Any) -> None:
         """Compare the paths with a batch, and the arguments with what the module and the criterion take.

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor, nn
 
+from ..core.modes import evaluating
+
 
 class Transformer(nn.Module):
     """Decoder-only transformer: pre-norm blocks, rotary positions, input and output embedding of one matrix.
@@ -163,19 +165,17 @@ def generate(
     Returns:
         Beginnings and continuations, (B, T + num_tokens).
     """
-    was_training = model.training
-    model.eval()
-    for _ in range(num_tokens):
-        logits = model(tokens[:, -model.seq_len :])[:, -1].float().cpu()
-        if temperature == 0:
-            drawn = logits.argmax(dim=-1, keepdim=True)
-        else:
-            if top_k is not None:
-                least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-                logits = logits.masked_fill(logits < least, -math.inf)
-            drawn = torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator)
-        tokens = torch.cat([tokens, drawn.to(tokens.device)], dim=1)
-    model.train(was_training)
+    with evaluating(model):
+        for _ in range(num_tokens):
+            logits = model(tokens[:, -model.seq_len :])[:, -1].float().cpu()
+            if temperature == 0:
+                drawn = logits.argmax(dim=-1, keepdim=True)
+            else:
+                if top_k is not None:
+                    least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+                    logits = logits.masked_fill(logits < least, -math.inf)
+                drawn = torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator)
+            tokens = torch.cat([tokens, drawn.to(tokens.device)], dim=1)
     return tokens
 
 

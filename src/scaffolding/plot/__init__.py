@@ -11,6 +11,7 @@ from loguru import logger
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ..core.modes import evaluating
 from ..core.state import keys
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ def draw(exp: "Experiment", moment: str) -> None:
     stopping a run for, but the run says so, and exits with an error, at its end.
     """
     run: Any = exp.run  # there is one, or nothing would be drawn
-    was_training = exp.eval_model.training
-    exp.eval_model.eval()
-    with keys.keyed(exp.settings.seed, "plot"):
+    with evaluating(exp.eval_model, *exp.losses.values()), keys.keyed(exp.settings.seed, "plot"):
         for kind, plot in exp.plots.items():
             if plot.moment != moment:
                 continue
@@ -50,7 +49,6 @@ def draw(exp: "Experiment", moment: str) -> None:
             except Exception as error:
                 exp.failed_figures[kind] = f"{type(error).__name__}: {error}"
                 logger.opt(exception=error).error(f"figure {kind} failed; training goes on")
-    exp.eval_model.train(was_training)
 
 
 def some_items(exp: "Experiment", num_items: int) -> Any:

@@ -8,13 +8,13 @@ import contextlib
 import functools
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import RunError, UserError
 from ..state import keys
 from ..state.progress import RunState
 from ..tree import map_tensors
@@ -24,7 +24,7 @@ class MicroBatch(NamedTuple):
     """A part of an optimizer step's data; the weights of a step's micro-batches add up to 1."""
 
     batch: Any
-    weight: float  # share of the step's items
+    weight: float  # share of the step's items; the loss may give another one
     num_items: int
     epoch: int
     position: int  # in the epoch
@@ -33,19 +33,29 @@ class MicroBatch(NamedTuple):
 class Loader:
     """Batches of one split on the run's device; iterate it, or start anywhere with `batches(epoch, start)`.
 
-    The map-style dataset may have `get_batch(indices)`, `collate(samples)` and `num_items(batch)`; worker processes are
-    for datasets without `get_batch`. The last batch of an epoch may be smaller than `batch_size`.
+    The map-style dataset may have `get_batch(indices)`, `collate(samples)` and, where it is shuffled,
+    `order(generator)`, which returns the positions that an epoch reads, int64 of shape (n,), n the same every epoch.
+    Worker processes are for datasets without `get_batch`. The last batch of an epoch may be smaller than `batch_size`,
+    unless `drop_last` leaves it out.
     """
 
     def __init__(
         self, dataset: Any, name: str, batch_size: int, *, shuffle: bool, seed: int, device: torch.device,
-        num_workers: int = 0, start_method: str | None = None, timeout: float | None = None,
+        drop_last: bool = False, num_workers: int = 0, start_method: str | None = None, timeout: float | None = None,
     ) -> None:  # fmt: skip
-        if len(dataset) == 0:
-            raise UserError(f"the {name} split is empty")
         self.dataset, self.name, self.batch_size, self.shuffle = dataset, name, batch_size, shuffle
-        self.seed, self.device = seed, device
-        self.num_items = getattr(dataset, "num_items", num_items)
+        self.seed, self.device, self.drop_last = seed, device, drop_last
+        self.has_order = shuffle and hasattr(dataset, "order")
+        self.num_items = len(dataset)  # that an epoch reads
+        if self.has_order:
+            self.num_items = len(self._order(0))
+        if self.num_items == 0:
+            raise UserError(f"the {name} split is empty")
+        if len(self) == 0:
+            raise UserError(
+                f"loader.drop_last=true: the {name} split has {self.num_items} items, a batch {batch_size}"
+                "\ngive a smaller loader.batch_size"
+            )
         self.workers: Any = None
         if not hasattr(dataset, "get_batch"):
             from .workers import Workers  # only where samples are read one by one
@@ -59,21 +69,35 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return -(-len(self.dataset) // self.batch_size)
+        if self.drop_last:
+            return self.num_items // self.batch_size
+        return -(-self.num_items // self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
         return self.batches(0)
 
+    def size(self, position: int) -> int:
+        """Items in the batch at a position of any epoch."""
+        return min(self.batch_size, self.num_items - position * self.batch_size)
+
     def indices(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """Positions in the dataset of each batch of an epoch, from batch `start`."""
-        num_items = len(self.dataset)
-        if self.shuffle:
-            order = torch.randperm(num_items, generator=keys.generator(self.seed, self.name, epoch))
-        else:
-            order = torch.arange(num_items)
+        order = self._order(epoch)
+        if len(order) != self.num_items:
+            raise RunError(f"order() of the {self.name} split gives {len(order)} items, and gave {self.num_items}")
         if start >= len(self):
             return iter(())
-        return iter(order[start * self.batch_size :].split(self.batch_size))
+        return iter(order[start * self.batch_size : len(self) * self.batch_size].split(self.batch_size))
+
+    def _order(self, epoch: int) -> Tensor:
+        """Positions in the dataset in the order in which an epoch reads them."""
+        if not self.shuffle:
+            return torch.arange(len(self.dataset))
+        generator = keys.generator(self.seed, self.name, epoch)
+        if self.has_order:
+            order: Tensor = self.dataset.order(generator)
+            return order
+        return torch.randperm(len(self.dataset), generator=generator)
 
     def batches(self, epoch: int, start: int = 0, leaves_no_trace: bool = True) -> Iterator[Any]:
         """The batches of an epoch on the run's device, from batch `start`.
@@ -114,29 +138,13 @@ class Loader:
                 chosen = list(itertools.islice(batches, accumulate))
                 if not chosen:
                     break
-                sizes = [self.num_items(batch) for _, batch in chosen]
+                sizes = [self.size(position) for position, _ in chosen]
                 total = sum(sizes)
                 keys.seed_host(key, with_python=False)
                 yield [
                     MicroBatch(batch, size / total, size, epoch, position)
                     for (position, batch), size in zip(chosen, sizes, strict=True)
                 ]
-
-
-def num_items(batch: Any) -> int:
-    """Items in a batch: the length of its first tensor; UserError if there is none."""
-    while not isinstance(batch, Tensor):
-        if isinstance(batch, Mapping) and batch:
-            batch = next(iter(batch.values()))
-        elif isinstance(batch, list | tuple) and batch:
-            batch = batch[0]
-        else:
-            raise UserError(
-                f"a batch must hold a tensor first, found {type(batch).__name__}"
-                "\nitems are tensors and numbers in tuples or dicts; anything else needs its own `collate`; "
-                "a dataset may say how many items a batch has: `num_items(batch)`"
-            )
-    return len(batch)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,18 +69,44 @@ class Workers:
             pin_memory=loader.device.type == "cuda",
             generator=keys.generator(loader.seed, loader.name),  # else DataLoader draws from the global one
         )
+        self.is_reading = False  # an epoch is being read with the worker processes
+        self.runs_later_code = (
+            num_workers > 0 and multiprocessing.get_context(start_method).get_start_method() != "fork"
+        )
         all_workers.add(self)
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
-        """The batches of an epoch on the CPU, from batch `start`; RunError says which sample could not be read."""
-        self.order.epoch, self.order.start = epoch, start
-        with _signals_blocked():
-            iterator = iter(self.loader)
-        for batch in iterator:
-            if isinstance(batch, Failed):
-                logger.debug(batch.details)
-                raise RunError(batch.message)
-            yield batch
+        """The batches of an epoch on the CPU, from batch `start`; RunError says which sample could not be read.
+
+        While one iteration is under way, another reads in this process: the worker processes serve one at a time, and
+        would forget the first.
+        """
+        is_first = not self.is_reading
+        if is_first:
+            self.is_reading = True
+            self.order.epoch, self.order.start = epoch, start
+            with _signals_blocked():
+                iterator: Iterator[Any] = iter(self.loader)
+        else:
+            iterator = map(self.samples.__getitems__, Order(self.order.loader, epoch, start))
+        try:
+            for batch in iterator:
+                if isinstance(batch, Failed):
+                    logger.debug(batch.details)
+                    raise RunError(batch.message)
+                yield batch
+        finally:
+            if is_first:
+                self.is_reading = False
+
+    def start(self) -> None:
+        """Start worker processes that import the code anew, so that they run what the rest of the run runs.
+
+        Otherwise those of a split that is read for the first time hours later would run what was edited since.
+        """
+        if self.runs_later_code and not self._processes():
+            with _signals_blocked():
+                iter(self.loader)
 
     def fault(self, text: str) -> RunError | None:
         """What happened to a worker that died or hangs, and the sample it was reading; None: nothing did."""
@@ -118,16 +145,28 @@ class Workers:
 
 
 class Order:
-    """The batch sampler of a loader: lists of (epoch, index), from `start` on."""
+    """The batch sampler of a loader: lists of (epoch, index), from `start` on.
 
-    def __init__(self, loader: "Loader") -> None:
-        self.loader = loader
-        self.epoch = self.start = 0
+    Where the dataset has an order, an epoch may hold an item several times: (epoch, index, times it was read before).
+    """
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __init__(self, loader: "Loader", epoch: int = 0, start: int = 0) -> None:
+        self.loader, self.epoch, self.start = loader, epoch, start
+
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         epoch = self.epoch
-        for indices in self.loader.indices(epoch, self.start):
-            yield [(epoch, index) for index in indices.tolist()]
+        if not self.loader.has_order:
+            for indices in self.loader.indices(epoch, self.start):
+                yield [(epoch, index) for index in indices.tolist()]
+            return
+        times: Counter[int] = Counter()  # that an item was read in this epoch
+        for position, indices in enumerate(self.loader.indices(epoch)):
+            batch: list[tuple[int, ...]] = []
+            for index in indices.tolist():
+                batch.append((epoch, index, times[index]))
+                times[index] += 1
+            if position >= self.start:
+                yield batch
 
 
 class Failed(NamedTuple):
@@ -138,7 +177,7 @@ class Failed(NamedTuple):
 
 
 class KeyedSamples:
-    """The dataset as DataLoader reads it: generators are seeded for each sample by (seed, split, epoch, index).
+    """The dataset as DataLoader reads it: generators are seeded for each sample by (seed, split, epoch, index, ...).
 
     `at_work`, shared with the workers, shape (num_workers, 2), holds the index each one is reading, or -1, and since
     when (monotonic seconds).
@@ -149,27 +188,29 @@ class KeyedSamples:
         self.at_work = torch.full((num_workers, 2), -1.0, dtype=torch.float64).share_memory_()
         self.collate = getattr(dataset, "collate", default_collate)
 
-    def __getitems__(self, pairs: list[tuple[int, int]]) -> Any:
+    def __getitems__(self, wanted: list[tuple[int, ...]]) -> Any:
         samples, info = [], get_worker_info()
         at_work, where = None, ""
         if info is not None:
             at_work, where = self.at_work.numpy()[info.id], f" (worker {info.id})"
         with keys.set_aside(with_python=True):
-            for epoch, index in pairs:
+            for epoch, index, *repeat in wanted:
                 if at_work is not None:
                     at_work[:] = index, time.monotonic()
-                keys.seed_host(keys.key(self.seed, self.name, epoch, index))
+                keys.seed_host(keys.key(self.seed, self.name, epoch, index, *repeat))
                 try:
                     samples.append(self.dataset[index])
                 except Exception as error:
                     return _failed(error, f"sample {index} of the {self.name} split{where}")
             if at_work is not None:
                 at_work[0] = -1
-            keys.seed_host(keys.key(self.seed, self.name, "collate", *pairs[0]))  # it may mix or mask at random
+            keys.seed_host(keys.key(self.seed, self.name, "collate", *wanted[0]))  # it may mix or mask at random
             try:
                 return self.collate(samples)
             except Exception as error:
-                return _failed(error, f"collating samples {[index for _, index in pairs]} of the {self.name} split")
+                return _failed(
+                    error, f"collating samples {[index for _, index, *_ in wanted]} of the {self.name} split"
+                )
 
 
 def _failed(error: Exception, what: str) -> Failed:

@@ -55,12 +55,21 @@ def check_specs(cfg: Mapping[str, Any]) -> None:
             f"run.target_loss={cfg['run']['target_loss']}: {', '.join(names)}: a loss of one network need not fall"
             "\na model with several losses has no mode=overfit; leave run.target_loss=null"
         )
-    check_targets(dict(cfg))
+    plain = dict(cfg)
+    plain["optimizer"] = without_groups(cfg["optimizer"])
+    check_targets(plain)
     for name, spec in schedules.items():
         if spec.get("schedule") is not None:
             key = f"scheduler.{name}".rstrip(".")
             if interval_of(spec, key) == "metric" and cfg["run"]["eval_every"] is None:
                 raise UserError(f"{key}.monitor: run.eval_every=null, so there would be nothing to look at")
+
+
+def without_groups(optimizer: Any) -> Any:
+    """The optimizer part of a config without parameter groups, which are not an argument of an optimizer's class."""
+    if not isinstance(optimizer, Mapping):
+        return optimizer
+    return {name: without_groups(part) for name, part in optimizer.items() if name != "groups"}
 
 
 def by_network(spec: Any, key: str, names: Iterable[str] = ("",), marker: str = "_target_") -> dict[str, Any]:

@@ -37,7 +37,7 @@ SECRET = re.compile(rf"(^|[./+~]){NAMES}$", re.IGNORECASE)
 INNER = re.compile(rf"""([{{\[,\s.]{NAMES}\s*:\s*)('[^']*'|"[^"]*"|[^,}}\]]+)""", re.IGNORECASE)
 
 
-VERSION = 2  # of a run's config.yaml; 1 had none
+VERSION = 3  # of a run's config.yaml; 1 had none, 2 drew splits by run.seed
 
 
 @dataclass(frozen=True)

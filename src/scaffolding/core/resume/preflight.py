@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import default_collate
 
 from ..errors import UserError, nearest
+from ..modes import evaluating
 from ..state import keys
 from ..tree import map_tensors
 
@@ -39,7 +40,12 @@ def check_monitors(exp: Any, monitors: Mapping[str, str | None]) -> None:
     """
     names = [f"val/{name}" for name in _evaluated_names(exp)]
     for key, monitor in monitors.items():
-        if monitor is not None and monitor not in names:
+        if monitor is not None and monitor.startswith("rollout/"):  # its names show when it runs
+            if exp.rollout is None or exp.settings.rollout_every is None:
+                raise UserError(
+                    f"{key.replace('..', '.')}={monitor}: there are no rollouts\nset rollout and run.rollout_every"
+                )
+        elif monitor is not None and monitor not in names:
             near = nearest(monitor, names)[0]
             raise UserError(
                 f"{key.replace('..', '.')}={monitor}: an evaluation gives no such value"
@@ -49,13 +55,11 @@ def check_monitors(exp: Any, monitors: Mapping[str, str | None]) -> None:
 
 def _evaluated_names(exp: Any) -> list[str]:
     batch = map_tensors(_one_item(exp, "val"), lambda tensor: tensor.to(exp.device))
-    names = []
-    exp.eval_model.eval()
-    with keys.keyed(exp.settings.seed, "check"), torch.no_grad(), exp.autocast:
+    names, model = [], exp.eval_model
+    with evaluating(model, *exp.losses.values()), keys.keyed(exp.settings.seed, "check"), torch.no_grad(), exp.autocast:
         for name, loss in exp.losses.items():
-            _, values = loss(exp.eval_model, batch)
-            names += [f"{name}/{key}".lstrip("/") for key in ("loss", *values)]
-    exp.eval_model.train()
+            _, values = loss(model, batch)
+            names += [f"{name}/{key}".lstrip("/") for key in ("loss", *values) if key not in ("weight", "output")]
     return [*names, *exp.metrics]
 
 

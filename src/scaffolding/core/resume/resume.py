@@ -12,7 +12,7 @@ from ..config.compose import Project, hide_secrets, own_words, portable
 from ..config.trust import read_config
 from ..errors import UserError
 from ..folder import folder
-from ..folder.provenance import code_hash
+from ..folder.provenance import code_hash, numerics
 from ..state import checkpoint
 from ..state.checkpoint import CheckpointFiles
 from ..tree import changed_keys, leaves
@@ -129,8 +129,15 @@ def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, A
     """
     for name, split in exp.datasets.items():
         saved, now = content["splits"].get(name, [0]), split.fingerprint()
-        if saved != now:
+        if saved[:2] != now[:2]:
             raise UserError(f"data: the {name} split is not the one of {run}: {saved[0]} items, now {now[0]}")
+        if len(saved) > 2 and saved[2] != now[2]:  # older checkpoints do not hold it
+            text = f"data: the {name} split is not the one of {run}: its items have other values now"
+            if content["numerics"] == numerics(exp.device):
+                raise UserError(
+                    f"{text}\ngive back the data that it was trained on, or start a new run with fork={run}"
+                )
+            logger.warning(f"{text}, or another machine computes other last bits")
     for schedule in content["schedulers"].values():
         if schedule.get("total_steps", exp.schedule_steps) != exp.schedule_steps:
             raise UserError(

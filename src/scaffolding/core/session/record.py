@@ -11,6 +11,7 @@ from loguru import logger
 from ..errors import StorageError
 from ..folder.facts import Facts
 from ..state.checkpoint import CheckpointFiles, link_checkpoint
+from ..state.progress import RunState
 from .console import describe_row
 from .tracking import Tracking
 
@@ -53,10 +54,15 @@ class Record:
         self.tracking = Tracking(run.trackers)
         self.tracking.start(run.path, run.config)
 
-    def add(self, split: str, values: dict[str, Any]) -> dict[str, float]:
-        """Record one row. Tensors are read here; returns the values as numbers."""
-        state, numbers = self.state, self._numbers(values)
-        row: dict[str, Any] = {"step": state.step, "epoch": state.epoch, "samples": state.samples, "split": split}
+    def add(self, split: str, values: dict[str, Any], at: RunState | None = None) -> dict[str, float]:
+        """Record one row, of the weights at state `at` or of today's. Tensors are read here.
+
+        Returns:
+            The values as numbers.
+        """
+        state, numbers = at or self.state, self._numbers(values)
+        row: dict[str, Any] = {"step": state.step, "epoch": state.epoch_of_step, "samples": state.samples}
+        row["split"] = split
         row |= {**numbers, "time": round(time.time(), 3)}
         if split == "train":
             now = time.perf_counter()

@@ -22,6 +22,7 @@ def describe_start(exp: Any, micro_batches: list[Any], metrics: dict[str, Tensor
     Raises:
         RunError: the experiment's state is of a type that could not be loaded again.
     """
+    exp.start_workers()
     check_plain(exp.state_dict())
     _ = exp.run.trust  # read now: at the end, the YAML files of this checkout may be others
     for name, before in exp.restored_numerics.items():

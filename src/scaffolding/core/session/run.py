@@ -26,6 +26,7 @@ from ..config.trust import needed_trust
 from ..errors import RunError
 from ..folder import folder
 from ..folder.facts import Facts
+from ..state.progress import RunState
 from .console import LOG_LINE, ProgressBar, command
 from .record import Record, Start
 
@@ -67,7 +68,7 @@ class NoRun:
     def leave_if_asked(self) -> None:
         """There is nothing to leave."""
 
-    def log(self, split: str, values: dict[str, Any]) -> dict[str, Any]:
+    def log(self, split: str, values: dict[str, Any], at: Any = None) -> dict[str, Any]:
         """Record nothing."""
         return values
 
@@ -121,15 +122,18 @@ class Run:
         """The files of facts/."""
         return self.record.facts
 
-    def log(self, split: str, values: dict[str, Any]) -> dict[str, float]:
-        """Record one row and say it; returns the values as numbers.
+    def log(self, split: str, values: dict[str, Any], at: RunState | None = None) -> dict[str, float]:
+        """Record one row and say it; `at` is where the run stood when its weights were saved, if they are older ones.
+
+        Returns:
+            The values as numbers.
 
         Raises:
             RunError: a training row, and a loss since the last one, a weight or an optimizer's state is not finite.
         """
         if split == "train":
             self.check_finite()
-        return self.record.add(split, values)
+        return self.record.add(split, values, at)
 
     def save(self, content: dict[str, Any], is_last: bool = False) -> None:
         """Write checkpoints/latest.pt: the state after a step, before anything looks at it.

@@ -125,7 +125,7 @@ class Follower:
     def _tell_row(self, row: dict[str, Any]) -> None:
         self._tell_figures(row["step"])
         self.tracker.log(row)
-        self.num_rows, self.step = self.num_rows + 1, row["step"]
+        self.num_rows, self.step = self.num_rows + 1, max(self.step, row["step"])  # a test row may be of an older step
 
     def _add_figure(self, file: Path) -> int:
         """Remember a figure until the rows of its step are told. Returns its step; 0: it is something else."""

@@ -22,8 +22,9 @@ from ..folder.folder import NAME, link, replacing, storage_error
 from ..tree import tensors, walk
 from .progress import RunState
 
-FORMAT = 2
-READABLE = (1, 2)  # 1: written after the looks at a step, with the states of generators
+FORMAT = 3
+# 1: written after the looks at a step, with the states of generators; 1 and 2: the raw weights under "model"
+READABLE = (1, 2, 3)
 PLAIN = (type(None), bool, int, float, complex, str, bytes, set, torch.Size, torch.dtype, torch.device)
 CONTAINERS = (list, tuple, dict, OrderedDict, Counter)  # a Counter: MultiStepLR's
 
@@ -183,7 +184,11 @@ def load(path: Path) -> Parts:
         if version == 1:
             state = _state_of_format_1(state)
         content["state"] = vars(RunState(**state))
-    except (AttributeError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        if version < 3 and content.get("ema"):
+            averaged = content["ema"]["model"]
+            content["ema"] = {"raw": content["model"], "count": content["ema"]["count"]}
+            content["model"] = averaged
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path} is not a checkpoint of this template: {error!s:.200}") from error
     if version not in READABLE:
         raise UserError(f"{path} is a checkpoint of format {version}; this code reads {READABLE[0]} to {READABLE[-1]}")

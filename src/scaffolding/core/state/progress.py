@@ -1,6 +1,7 @@
 """Where a run stands."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -17,6 +18,10 @@ class RunState:
     evaluations_since_best: int = 0
     target_reached: bool = False  # a logged training loss was below run.target_loss
 
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take over the fields of another state, in place: whoever holds this one sees them."""
+        vars(self).update(vars(RunState(**saved)))
+
     def advance(self, num_batches: int, num_items: int, batches_per_epoch: int) -> None:
         """Count one optimizer step."""
         self.step += 1
@@ -25,6 +30,11 @@ class RunState:
         if self.position == batches_per_epoch:
             self.epoch += 1
             self.position = 0
+
+    @property
+    def epoch_of_step(self) -> int:
+        """The epoch that the last step belongs to, counted from 0."""
+        return self.epoch - self.is_new_epoch
 
     @property
     def is_new_epoch(self) -> bool:

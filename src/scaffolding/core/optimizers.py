@@ -1,0 +1,86 @@
+"""Optimizers with parameter groups, chosen by the names of parameters."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import nn
+
+from .config.build import build
+from .errors import UserError, nearest
+
+SELECTORS = ("match", "max_ndim", "name")  # the other keys of a group are settings of the optimizer
+
+
+def build_optimizer(spec: Any, key: str, parameters: Mapping[str, nn.Parameter]) -> Any:
+    """An optimizer over parameters by name; `groups:` of its config gives some of them other settings.
+
+    A group holds what `match` finds (a regular expression, or a list of them, searched for in the names) and what has
+    at most `max_ndim` dimensions (1: norms and biases); where it has both keys, what meets both. A parameter belongs to
+    the first group that it meets. What no group takes has the optimizer's settings, and comes first in `param_groups`.
+    A group has a `name`, which rows of the log use: by default its number.
+
+    Args:
+        spec: the optimizer's config.
+        key: where it stands, for messages.
+        parameters: what is to be trained.
+
+    Raises:
+        UserError: a group takes nothing, or is not written as it must be.
+    """
+    plain: Any = OmegaConf.to_container(OmegaConf.create(spec), resolve=True)
+    groups = plain.pop("groups", None)
+    if not groups:
+        return build(plain, key, list(parameters.values()))
+    members: list[list[nn.Parameter]] = [[] for _ in groups]
+    rest: list[nn.Parameter] = []
+    checked = [_check(group, f"{key}.groups.{index}", index) for index, group in enumerate(groups)]
+    for name, parameter in parameters.items():
+        found = (index for index, group in enumerate(checked) if _meets(group, name, parameter))
+        index = next(found, None)
+        (rest if index is None else members[index]).append(parameter)
+    param_groups: list[dict[str, Any]] = []
+    if rest:
+        param_groups.append({"params": rest})
+    for index, (group, chosen) in enumerate(zip(checked, members, strict=True)):
+        if not chosen:
+            raise UserError(
+                f"{key}.groups.{index}: takes none of the {len(parameters)} parameters"
+                f"\nnearest: {', '.join(nearest(str(group.get('match')), parameters, 3))}; a parameter belongs to the "
+                "first group that it meets"
+            )
+        settings = {name: value for name, value in group.items() if name not in SELECTORS}
+        param_groups.append({"params": chosen, "name": group["name"], **settings})
+    optimizer = build(plain, key, param_groups)
+    for index, group in enumerate(checked):
+        for name in group.keys() - {*SELECTORS, *optimizer.defaults}:  # torch takes any key, and ignores it
+            raise UserError(
+                f"{key}.groups.{index}.{name}: {plain['_target_']} has no such setting of a group"
+                f"\nnearest: {nearest(name, optimizer.defaults)[0]}; it has {', '.join(optimizer.defaults)}"
+            )
+    return optimizer
+
+
+def _check(group: Any, key: str, index: int) -> dict[str, Any]:
+    """A group with a name and a list of patterns; UserError if it is not one."""
+    if not isinstance(group, dict) or not {"match", "max_ndim"} & group.keys():
+        raise UserError(
+            f"{key}: {group!r:.80} does not say which parameters it takes"
+            "\ngive match (a regular expression, or a list of them) or max_ndim, and settings, e.g. "
+            "{match: bias$, weight_decay: 0.0}"
+        )
+    patterns = group.get("match", "")
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    try:
+        compiled = [re.compile(pattern) for pattern in patterns]
+    except (re.error, TypeError) as error:
+        raise UserError(f"{key}.match={group['match']}: not a regular expression ({error})") from error
+    return {**group, "match": compiled, "name": str(group.get("name", index))}
+
+
+def _meets(group: dict[str, Any], name: str, parameter: nn.Parameter) -> bool:
+    """Whether a group takes a parameter."""
+    is_small = parameter.ndim <= group.get("max_ndim", parameter.ndim)
+    return is_small and any(pattern.search(name) for pattern in group["match"])
