@@ -301,7 +301,7 @@ def test_every_tensor_moves_to_the_device() -> None:
 
 
 def test_items_are_what_was_drawn_not_what_stands_first_in_a_batch() -> None:
-    """Fails where a batch of graphs, a packed sequence or a list of images counts for the length of its first tensor."""
+    """Fails where graphs, packed sequences or lists of images count for the length of their first tensor."""
 
     class Graphs(Noisy):
         def __getitem__(self, index: int) -> Tensor:

@@ -176,7 +176,7 @@ def read_items(read: Callable[..., Any], split: str, **changes: Any) -> Any:
     return dataset
 
 
-def read_test(read: Callable[..., Any], data: dict[str, Any]) -> Any:
+def read_test(read: Callable[..., Any], data: Mapping[str, Any]) -> Any:
     """The dataset of the test split; None: there is none, and the log says so.
 
     A constructor says that there is none by a ValueError or a KeyError that names "test", as classes with a fixed list
