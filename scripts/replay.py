@@ -39,7 +39,7 @@ def main() -> None:
     from scaffolding.core.config.trust import read_config
     from scaffolding.core.errors import UserError
     from scaffolding.core.folder.folder import open_run, read_status
-    from scaffolding.core.state.checkpoint import CheckpointFiles
+    from scaffolding.core.state.files import CheckpointFiles
     from scaffolding.experiment import PROJECT
 
     try:

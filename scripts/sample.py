@@ -29,6 +29,7 @@ def main() -> None:
     from scaffolding.core.errors import UserError
     from scaffolding.core.folder.folder import open_run
     from scaffolding.core.state import checkpoint
+    from scaffolding.core.state.files import find_checkpoint
     from scaffolding.data.text import load_tokenizer
     from scaffolding.experiment import PROJECT, Experiment
     from scaffolding.model.transformer import generate
@@ -36,7 +37,7 @@ def main() -> None:
     try:
         path = open_run(args.run, PROJECT.output_root)
         exp = Experiment.from_path(path, args.checkpoint, args.device)
-        kept = checkpoint.load(checkpoint.find_checkpoint(path, args.checkpoint))["objects"].get("datasets.train", {})
+        kept = checkpoint.load(find_checkpoint(path, args.checkpoint))["objects"].get("datasets.train", {})
         if "tokenizer" not in kept:
             parser.error(f"{path.name} was not trained on text: its model is a {type(exp.model).__name__}")
         tokenizer = load_tokenizer(kept["tokenizer"])

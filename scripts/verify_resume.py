@@ -69,7 +69,7 @@ def verify(root: Path, whole: Path, killed: Path, number: int) -> None:
     from scaffolding.core.config.trust import needed_trust
     from scaffolding.core.errors import RunError
     from scaffolding.core.resume.rehearsal import compare
-    from scaffolding.core.state.checkpoint import CheckpointFiles
+    from scaffolding.core.state.files import CheckpointFiles
     from scaffolding.experiment import PROJECT
 
     found = CheckpointFiles(killed).newest()

@@ -5,6 +5,9 @@ import errno
 import os
 import random
 import resource
+import shutil
+import stat
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +22,7 @@ from scaffolding.core.errors import DamagedError, RunError, StorageError, UserEr
 from scaffolding.core.folder import folder
 from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
-from scaffolding.core.state.checkpoint import CheckpointFiles
+from scaffolding.core.state.files import CheckpointFiles
 from scaffolding.core.state.finite import first_nonfinite
 from scaffolding.core.state.progress import RunState
 
@@ -111,6 +114,13 @@ def test_link_is_the_same_checkpoint(tmp_path: Path) -> None:
     assert step_of(copy) == 3 and not leftovers(tmp_path)
 
 
+def cut(path: Path) -> None:
+    """Damage a file, and no other name of it."""
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[:-9])
+
+
 def test_the_files_of_a_run(tmp_path: Path) -> None:
     files = CheckpointFiles(tmp_path)
     files.folder.mkdir()
@@ -120,13 +130,57 @@ def test_the_files_of_a_run(tmp_path: Path) -> None:
         if step == 2:
             assert files.best_or_latest() == files.latest
             files.keep_best()
+    shutil.copy(files.latest, files.folder / "step_22_keep.pt")  # somebody keeps a copy: it is of step 4
     assert [file.name for file in files.steps()] == ["step_2.pt", "step_3.pt"]
     assert [step_of(path) for path in (files.latest, files.best_or_latest(), files.model)] == [4, 2, 2]
-    files.latest.write_bytes(files.latest.read_bytes()[:-9])
+    (files.folder / "step_22_keep.pt").unlink()
+    os.utime(files.folder / "step_2.pt")  # a copy of a run may have any times
+    cut(files.latest)
     found = files.newest()
     assert found is not None and (found[0].name, found[1]["state"]["step"]) == ("step_3.pt", 3)
+    assert files.find_best(2) == files.best
+    cut(files.best)
+    assert files.find_best(2).name == "step_2.pt"
+    with pytest.raises(DamagedError, match=r"best\.pt .* damaged"):
+        files.find_best(1)
+    assert files.best_or_newest(1)[0].name == "step_3.pt"
+    shutil.copy(files.folder / "step_2.pt", files.folder / "step_2_keep.pt")
     files.save(content(5), 4, num_kept=1)
-    assert files.steps() == []
+    assert files.steps() == [] and (files.folder / "step_2_keep.pt").exists()
+
+
+def test_a_sector_that_cannot_be_read_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = CheckpointFiles(tmp_path)
+    files.folder.mkdir()
+    for step in (1, 2):
+        files.save(content(step), step - 1, num_kept=2)
+    real = zipfile.ZipFile.testzip
+
+    def read(archive: zipfile.ZipFile) -> str | None:
+        if archive.filename == str(files.latest):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(archive)
+
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", read)
+    with pytest.raises(DamagedError, match=r"damaged.*Input/output error"):
+        checkpoint.load(files.latest)
+    assert (files.newest() or [None])[0] == files.folder / "step_1.pt"
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    real = os.fsync
+
+    def flush(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    path = folder.claim(tmp_path, "run")
+    checkpoint.save(path / "latest.pt", content(3))
+    assert step_of(path / "latest.pt") == 3
+    folder.release(path)
 
 
 def test_damage_is_noticed(tmp_path: Path) -> None:

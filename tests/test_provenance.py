@@ -82,3 +82,14 @@ def test_provenance_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert provenance.uncommitted_changes(tmp_path) == ""
     assert {"torch", "numpy"} <= set(described["packages"])
     yaml.safe_dump(json.loads(json.dumps(described)))  # plain values only
+
+
+def test_a_broken_package_ends_nothing(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An install that was cut short leaves a folder without METADATA, or without a name in it."""
+    for name, text in (("one-1.0", None), ("two-1.0", "Version: 1.0\n"), ("whole-1.0", "Name: whole\nVersion: 1.0\n")):
+        folder = tmp_path / "site" / f"{name}.dist-info"
+        folder.mkdir(parents=True)
+        if text is not None:
+            (folder / "METADATA").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    assert provenance.describe(repository, repository, CPU)["packages"]["whole"] == "1.0"

@@ -174,7 +174,7 @@ def test_finished_run_says_so_and_changes_nothing(train: Train, whole_run: Path)
     assert tree(whole_run) == before
 
 
-def test_a_change_at_a_resume_is_not_lost_by_a_kill(train: Train, output_root: Path) -> None:
+def test_a_change_at_a_resume_is_not_lost_by_a_kill(train: Train, whole_run: Path, output_root: Path) -> None:
     """Fails where config.yaml says a learning rate that the weights were not trained with."""
     train(*BASE, "run.name=straight", env=STOP, code=143)
     train("resume=straight", "optimizer.lr=0.5")
@@ -183,9 +183,35 @@ def test_a_change_at_a_resume_is_not_lost_by_a_kill(train: Train, output_root: P
     train("resume=killed")
     assert latest(output_root / "killed")["optimizers"][""]["param_groups"][0]["lr"] == 0.5
     assert_same_run(output_root / "straight", output_root / "killed")
+    train(*BASE, "run.name=back", env=STOP, code=143)
+    train("resume=back", "optimizer.lr=0.5", env={"KILL_AT": "1"}, code=-signal.SIGKILL)
+    train("resume=back", "optimizer.lr=0.01")  # as it was: config.yaml says otherwise by now
+    assert yaml.safe_load((output_root / "back" / "config.yaml").read_text())["optimizer"]["lr"] == 0.01
+    assert_same_run(whole_run, output_root / "back")
     train(*BASE, "+optimizer.betas=[0.9,0.99]", "scheduler=cosine", "run.name=scheduled", env=STOP, code=143)
     assert "a schedule sets it" in train("resume=scheduled", "optimizer.lr=0.5", code=2).stderr
     train("resume=scheduled", "optimizer.betas=[0.8,0.9]")  # which cosine does not set
+
+
+def test_a_run_that_its_patience_ended_goes_on_with_more(train: Train, output_root: Path) -> None:
+    train(*BASE, "run.monitor_mode=max", "run.patience=1", "run.name=run")  # the loss falls
+    before = tree(output_root)
+    assert "more run.patience" in train("resume=run").stderr
+    assert "more run.patience" in train("resume=run", "run.budget=30").stderr and tree(output_root) == before
+    done = train("resume=run", "run.patience=9", "run.budget=30")
+    assert "run.patience=9 takes effect" in done.stderr and read_status(output_root / "run")["step"] == 30
+
+
+def test_code_that_changed_since_is_told_once(train: Train, output_root: Path) -> None:
+    train(*BASE, "run.name=run", env=STOP, code=143)
+    file = output_root / "run" / "provenance.json"
+    record = json.loads(file.read_text())
+    assert "has changed since" not in train("resume=run", env={"KILL_AT": "2"}, code=-9).stderr
+    file.write_text(json.dumps(record | {"code": "another", "commit": "0123abc"}))
+    done = train("resume=run", env={"KILL_AT": "2"}, code=-9)
+    assert done.stderr.count("has changed since run ran: it goes on with that of now") == 1
+    assert f"git worktree add ../again 0123abc; git -C ../again apply {file.with_name('changes.patch')}" in done.stderr
+    assert "has changed since" not in train("resume=run").stderr  # it is that of the last resume
 
 
 # --- damage
@@ -227,6 +253,36 @@ def test_the_checkpoint_taken_for_a_damaged_one_may_be_the_best(train: Train, ou
     flip_a_bit(folder / "latest.pt")
     assert "carrying on from step_4.pt, step 4" in train("resume=other").stderr
     assert read_status(output_root / "other")["best_step"] == read_status(output_root / "run")["best_step"] == 4
+
+
+def test_a_damaged_best_is_given_up_in_words(train: Train, output_root: Path) -> None:
+    """Fails where the run cannot be finished any more, or claims a best step whose weights it does not have."""
+    words = (*BASE, "run.monitor_mode=max")  # the loss falls: the first evaluation stays the best
+    train(*words, "run.name=run", env={"KILL_AT": "13", "KILL_WITH": "SIGTERM"}, code=143)
+    folder = output_root / "run" / "checkpoints"
+    flip_a_bit(folder / "best.pt")
+    done = train("resume=run")
+    assert f"{folder / 'best.pt'}" in done.stderr and "the best weights are gone" in done.stderr
+    assert (folder / "best.pt.damaged").exists()
+    best = checkpoint.load(folder / "best.pt")["state"]["step"]
+    assert best == read_status(output_root / "run")["best_step"] == 15
+    # while the last step is looked at: no evaluation is left
+    flip = {"STRIKE": "figure 1", "KILL_WITH": "SIGSTOP"}
+    process = zygote.start(
+        [str(TRAIN), *words, "run.eval_every=18", "run.plot_every=24", "+plots.figure._target_=tiny.Figure",
+         "run.name=late", f"paths.output_root={output_root}"],
+        output_root / "out", output_root / "err", env=ENV | flip,
+    )  # fmt: skip
+    events = output_root / "late" / "facts" / "events.jsonl"
+    wait_until(lambda: events.exists() and '"step": 24' in events.read_text() and stopped(process.pid))
+    flip_a_bit(output_root / "late" / "checkpoints" / "best.pt")
+    process.send(signal.SIGCONT)
+    assert process.wait() == 0
+    assert "latest.pt, step 24, is taken in its place" in (output_root / "err").read_text()
+
+
+def stopped(pid: int) -> bool:
+    return "State:\tT" in Path(f"/proc/{pid}/status").read_text()
 
 
 def test_a_machine_that_may_round_otherwise_is_said(train: Train, output_root: Path) -> None:

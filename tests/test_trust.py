@@ -16,9 +16,9 @@ from hydra.utils import instantiate
 from scaffolding.core.config.trust import check_trusted, needed_trust, read_config, read_plain
 from scaffolding.core.config.words import read_words
 from scaffolding.core.errors import UserError
-from scaffolding.core.folder.folder import claim, find_run
+from scaffolding.core.folder.folder import claim, find_run, release
 from scaffolding.core.state import checkpoint
-from scaffolding.core.state.checkpoint import find_checkpoint
+from scaffolding.core.state.files import find_checkpoint
 from scaffolding.experiment import PROJECT, Experiment
 
 
@@ -321,7 +321,8 @@ def test_no_name_leads_out(dev_run: Path, tmp_path: Path, monkeypatch: pytest.Mo
         except UserError:
             continue
         assert made.parent == root and not made.is_symlink()
-        made.rmdir()
+        release(made)
+        shutil.rmtree(made)
     assert found > 0
     assert {path: path.lstat().st_size for path in tmp_path.rglob("*")} == before
 

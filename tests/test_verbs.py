@@ -16,6 +16,7 @@ from scaffolding.core.config.usage import change_of
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
+from scaffolding.core.state.files import CheckpointFiles
 from scaffolding.core.tree import leaves
 
 STOP = {"KILL_AT": "7", "KILL_WITH": "SIGTERM"}
@@ -186,6 +187,11 @@ def test_lineage(train: Train, output_root: Path) -> None:
     assert [file.name for file in (output_root / "killed" / "checkpoints").iterdir()] == ["parent.pt"]
     train("resume=killed")
     assert_same_run(output_root / "straight", output_root / "killed")
+    # before there is a run, and when there is just one
+    train(*CONFIGS, "fork=parent", "run.name=half", env={"STRIKE": "os.replace config.yaml 1"}, code=-9)
+    train(*CONFIGS, "fork=parent", "run.name=half", env={"STRIKE": "os.replace status.json 1"}, code=-9)
+    train("resume=half")
+    assert_same_run(output_root / "straight", output_root / "half")
     assert "30 rows identical to straight" in train("rerun=straight", "run.name=again").stdout
     train(*CONFIGS, "fork=again", "run.name=last", "run.budget=1", "optimizer.lr=0.0")
     again, last = output_root / "again", output_root / "last"
@@ -196,6 +202,16 @@ def test_lineage(train: Train, output_root: Path) -> None:
     before, weights = checkpoint.load(again / "checkpoints" / "best.pt")["model"], latest(last)["model"]
     parameters = [name for name in weights if "running" not in name and "num_batches" not in name]
     assert parameters and all(torch.equal(weights[name], before[name]) for name in parameters)
+
+
+def test_a_fork_without_the_checkpoint_that_it_started_from_does_not_start_from_nothing(
+    train: Train, whole_run: Path, output_root: Path
+) -> None:
+    shutil.copytree(whole_run, output_root / "parent")
+    train(*CONFIGS, "fork=parent", "run.name=fork", env={"KILL_AT": "1"}, code=-9)
+    (output_root / "fork" / "checkpoints" / "parent.pt").unlink()
+    done = train("resume=fork", code=2)
+    assert "parent.pt is gone, from which fork started" in done.stderr and "fork=" in done.stderr
 
 
 def test_paths_output_says_where_a_new_run_goes(train: Train, output_root: Path, tmp_path: Path) -> None:
@@ -219,7 +235,28 @@ def test_fork_with_the_whole_state_carries_on_in_a_new_folder(train: Train, whol
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(14, 25))
     parent = parent_of(child)
     assert (parent["step"], parent["kept"], parent["checkpoint"]) == (13, "state", "latest.pt")
+    train(
+        *CONFIGS, "fork=parent", "fork_state=true", "run.name=half", env={"STRIKE": "os.replace status.json 1"}, code=-9
+    )
+    train("resume=half")
+    assert_same_run(child, output_root / "half")
     done = train(*CONFIGS, "fork=parent", "fork_state=true", "optimizer.lr=0.5", "run.name=hot")
     assert "optimizer.lr=0.5 takes effect" in done.stderr
     done = train(*CONFIGS, "fork=parent", "fork_state=true", "loader.batch_size=8", code=2)
     assert "loader.batch_size=8: refused" in done.stderr
+
+
+def test_a_fork_has_the_weights_of_the_best_that_it_takes_over(train: Train, output_root: Path) -> None:
+    """Fails where it, its rerun, or its resume claims a best step without its checkpoint."""
+    words = (*BASE, "run.monitor_mode=max")  # the loss falls: the first evaluation stays the best
+    train(*words, "run.name=parent", env={"KILL_AT": "13", "KILL_WITH": "SIGTERM"}, code=143)
+    train(*CONFIGS, "fork=parent", "fork_state=true", "run.name=child")
+    train("rerun=child", "run.name=again")
+    for name in ("child", "again"):
+        files = CheckpointFiles(output_root / name)
+        assert checkpoint.load(files.best)["state"]["step"] == latest(output_root / name)["state"]["best_step"] == 5
+    (output_root / "parent" / "checkpoints" / "best.pt").unlink()
+    done = train(*CONFIGS, "fork=parent", "fork_state=true", "run.name=other")
+    assert "the best weights are gone" in done.stderr
+    files = CheckpointFiles(output_root / "other")
+    assert checkpoint.load(files.best)["state"]["step"] == latest(output_root / "other")["state"]["best_step"] == 15

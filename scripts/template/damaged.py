@@ -25,7 +25,7 @@ from scaffolding.core.folder.folder import claim
 from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.session.run import Run
 from scaffolding.core.state import checkpoint
-from scaffolding.core.state.checkpoint import CheckpointFiles
+from scaffolding.core.state.files import CheckpointFiles
 from scaffolding.core.state.progress import RunState
 from scaffolding.experiment import PROJECT
 

@@ -26,6 +26,7 @@ from .core.precision import AveragedWeights, Scaler
 from .core.session.run import NoRun
 from .core.state import checkpoint as checkpoints
 from .core.state import keys
+from .core.state.files import CheckpointFiles, find_checkpoint, set_aside
 from .core.state.finite import FiniteWatch
 from .core.state.progress import RunState
 from .schedules import Schedule
@@ -105,7 +106,7 @@ class Experiment:
         if not folder.is_dir():
             folder = PROJECT_ROOT / folder
         cfg = read_config(folder, PROJECT, trust)
-        content = checkpoints.load(checkpoints.find_checkpoint(folder, checkpoint))
+        content = checkpoints.load(find_checkpoint(folder, checkpoint))
         cfg.loader.num_workers = 0
         exp = cls(cfg, device)
         exp.path, exp.saved = folder, content
@@ -419,13 +420,16 @@ class Experiment:
                 checkpoints.load_model(loss, state)
 
     def load_best_weights(self) -> RunState:
-        """Load the weights of the run's best checkpoint, or of its latest where none was the best yet.
+        """Load the weights of the run's best checkpoint, or of its newest: in words where the best is damaged.
 
         Returns:
             Where the run stood when they were saved.
         """
         assert self.path is not None
-        content = checkpoints.load(checkpoints.CheckpointFiles(self.path).best_or_latest())
+        files = CheckpointFiles(self.path)
+        file, content = files.best_or_newest(self.state.best_step)
+        if file != files.best and files.best.exists():
+            set_aside(files.best)
         self.load_weights(content)
         return RunState(**content["state"])
 

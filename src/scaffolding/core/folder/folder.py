@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -24,17 +25,21 @@ from loguru import logger
 from ..errors import StorageError, UserError, nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
+CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
 LOCK_WAIT = 1.0  # seconds: whoever only looks (read_status) has the lock for an instant
 # Record locks: a forked worker does not inherit them, as it would a flock, and so cannot keep a dead run locked. They
 # end when the process closes the file anywhere, so a file that is held is never opened a second time.
 _held: dict[Path, IO[str]] = {}
+_claiming = threading.Lock()
 
 
 # --- claiming and finding
 
 
 def claim(output: Path, name: str | None, suffix: str = "") -> Path:
-    """Make a new run folder, <date>_<time>_<adjective>_<animal>, that no other process has or gets (exclusive mkdir).
+    """Make and lock a new run folder, <date>_<time>_<adjective>_<animal>, that no other process has or gets.
+
+    A folder that was left half made, by a kill before it had a config, is taken over.
 
     Raises:
         UserError: `name` is taken or not fit for a folder; the folder cannot be made.
@@ -51,19 +56,45 @@ def claim(output: Path, name: str | None, suffix: str = "") -> Path:
         path = output / f"{name or new_name}{suffix}"
         try:
             output.mkdir(parents=True, exist_ok=True)
-            path.mkdir()
-            _sync_folder(output)
-            _sync_folder(output.parent)
-            return path
-        except FileExistsError:
-            if not output.is_dir():
-                raise UserError(f"paths.output={output} is a file\nchoose another folder") from None
+            with _claiming:
+                if _make(path):
+                    _sync_folder(output)
+                    _sync_folder(output.parent)
+                    return path
             if name is not None:
                 raise UserError(
                     f"run.name={name}: {path} exists\nchoose another name, or carry a run on with resume=NAME"
-                ) from None
+                )
+        except FileExistsError:
+            raise UserError(f"paths.output={output} is a file\nchoose another folder") from None
         except OSError as error:
             raise UserError(f"paths.output={output}: no run folder can be made there: {error.strerror}") from error
+
+
+def _make(path: Path) -> bool:
+    """Make and lock a folder, or take over what a kill left of one; False: it exists."""
+    try:
+        path.mkdir()
+        acquire(path)
+        return True
+    except FileExistsError:
+        if (path / ".lock").resolve() in _held or not _is_half_made(path):
+            return False
+    acquire(path)  # or another process is just making it
+    if not _is_half_made(path):
+        release(path)
+        return False
+    shutil.rmtree(path / "checkpoints", ignore_errors=True)
+    return True
+
+
+def _is_half_made(path: Path) -> bool:
+    """Whether a folder holds nothing but what a new run gets before its config.yaml."""
+    files = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.name.endswith(".tmp")}
+    known = {".lock", "provenance.json", "overrides.yaml"}
+    if "overrides.yaml" in files:  # then come links to the checkpoints that it starts from
+        known |= {"checkpoints", *(f"checkpoints/{name}.pt" for name in ("parent", "parent_best", "latest", "best"))}
+    return path.is_dir() and files <= known
 
 
 def list_runs(output_root: Path) -> list[Path]:
@@ -237,12 +268,15 @@ def link(path: Path, other: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut (elsewhere than on POSIX a folder cannot be opened)."""
+    """Make renames in `folder` survive a power cut, where the file system can flush folders (CIFS, FUSE cannot)."""
     if os.name != "posix":
-        return
+        return  # a folder cannot be opened there
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in CANNOT_FLUSH:
+            raise
     finally:
         os.close(handle)
 

@@ -83,7 +83,7 @@ def describe(root: Path, sources: Path, device: torch.device) -> dict[str, Any]:
             "cuda": torch.version.cuda,
         },
         "numerics": numerics(device),
-        "packages": dict(sorted((found["Name"], found["Version"]) for found in installed)),
+        "packages": dict(sorted((found["Name"], found["Version"]) for found in installed if "Name" in found)),
     }
 
 

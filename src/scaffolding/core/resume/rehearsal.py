@@ -28,7 +28,7 @@ from ..intervals import in_steps
 from ..session.console import command
 from ..session.record import peak_memory
 from ..state import checkpoint
-from ..state.checkpoint import CheckpointFiles
+from ..state.files import CheckpointFiles
 from ..tree import leaves
 
 NUM_TIMED, MAX_SECONDS = 6, 10.0  # steps that are timed in prod mode; what one of them may be expected to take

@@ -10,15 +10,16 @@ from loguru import logger
 from ..config.build import check_specs
 from ..config.compose import Project, hide_secrets, own_words, portable
 from ..config.trust import read_config
-from ..errors import UserError
+from ..errors import DamagedError, UserError
 from ..folder import folder
 from ..folder.provenance import code_hash, numerics
 from ..state import checkpoint
-from ..state.checkpoint import CheckpointFiles
+from ..state.checkpoint import step_in
+from ..state.files import CheckpointFiles, set_aside
 from ..tree import changed_keys, leaves
 from .rules import announce, refuse
 
-ENDS = ("run.budget", "run.patience", "run.target_loss", "run.monitor", "run.monitor_mode")  # what can end a run
+PATIENCE = {"run.patience", "run.monitor", "run.monitor_mode"}
 
 
 # --- what may be changed
@@ -59,13 +60,33 @@ def _check_code(run: Path, project: Project) -> None:
     if "code" not in known:
         raise UserError(f"rerun={run.name}: it does not say which code it ran, because it ended before its first step")
     if known["code"] != code_hash(project.sources):
-        way = "check out the code it ran"
-        if known["commit"]:
-            way = f"git worktree add ../again {known['commit']}"
         raise UserError(
-            f"rerun={run.name}: refused, the code in {project.sources} has changed since"
-            f"\nget it back with: {way}; git -C ../again apply {run / 'changes.patch'}"
+            f"rerun={run.name}: refused, the code in {project.sources} has changed since\n{_way_back(run, known)}"
         )
+
+
+def _warn_of_code(run: Path, project: Project) -> None:
+    """Say where a run goes on with other code than it ran last."""
+    known = read_record(run)
+    last = {"step": 0, **known}
+    for again in known.get("resumed", ()):
+        last = again
+    if last.get("code", "") not in ("", code_hash(project.sources)):
+        logger.warning(
+            f"the code in {project.sources} has changed since {run.name} ran: it goes on with that of now"
+            f"\n{_way_back(run, last)}"
+        )
+
+
+def _way_back(run: Path, known: dict[str, Any]) -> str:
+    """How to get the code back of a start or resume, as provenance.json has it."""
+    patch = run / "changes.patch"
+    if known.get("step"):  # of a resume
+        patch = run / f"changes_{known['step']}.patch"
+    way = "check out the code it ran"
+    if known.get("commit"):
+        way = f"git worktree add ../again {known['commit']}"
+    return f"get it back with: {way}; git -C ../again apply {patch}"
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -88,12 +109,14 @@ def resume(exp: Any, create: Any) -> Path:
         SystemExit: with code 0 and nothing changed, if there is nothing left to do.
     """
     run = Path(exp.cfg.resume)
-    newest = CheckpointFiles(run).newest()
+    files = CheckpointFiles(run)
+    newest = files.newest()
+    unwritten = changed_keys(_config_of(exp, run), exp.config)  # what config.yaml does not say
     if newest is None:  # killed before its first save
         events = run / "facts" / "events.jsonl"
         if events.exists() and '"on_save"' in events.read_text():
             raise UserError(f"{run} has saved checkpoints, and none is there\nstart it again with rerun={run.name}")
-        changes = changed_keys(_config_of(exp, run), exp.config)
+        changes = unwritten
         _start_like(exp, run)
     else:
         file, content = newest
@@ -101,24 +124,40 @@ def resume(exp: Any, create: Any) -> Path:
         step, status = content["state"]["step"], folder.read_status(run)
         if exp.num_steps < step:
             raise UserError(f"run.budget: {exp.num_steps} steps are fewer than the {step} that {run.name} has done")
-        ended_early = status.get("step", 0) < status.get("num_steps", 0) and not set(ENDS) & set(changes)
-        if status["status"] == "finished" and (exp.num_steps == step or ended_early):
-            logger.info(f"{run} is finished at step {step}; a larger run.budget would carry it on")
-            raise SystemExit(0)
+        if status["status"] == "finished":
+            what, keys = "a larger run.budget", {"run.budget"}
+            if status.get("step", 0) < status.get("num_steps", 0):
+                what, keys = "more run.patience, or another run.monitor,", PATIENCE
+                if content["state"]["target_reached"]:
+                    what, keys = "a lower run.target_loss", {"run.target_loss"}
+            if exp.num_steps == step or not keys & changes.keys():
+                logger.info(f"{run} is finished at step {step}; {what} would carry it on")
+                raise SystemExit(0)
+        # with what an earlier resume= changed, too, if it was killed before it saved: config.yaml says it already
         load_state(exp, content, run.name, changes)
-        latest = CheckpointFiles(run).latest
-        if file != latest:
-            if latest.exists():  # damaged: kept aside
-                latest.rename(latest.with_suffix(".pt.damaged"))
-            checkpoint.link_checkpoint(file, latest)  # the look at this step is repeated, and may make it the best
+        _replace(files.latest, file)  # the look at this step is repeated, and may make it the best
+        if exp.state.best_step is not None:
+            _replace(files.best, _best_of(exp, files))
+    changes = changes | unwritten
     if changes:
         announce(exp, changes)
+    _warn_of_code(run, exp.project)
     logger.info(f"resuming {run} at step {exp.state.step} of {exp.num_steps}")
     if changes:
         words = [*_words_of(run), *own_words()]
         folder.write_text(run / "overrides.yaml", yaml.safe_dump(words, allow_unicode=True))
         folder.write_text(run / "config.yaml", yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True))
     return run
+
+
+def _replace(path: Path, file: Path | None) -> None:
+    """Make a checkpoint the same as the whole one that was found in its place; what it was is kept aside."""
+    if file == path:
+        return
+    if path.exists():
+        set_aside(path)
+    if file is not None:
+        checkpoint.link_checkpoint(file, path)
 
 
 def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, Any]) -> None:
@@ -174,7 +213,7 @@ def fork(exp: Any, create: Any) -> Path:
 
     Args:
         exp: built from the config that `check` accepted.
-        create: `create(exp, parent, words)` makes the new run's folder, which is returned.
+        create: `create(exp, parent, words, links)` makes the new run's folder, which is returned.
     """
     run = Path(exp.cfg.fork)
     files, kept = CheckpointFiles(run), "weights"
@@ -193,21 +232,39 @@ def fork(exp: Any, create: Any) -> Path:
             )
         exp.state.target_reached = False
     else:
-        file = files.best_or_latest()
-        content = checkpoint.load(file)
+        file, content = files.best_or_newest(None)
         _load_weights(exp, content, run.name)
     if changes:
         announce(exp, changes)
     parent = {"verb": "fork", "run": str(run), "checkpoint": file.name, "step": content["state"]["step"], "kept": kept}
-    path: Path = create(exp, parent, [])
-    own = CheckpointFiles(path)
-    own.folder.mkdir()
-    checkpoint.link_checkpoint(file, own.parent)
+    links = {"parent": file}
     if exp.cfg.fork_state:
-        checkpoint.link_checkpoint(file, own.latest)
-        if files.best.exists() and exp.state.best_step is not None:
-            checkpoint.link_checkpoint(files.best, own.best)
+        links["latest"] = file
+        best = _best_of(exp, files)
+        if best is not None:
+            links |= {"best": best, "parent_best": best}
+    path: Path = create(exp, parent, [], links)
     return path
+
+
+def _best_of(exp: Any, files: CheckpointFiles) -> Path | None:
+    """The checkpoint of the best step that a restored state claims; None: it claims none, or no more, as that is gone.
+
+    best.pt may also be of the restored step: the look that made it the best one is then repeated.
+    """
+    state = exp.state
+    step = state.best_step
+    if step is None:
+        return None
+    if "eval" in state.looks and step_in(files.best) == state.step:
+        step = state.step
+    try:
+        return files.find_best(step)
+    except DamagedError as error:
+        logger.warning(f"{error}; the best weights are gone, and the best of what comes counts from here on")
+        state.best = state.best_step = None
+        state.evaluations_since_best = 0
+        return None
 
 
 def _load_weights(exp: Any, content: dict[str, Any], run: str) -> None:
@@ -225,27 +282,37 @@ def rerun(exp: Any, create: Any) -> Path:
     """Start where another run started. Arguments are those of `fork`."""
     run = Path(exp.cfg.rerun)
     announce(exp, changed_keys(_config_of(exp, run), exp.config))
-    _start_like(exp, run)
     parent = {"verb": "rerun", "run": str(run), "kept": (read_record(run).get("parent") or {}).get("kept")}
-    path: Path = create(exp, parent, _words_of(run))
-    own, other = CheckpointFiles(path), CheckpointFiles(run)
-    own.folder.mkdir()
-    if other.parent.exists():
-        checkpoint.link_checkpoint(other.parent, own.parent)
+    links = _start_like(exp, run)
+    path: Path = create(exp, parent, _words_of(run), links)
     return path
 
 
-def _start_like(exp: Any, run: Path) -> None:
-    """Start where a run started: from nothing, or as a fork from the checkpoint that it keeps as parent.pt."""
-    file = CheckpointFiles(run).parent
-    if not file.exists():
-        return
-    content = checkpoint.load(file)
-    if (read_record(run).get("parent") or {}).get("kept") == "state":
+def _start_like(exp: Any, run: Path) -> dict[str, Path]:
+    """Start where a run started: from nothing, or as a fork from the checkpoint that it keeps as parent.pt.
+
+    Returns:
+        The checkpoints that another such run keeps, by name.
+    """
+    files, parent = CheckpointFiles(run), read_record(run).get("parent") or {}
+    kept = parent.get("kept")
+    if not files.parent.exists():
+        if kept is not None:
+            raise UserError(
+                f"{files.parent} is gone, from which {run.name} started\nstart it anew: fork={parent.get('run')}"
+            )
+        return {}
+    content = checkpoint.load(files.parent)
+    links = {"parent": files.parent}
+    if kept == "state":
         load_state(exp, content, run.name, changed_keys(content.get("config", exp.config), exp.config))
         exp.state.target_reached = False
+        links["latest"] = files.parent
+        if files.parent_best.exists():
+            links |= {"best": files.parent_best, "parent_best": files.parent_best}
     else:
         _load_weights(exp, content, run.name)
+    return links
 
 
 def _config_of(exp: Any, run: Path) -> Any:

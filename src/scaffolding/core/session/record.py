@@ -10,7 +10,8 @@ from loguru import logger
 
 from ..errors import StorageError
 from ..folder.facts import Facts
-from ..state.checkpoint import CheckpointFiles, link_checkpoint
+from ..state.checkpoint import link_checkpoint
+from ..state.files import CheckpointFiles
 from ..state.progress import RunState
 from .console import describe_row
 from .tracking import Tracking

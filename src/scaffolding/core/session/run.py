@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..config.trust import needed_trust
 from ..errors import RunError
 from ..folder import folder
 from ..folder.facts import Facts
+from ..state.checkpoint import link_checkpoint
 from ..state.progress import RunState
 from .console import LOG_LINE, ProgressBar, command
 from .record import Record, Start
@@ -89,7 +90,7 @@ class Run:
             (way,) = [way for verb, way in WAYS.items() if exp.cfg[verb]]
             exp.path = way(exp, create)
         else:
-            exp.path = create(exp, None, [])
+            exp.path = create(exp, None)
         return cls(exp, exp.path)
 
     def __init__(self, exp: Any, path: Path) -> None:
@@ -233,22 +234,27 @@ class Run:
             yield
 
 
-def create(exp: Any, parent: dict[str, Any] | None, words: list[str]) -> Path:
+def create(
+    exp: Any, parent: dict[str, Any] | None, words: Iterable[str] = (), links: Mapping[str, Path] | None = None
+) -> Path:
     """Claim and lock a new folder, and write what the run is.
 
     Args:
         exp: its config is written, with the overrides of the command line.
         parent: the run that this one comes from.
         words: overrides that made the parent, where this command line does not repeat them.
+        links: checkpoints that the run starts from, by the names that they get.
     """
     name, suffix, output = exp.settings.name, "", Path(exp.cfg.paths.output)
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     if hydra is not None and hydra.mode == RunMode.MULTIRUN and output == Path(hydra.sweep.dir):
         suffix = f"_job{hydra.job.num}"  # the runs of a sweep; not those by which one of them looks ahead
     path = folder.claim(output, name, suffix)
-    folder.acquire(path)
     folder.write_text(path / "provenance.json", json.dumps({"parent": parent}) + "\n")
     folder.write_text(path / "overrides.yaml", yaml.safe_dump([*words, *own_words()], allow_unicode=True))
+    (path / "checkpoints").mkdir(exist_ok=True)
+    for name, file in (links or {}).items():
+        link_checkpoint(file, path / "checkpoints" / f"{name}.pt")
     text = yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True)
     folder.write_text(path / "config.yaml", text)  # last: a folder with a config is a run
     return path

@@ -4,7 +4,6 @@ A crash at any moment leaves either the old file or the new one. The zip contain
 holds a CRC-32 of every record.
 """
 
-import contextlib
 import re
 import warnings
 import zipfile
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loguru import logger
 from torch import Tensor, nn
 
 from ..errors import DamagedError, RunError, UserError
-from ..folder.folder import NAME, link, replacing, storage_error
+from ..folder.folder import link, replacing, storage_error
 from ..tree import tensors, walk
 from .progress import RunState
 
@@ -34,78 +32,6 @@ class Parts(dict[str, Any]):
 
     def __missing__(self, part: str) -> Any:
         raise UserError(f"the checkpoint has no {part!r}; it has {', '.join(map(str, self)):.200}")
-
-
-# --- the files of a run
-
-
-class CheckpointFiles:
-    """checkpoints/ of one run: latest.pt, best.pt, step_<N>.pt, of a fork parent.pt, for a rehearsal halfway.pt."""
-
-    def __init__(self, run: Path) -> None:
-        self.folder = run / "checkpoints"
-        self.latest, self.best, self.halfway, self.parent = (
-            self.folder / f"{name}.pt" for name in ("latest", "best", "halfway", "parent")
-        )
-        self.model = run / "model.pt"
-
-    def save(self, content: dict[str, Any], before: int | None, num_kept: int) -> None:
-        """Replace latest.pt, keeping the one of step `before` as step_<before>.pt if more than one is kept.
-
-        Raises:
-            StorageError: the disk does not take it; latest.pt is untouched.
-        """
-        if num_kept > 1 and before not in (None, content["state"]["step"]) and self.latest.exists():
-            link_checkpoint(self.latest, self.folder / f"step_{before}.pt")
-        save(self.latest, content)
-        for old in self.steps()[: 1 - num_kept or None]:
-            old.unlink()
-
-    def keep_best(self) -> None:
-        """Make best.pt, and model.pt in the run's folder, the latest checkpoint; StorageError as in `save`."""
-        link_checkpoint(self.latest, self.best)
-        with contextlib.suppress(OSError):  # it exists, or the file system has no links: best.pt is there anyway
-            self.model.symlink_to(self.best.relative_to(self.model.parent))
-
-    def steps(self) -> list[Path]:
-        """The step_<N>.pt, oldest first."""
-        return sorted(self.folder.glob("step_*.pt"), key=lambda file: int(file.stem.removeprefix("step_")))
-
-    def best_or_latest(self) -> Path:
-        """The best checkpoint, or the latest where none was the best yet."""
-        if self.best.exists():
-            return self.best
-        return self.latest
-
-    def newest(self) -> tuple[Path, Parts] | None:
-        """latest.pt and its content, or, where it is missing or damaged, the newest whole checkpoint; names both.
-
-        Raises:
-            UserError: there are some, but none is whole, or the newest is not from here.
-        """
-        others = sorted(self.folder.glob("*.pt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
-        files = [file for file in others if file not in (self.latest, self.parent)]
-        if not files and not self.latest.exists():
-            return None
-        failed = ""
-        for file in [self.latest, *files]:
-            try:
-                content = load(file)
-            except DamagedError as error:
-                failed = failed or str(error).partition("\n")[0]
-                continue
-            if failed:
-                logger.warning(f"{failed}; carrying on from {file.name}, step {content['state']['step']}")
-            return file, content
-        raise UserError(f"{failed}\nno other checkpoint there is whole")
-
-
-def find_checkpoint(run: Path, name: str) -> Path:
-    """The file of a run's checkpoint by its plain name; UserError: there is none, and those that there are."""
-    path, there = run / "checkpoints" / f"{name}.pt", run / "checkpoints" / ".pt"
-    if NAME.fullmatch(name) is None or not path.is_file():  # a name with slashes must not list another folder
-        raise UserError(f"{run} has no checkpoint {name!r:.100}\ncheckpoints there: {_others(there)}")
-    return path
 
 
 # --- writing
@@ -156,26 +82,37 @@ def _not_plain(name: str, value: Any) -> RunError:
 # --- reading
 
 
-def load(path: Path) -> Parts:
-    """The content of a checkpoint, on the CPU; UserError if it is missing, damaged or holds more than plain values."""
+def check_whole(path: Path) -> None:
+    """Read a checkpoint file and compare the CRC-32 of every record; DamagedError: it is missing or damaged."""
     if not path.is_file():
-        raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {_others(path)}")
+        raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {others(path)}")
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # ours are not compressed
                 raise zipfile.BadZipFile("it would unpack to more than its size")
             if any(entry.external_attr & 0x10 for entry in archive.infolist()):  # torch would take it for a folder, and
                 raise zipfile.BadZipFile("a record is marked as a folder")  # leave its tensor as the memory was
-            bad = archive.testzip()  # compares the CRC-32 of every record
+            bad = archive.testzip()
             if bad is not None:
                 raise zipfile.BadZipFile(f"the checksum of {bad!r:.60} does not fit")
+    except PermissionError as error:
+        raise UserError(f"{path}: {error.strerror}\ngive yourself the right to read it") from error
+    except (zipfile.BadZipFile, EOFError, OSError) as error:  # a bad sector cannot be read: OSError
+        why = getattr(error, "strerror", None) or str(error)
+        raise DamagedError(
+            f"{path} ({path.stat().st_size} bytes) is damaged, or not a checkpoint: {why:.100}"
+            f"\nother checkpoints there: {others(path)}"
+        ) from error
+    except Exception as error:
+        raise _not_loaded(path, error) from error
+
+
+def load(path: Path) -> Parts:
+    """The content of a checkpoint, on the CPU; UserError if it is missing, damaged or holds more than plain values."""
+    check_whole(path)
+    try:
         with warnings.catch_warnings(action="ignore"):  # on formats that are not ours: refused in words of our own
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise DamagedError(
-            f"{path} ({path.stat().st_size} bytes) is damaged, or not a checkpoint: {error!s:.100}"
-            f"\nother checkpoints there: {_others(path)}"
-        ) from error
     except Exception as error:
         raise _not_loaded(path, error) from error
     try:
@@ -212,14 +149,19 @@ def _state_of_format_1(state: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in state.items() if name in known} | {"position": state.get("batch", 0)}
 
 
-def _others(path: Path) -> str:
-    """The other checkpoints in a file's folder, as "best (step 7, 0.31), latest (step 9)"."""
-    found = {file.stem: "" for file in sorted(path.parent.glob("*.pt")) if file != path}
-    for name in list(found)[:20]:
-        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):  # a damaged one is there, too
-            state = torch.load(path.with_name(f"{name}.pt"), weights_only=True, mmap=True)["state"]
-            found[name] = f" (step {int(state['step'])})"
-    return ", ".join(name + state for name, state in found.items()) or "none"
+def others(path: Path) -> str:
+    """The other checkpoints in a file's folder, as "best (step 7), latest (step 9)"; without a step: not readable."""
+    found = {file.stem: step_in(file) for file in sorted(path.parent.glob("*.pt"))[:20] if file != path}
+    return ", ".join(name if step is None else f"{name} (step {step})" for name, step in found.items()) or "none"
+
+
+def step_in(path: Path) -> int | None:
+    """The step that a checkpoint is of, without reading its tensors; None where it cannot be read."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return int(torch.load(path, weights_only=True, mmap=True)["state"]["step"])
+    except Exception:  # damaged in whichever way; `load` says how
+        return None
 
 
 # --- restoring: exactly what was saved
