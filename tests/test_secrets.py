@@ -17,8 +17,9 @@ from pairs import options, trainable
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.config.build import build
-from scaffolding.core.config.compose import hide_secrets, masked
+from scaffolding.core.config.compose import masked
 from scaffolding.core.errors import UserError
+from scaffolding.core.secrets import hide_secrets
 from scaffolding.core.session.run import Run
 
 SECRETS = {name: f"sekret-{name}-0123456789012345678901234567" for name in ("env", "dotenv", "local", "word", "inner")}

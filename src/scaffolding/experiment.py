@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .config import FETCHING, FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config, RunConfig, upgrade
 from .core.batches.loader import Loader, MicroBatch
 from .core.config.build import build, by_network, check_specs, interval_of, subnetworks, takes_total
-from .core.config.compose import Project, compose_config, hide_secrets, portable
+from .core.config.compose import Project, compose_config, portable
 from .core.config.plugins import import_plugins
 from .core.config.trust import read_config
 from .core.errors import UserError
@@ -23,6 +23,7 @@ from .core.folder.provenance import numerics
 from .core.intervals import Intervals, in_steps
 from .core.optimizers import build_optimizer
 from .core.precision import AveragedWeights, Scaler
+from .core.secrets import hide_secrets
 from .core.session.run import NoRun
 from .core.state import checkpoint as checkpoints
 from .core.state import keys

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 # What a terminal would obey; it may stand in the names and keys of a stranger's run.
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+CONTROL |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+ONE_LINE = CONTROL | {9: "\\t", 10: "\\n"}
 
 
 class UserError(ValueError):

@@ -37,12 +37,13 @@ from hydra.core.hydra_config import HydraConfig
 from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 
-from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, masked
+from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, masked, without_words
 from .config.trust import open_config
 from .config.usage import help_text
 from .config.words import read_words
 from .errors import CONTROL, RunError, StorageError, UserError
 from .folder.folder import find_run, storage_error
+from .secrets import without_keys
 from .session.console import LOG
 from .session.run import STOP_SIGNALS
 from .session.tracking import leave_unfinished
@@ -62,18 +63,18 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
     dotenv.load_dotenv(project.root / ".env")
     logger.remove()
     logger.add(lambda text: print(text, end="", file=sys.stderr), **LOG)
-    visible: Any = lambda record: record.update(message=record["message"].translate(CONTROL))  # noqa: E731
+    visible: Any = lambda record: record.update(message=without_keys(record["message"].translate(CONTROL)))  # noqa: E731
     logger.configure(patcher=visible)
-    full = os.environ.get(TRACEBACK) == "1"
+    full, words = os.environ.get(TRACEBACK) == "1", sys.argv[1:]
     try:
         if {"--help", "-h"} & set(sys.argv):
             print(help_text(project, sys.argv))
         else:
-            _run_hydra(main, project, sys.argv[1:])
+            _run_hydra(main, project, words)
     except (UserError, RunError) as error:
         if full:
             raise
-        print(f"error: {error}".translate(CONTROL), file=sys.stderr)
+        print(f"error: {without_words(str(error), words)}".translate(CONTROL), file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else error.code)
     except OSError as error:
         if full or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):

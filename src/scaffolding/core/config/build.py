@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ..errors import UserError, nearest
-from .compose import hide_secrets
+from ..secrets import hide_secrets
 
 
 def check_specs(cfg: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Composing configs: Hydra's result on top of the schema, checked; and as a run keeps it, without secrets."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -14,13 +15,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from torch.utils._pytree import MappingKey, tree_flatten_with_path, tree_unflatten
 
 from ..errors import UserError
 from ..folder.folder import read_output_root
+from ..secrets import HIDDEN, hide_secrets, is_secret, without_keys
 from ..tree import leaves, specs
 from .explain import explain, unknown_key
 from .explain import groups as groups  # of a folder of configs
@@ -29,13 +31,7 @@ NOT_KEPT = ("resume", "fork", "fork_state", "rerun")  # said of a run, not part 
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)  # of user's words
 TOP_KEY = re.compile(r"(?m)^([A-Za-z]\w*):")
 GLOBAL = "# @package _global_"
-
-# not every token or key is a secret: pad_token and sort_key are settings, which a resumed run must find again
-KINDS = "api|access|auth|bearer|hf|hub|private|refresh|secret|session|wandb"
-NAMES = rf"(\w*(secret|password|passwd|credentials?)|(\w+_)?({KINDS})[_-]?(key|token)|token|key)"
-SECRET = re.compile(rf"(^|[./+~]){NAMES}$", re.IGNORECASE)
-INNER = re.compile(rf"""([{{\[,\s.]{NAMES}\s*:\s*)('[^']*'|"[^"]*"|[^,}}\]]+)""", re.IGNORECASE)
-
+PLAIN_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_*][\w.*-]*", re.ASCII)
 
 VERSION = 3  # of a run's config.yaml; 1 had none, 2 drew splits by run.seed
 
@@ -193,26 +189,49 @@ def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
     return {"version": VERSION, **config, "paths": paths}
 
 
-def hide_secrets(plain: Any) -> Any:
-    """A plain config with the values of secret-looking keys replaced by ***."""
-    pairs, structure = tree_flatten_with_path(plain)
-    values = []
-    for path, value in pairs:
-        names = [str(part.key) for part in path if isinstance(part, MappingKey)]
-        if names and value and isinstance(value, str) and SECRET.search(names[-1]):
-            value = "***"
-        values.append(value)
-    return tree_unflatten(values, structure)
-
-
 def masked(override: str) -> str:
-    """An override `key=value`, its value, or those in it, hidden where a key's name says that it is a secret."""
+    """An override `key=value`, its value, or the secrets in it, hidden."""
     key, equals, value = override.partition("=")
-    if equals and SECRET.search(key):
-        return f"{key}=***"
-    if value.startswith(("{", "[")):
-        value = INNER.sub(r"\1***", value)
-    return key + equals + value
+    number: Any = value.strip("'\"")
+    with contextlib.suppress(ValueError):
+        number = float(number)
+    if equals and is_secret(key, number):
+        return f"{key}={HIDDEN}"
+    if equals and value.startswith(("{", "[")):
+        try:
+            plain: Any = OverridesParser.create().parse_override(override).value()
+        except HydraException:  # it is refused, perhaps with its text in the message
+            return without_keys(override)
+        shown = hide_secrets(plain)
+        if shown != plain:
+            return f"{key}={as_word(shown)}"
+    return without_keys(override)
+
+
+def as_word(value: Any) -> str:
+    """A plain value in Hydra's grammar."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {as_word(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_word, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    if isinstance(value, str) and not PLAIN_WORD.fullmatch(value):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    return str(value)
+
+
+def without_words(text: str, words: list[str]) -> str:
+    """A message without the secrets of the command line, which it may repeat."""
+    for word in words:
+        shown = masked(word)
+        if shown != word:
+            text = text.replace(word, shown)
+            value = word.partition("=")[2].strip("'\"")
+            if len(value) > 3:
+                text = text.replace(value, HIDDEN)
+    return without_keys(text)
 
 
 def own_words() -> list[str]:

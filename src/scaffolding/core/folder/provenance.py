@@ -1,13 +1,12 @@
 """Where a number came from: commit, uncommitted work, packages, machine, command line."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,13 @@ import torch
 from loguru import logger
 
 from ..config.compose import masked
-from .folder import storage_error, write_text
+from ..errors import ONE_LINE
+from ..secrets import hide_secrets
+from .folder import replacing, storage_error, write_text
+from .patch import Changes, GitError, archive, uncommitted_changes
 
-ARGV = [masked(word) for word in sys.argv]  # as it was typed: what Hydra is given comes later
-
-
-def _git(root: Path, *arguments: str, index: str | None = None) -> str | None:
-    environment = dict(os.environ)
-    if index is not None:
-        environment["GIT_INDEX_FILE"] = index
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, timeout=30, env=environment, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.decode(errors="replace")
-
-
-def uncommitted_changes(root: Path) -> str:
-    """A patch of all that differs from the commit, new files too: applied to its checkout it gives this tree."""
-    with tempfile.TemporaryDirectory() as folder:  # an index of our own: the user's stays as it is
-        index = str(Path(folder, "index"))
-        _git(root, "read-tree", "HEAD", index=index)
-        _git(root, "add", "--all", ".", index=index)
-        return _git(root, "diff", "--cached", "--binary", "HEAD", index=index) or ""
+ARGV = hide_secrets([masked(word) for word in sys.argv])  # as it was typed: what Hydra is given comes later
+NUM_NAMED, NUM_SAID = 200, 5  # files that are left out: in provenance.json, in the log
 
 
 def code_hash(sources: Path) -> str:
@@ -65,13 +46,10 @@ def numerics(device: torch.device) -> dict[str, Any]:
     }
 
 
-def describe(root: Path, sources: Path, device: torch.device) -> dict[str, Any]:
-    """What provenance.json holds; `sources` is the folder of the package."""
-    status = _git(root, "status", "--porcelain")
+def describe(sources: Path, device: torch.device) -> dict[str, Any]:
+    """What provenance.json holds besides what git knows; `sources` is the folder of the package."""
     installed = [package.metadata for package in importlib.metadata.distributions()]
     return {
-        "commit": (_git(root, "rev-parse", "HEAD") or "").strip() or None,
-        "dirty": bool(status) if status is not None else None,
         "code": code_hash(sources),
         "argv": ARGV,
         "python": platform.python_version(),
@@ -87,6 +65,45 @@ def describe(root: Path, sources: Path, device: torch.device) -> dict[str, Any]:
     }
 
 
+def keep_changes(run: Path, project: Any, suffix: str = "") -> dict[str, Any]:
+    """Write changes<suffix>.patch, or sources<suffix>.tar.gz where git does not know the code.
+
+    Warns of what neither holds. Returns what provenance.json says of it: commit, dirty, and what is left out.
+    """
+    patch, packed = (run / f"{name}" for name in (f"changes{suffix}.patch", f"sources{suffix}.tar.gz"))
+    folders = [project.sources, project.configs]
+    try:
+        changes, kept = uncommitted_changes(project.root, folders), patch.name
+        known: dict[str, Any] = {"commit": changes.commit, "dirty": bool(changes.patch or changes.left_out)}
+        if changes.commit is None:
+            logger.warning(f"git has no commit yet: {patch.name} in the run's folder holds all files")
+    except GitError as error:
+        changes, kept, known = Changes(None), packed.name, {"commit": None, "dirty": None}
+        content, changes.left_out = archive(project.root, [*folders, project.root / "scripts"])
+        write_private(packed, content)
+        logger.warning(f"{error}: there is no commit to name, {packed.name} in the run's folder holds the sources")
+    write_private(patch, changes.patch)
+    left_out = {_printable(name): why for name, why in changes.left_out.items()}
+    if left_out:
+        named = [f"{name} ({why})" for name, why in left_out.items()]
+        more = f" and {len(named) - NUM_SAID} more" if len(named) > NUM_SAID else ""
+        logger.warning(f"{kept} lacks {', '.join(named[:NUM_SAID])}{more}: commit or keep them yourself")
+        known["left_out"] = dict(list(left_out.items())[:NUM_NAMED])
+    return known
+
+
+def _printable(name: str) -> str:
+    return os.fsencode(name).decode(errors="replace").translate(ONE_LINE)
+
+
+def write_private(file: Path, content: bytes) -> None:
+    """Replace a file that only its owner may read: what is not committed may not be meant for others."""
+    with replacing(file) as stream:
+        with contextlib.suppress(OSError):  # not every file system knows modes
+            os.fchmod(stream.fileno(), 0o600)
+        stream.write(content)
+
+
 def record(run: Path, project: Any, device: torch.device, step: int) -> None:
     """Write provenance.json and changes.patch of a run (after the first step: packages take a while to list).
 
@@ -96,13 +113,12 @@ def record(run: Path, project: Any, device: torch.device, step: int) -> None:
     before = json.loads(file.read_text())
     if "parent" not in before:
         return
-    now, patch = describe(project.root, project.sources, device), "changes.patch"
-    if "commit" in before:
-        del now["packages"]
-        now = {"resumed": [*before.get("resumed", ()), {"step": step, **now}]}
-        patch = f"changes_{step}.patch"
+    is_resumed = "commit" in before
     try:
+        now = keep_changes(run, project, f"_{step}" if is_resumed else "") | describe(project.sources, device)
+        if is_resumed:
+            del now["packages"]
+            now = {"resumed": [*before.get("resumed", ()), {"step": step, **now}]}
         write_text(file, json.dumps(before | now, indent=2) + "\n")
-        write_text(run / patch, uncommitted_changes(project.root))
     except OSError as error:
         logger.warning(f"{storage_error(file, error)}; training goes on")

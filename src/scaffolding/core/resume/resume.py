@@ -8,11 +8,12 @@ import yaml
 from loguru import logger
 
 from ..config.build import check_specs
-from ..config.compose import Project, hide_secrets, own_words, portable
+from ..config.compose import Project, own_words, portable
 from ..config.trust import read_config
 from ..errors import DamagedError, UserError
 from ..folder import folder
 from ..folder.provenance import code_hash, numerics
+from ..secrets import HIDDEN, hide_secrets
 from ..state import checkpoint
 from ..state.checkpoint import step_in
 from ..state.files import CheckpointFiles, set_aside
@@ -43,9 +44,9 @@ def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Projec
     after = portable(cfg, project)
     check_specs(after)
     for key, value in leaves(after):
-        if value == "***":
-            raise UserError(f"{key}: {run.name} did not keep it, its name says that it is a secret\ngive it again")
-    changes = {key: pair for key, pair in changed_keys(before, after).items() if pair[0] != "***"}
+        if isinstance(value, str) and (value.endswith(HIDDEN) or f":{HIDDEN}@" in value):
+            raise UserError(f"{key}: {run.name} did not keep it, because it is a secret\ngive it again")
+    changes = changed_keys(hide_secrets(before), hide_secrets(after))
     if changes:
         refuse(verb, run, changes, cfg, project)
     if verb == "rerun":

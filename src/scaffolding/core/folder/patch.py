@@ -1,0 +1,322 @@
+"""Uncommitted work: a patch of all that differs from the commit, in bytes, and the names of what it leaves out.
+
+Only plumbing is asked, which a user's settings for diffs do not reach. It works on copies of the index and adds to a
+temporary folder of objects: nothing in the repository changes.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..secrets import find_key, is_key_file
+
+MAX_FILE, MAX_TOTAL = 5_000_000, 20_000_000  # bytes: a file, and all files, of a patch or archive
+TIMEOUT = 30.0  # seconds for all that git is asked
+SOURCES = {".py", ".pyx", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".yaml", ".yml", ".toml", ".json", ".ipynb"}
+LOCAL = "local.yaml"  # ignored on purpose: its settings are in the run's config
+# of the environment only what says where to search and whom to trust; not, for example, the index of a hook
+KEPT = ("GIT_CONFIG", "GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM", "GIT_EXEC_PATH")
+ENVIRONMENT = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
+SETTINGS = {
+    "core.hooksPath": os.devnull,
+    "core.fsmonitor": "false",
+    "core.splitIndex": "false",
+    "core.untrackedCache": "false",
+    "core.quotePath": "true",
+    "core.safecrlf": "false",  # it would refuse files
+    "core.checkStat": "minimal",  # a copy of a checkout has other inodes
+    "core.trustctime": "false",
+    "diff.suppressBlankEmpty": "false",
+}
+DIFF = ("--cached", "--patch", "--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff",
+        "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--submodule=short", "--unified=3")  # fmt: skip
+MISSING, GITLINK = "000000", "160000"  # modes of a tree's entries
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
+
+
+class GitError(Exception):
+    """Git does not say what is uncommitted; the text says why."""
+
+
+@dataclass
+class Changes:
+    """What differs from a commit; `commit` is None where there is none yet, and the patch then holds all files."""
+
+    commit: str | None
+    patch: bytes = b""
+    left_out: dict[str, str] = field(default_factory=dict)  # path in the repository: why it is not in the patch
+
+
+@dataclass
+class Entry:
+    """A path that may differ from the commit."""
+
+    name: str
+    mode: str = MISSING  # in the commit
+    blob: str = ""
+    size: int = 0  # bytes of the blob
+
+
+class Git:
+    """Runs git commands in a repository, with an index and a folder of objects in `scratch`."""
+
+    def __init__(self, root: Path, scratch: Path) -> None:
+        self.end = time.monotonic() + TIMEOUT
+        self.environment = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")}
+        self.environment |= {name: text for name, text in os.environ.items() if name.startswith(KEPT)} | ENVIRONMENT
+        self.top = root
+        # the code of this folder runs anyway, whoever owns it
+        pairs = SETTINGS | {"safe.directory": str(root.resolve())}
+        self.options = [word for name, text in pairs.items() for word in ("-c", f"{name}={text}")]
+        top, objects, index = self.lines("rev-parse", "--show-toplevel", "--git-path", "objects", "--git-path", "index")
+        found = root / index
+        self.environment["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = _quoted(str(root / objects))
+        self.environment["GIT_OBJECT_DIRECTORY"] = str(scratch / "objects")
+        (scratch / "objects").mkdir()
+        self.top = Path(top)
+        try:
+            self.commit: str | None = self.lines("rev-parse", "--verify", "--quiet", "HEAD^{commit}")[0]
+        except GitError:
+            self.commit = None
+        self.tree = self.commit or self.lines("hash-object", "-w", "-t", "tree", "--stdin")[0]
+        self.environment["GIT_INDEX_FILE"] = str(scratch / "index")
+        if found.exists():
+            shutil.copy2(found, scratch / "index")  # with its time, by which git judges its entries
+        else:
+            self("read-tree", self.tree)
+
+    def __call__(self, *words: str, given: bytes = b"") -> bytes:
+        command = ["git", "--literal-pathspecs", *self.options, *words]
+        left = self.end - time.monotonic()
+        try:
+            if left <= 0:
+                raise subprocess.TimeoutExpired(command, TIMEOUT)
+            done = subprocess.run(  # a session of its own: a Ctrl-C is meant for the run
+                command, cwd=self.top, input=given, capture_output=True, timeout=left, env=self.environment,
+                start_new_session=True,
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise GitError("git is not installed") from None
+        except subprocess.TimeoutExpired:
+            raise GitError(f"git took longer than {TIMEOUT:g} s") from None
+        except OSError as error:
+            raise GitError(f"git cannot be started: {error.strerror}") from error
+        if done.returncode:
+            first = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+            raise GitError(f"git {words[0]}: {first or f'exit code {done.returncode}'}")
+        return done.stdout
+
+    def lines(self, *words: str, given: bytes = b"") -> list[str]:
+        return os.fsdecode(self(*words, given=given)).splitlines()
+
+    def names(self, *words: str, given: Iterable[str] = ()) -> list[str]:
+        """What a command with `-z` lists; `given` are names for its standard input."""
+        found = self(*words, given=b"".join(os.fsencode(name) + b"\0" for name in given))
+        return [os.fsdecode(part) for part in found.split(b"\0")[:-1]]
+
+
+def uncommitted_changes(root: Path, sources: Iterable[Path]) -> Changes:
+    """A patch of all that differs from the commit, new files too: applied to its checkout it gives this tree.
+
+    Large files and those that hold keys are left out, and named. Sources that git ignores are in it.
+
+    Args:
+        root: a folder in the repository; of new files, those below it count.
+        sources: folders of code.
+
+    Raises:
+        GitError: there is no git or no repository, or git fails or is too slow.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        git = Git(root, Path(scratch))
+        changes = Changes(git.commit)
+        chosen = _choose(git, _differing(git, root, sources), changes.left_out)
+        git.environment["GIT_INDEX_FILE"] = str(Path(scratch, "committed"))
+        git("read-tree", git.tree)
+        _add(git, chosen, changes.left_out)
+        if chosen:
+            changes.patch = git("diff-index", *DIFF, git.tree)
+        return changes
+
+
+def _differing(git: Git, root: Path, sources: Iterable[Path]) -> list[Entry]:
+    """What may differ from the commit: changed or deleted, staged or not, new, and sources that are ignored."""
+    flagged: dict[str, list[str]] = {"--no-skip-worktree": [], "--no-assume-unchanged": []}
+    for line in git.names("ls-files", "-v", "-z"):
+        tag, name = line[0], line[2:]
+        if tag.lower() == "s" and os.path.lexists(git.top / name):
+            flagged["--no-skip-worktree"].append(name)
+        if tag.islower():
+            flagged["--no-assume-unchanged"].append(name)
+    for flag, names in flagged.items():
+        if names:
+            git.names("update-index", flag, "-z", "--stdin", given=names)
+    found = {}
+    parts = iter(git.names("diff-index", "--raw", "-z", "--no-renames", "--ignore-submodules=none", git.tree))
+    for head, name in zip(parts, parts, strict=True):
+        mode, new_mode, blob, *_ = head.removeprefix(":").split()
+        found[name] = Entry(name, GITLINK if new_mode == GITLINK else mode, blob)
+    others = git.names("ls-files", "--others", "--exclude-standard", "-z", "--", _inside(git, root))
+    ignored = (
+        "ls-files",
+        "--others",
+        "--ignored",
+        "--exclude-standard",
+        "-z",
+        "--",
+        *(_inside(git, s) for s in sources),
+    )
+    others += [name for name in git.names(*ignored) if Path(name).suffix in SOURCES and Path(name).name != LOCAL]
+    for name in others:
+        found.setdefault(name, Entry(name))
+    known = [entry for entry in found.values() if entry.mode not in (MISSING, GITLINK)]
+    sizes = git.lines("cat-file", "--batch-check=%(objectsize)", given="\n".join(e.blob for e in known).encode())
+    for entry, size in zip(known, sizes, strict=True):
+        entry.size = int(size) if size.isdecimal() else 0
+    return list(found.values())
+
+
+def _inside(git: Git, folder: Path) -> str:
+    return os.path.relpath(folder.resolve(), git.top.resolve())
+
+
+def _choose(git: Git, entries: list[Entry], left_out: dict[str, str]) -> list[Entry]:
+    """The entries that the patch is to hold, the code first; of the others, `left_out` gets the names and why."""
+    sized = {entry.name: max(entry.size, _size(git.top / entry.name)) for entry in entries}
+    entries = sorted(entries, key=lambda entry: (Path(entry.name).suffix not in SOURCES, sized[entry.name]))
+    chosen, total = [], 0
+    for entry in entries:
+        size = sized[entry.name]
+        why = _reason(git, entry, size)
+        if not why and total + size > MAX_TOTAL:
+            why = f"all together have more than {MAX_TOTAL / 1e6:g} MB"
+        if not why:
+            chosen.append(entry)
+            total += size
+        elif entry.mode in (MISSING, GITLINK) or size <= MAX_FILE or not _is_unchanged(git, entry):
+            left_out[entry.name] = why
+    return chosen
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def _reason(git: Git, entry: Entry, size: int) -> str:
+    """Why a file is not to be in the patch; "": it may be."""
+    path = git.top / entry.name
+    if entry.mode == GITLINK or entry.name.endswith("/"):
+        return "a git repository of its own"
+    if size > MAX_FILE:
+        return f"{size / 1e6:.1f} MB"
+    return unfit(path)
+
+
+def unfit(path: Path) -> str:
+    """Why a file does not belong into a record of the code: it holds a key, or cannot be read; "": it does."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return ""  # deleted
+    if stat.S_ISLNK(mode) or stat.S_ISDIR(mode):  # a folder in the place of a file: deleted
+        return ""
+    if not stat.S_ISREG(mode):
+        return "not a plain file"
+    if is_key_file(path.name):
+        return "by its name it holds a key"
+    try:
+        found = find_key(path.read_bytes())
+    except OSError as error:
+        return str(error.strerror)
+    return f"it holds {found}" if found else ""
+
+
+def _is_unchanged(git: Git, entry: Entry) -> bool:
+    """Whether a large file of the commit was only touched."""
+    path = git.top / entry.name
+    try:
+        if _filter(git, [entry]) == {entry.name: "lfs"}:
+            with open(path, "rb") as file:
+                pointer = POINTER.format(hashlib.file_digest(file, "sha256").hexdigest(), _size(path))
+            return git.lines("hash-object", "--stdin", given=pointer.encode()) == [entry.blob]
+        return git.lines("hash-object", "--", entry.name) == [entry.blob]
+    except (OSError, GitError):
+        return False
+
+
+def _filter(git: Git, entries: list[Entry]) -> dict[str, str]:
+    """The filters through which git would read files, by name."""
+    parts = iter(git.names("check-attr", "-z", "--stdin", "filter", given=[entry.name for entry in entries]))
+    return {name: value for name, _, value in zip(parts, parts, parts, strict=True) if value != "unspecified"}
+
+
+def _add(git: Git, chosen: list[Entry], left_out: dict[str, str]) -> None:
+    """Put files as they are now into the index; those that git does not take go from `chosen` to `left_out`."""
+    filters = _filter(git, chosen)
+    removed, plain = [], []
+    for entry in list(chosen):
+        path = git.top / entry.name
+        if path.is_dir() and not path.is_symlink():
+            removed.append(entry.name)
+        elif filters.get(entry.name) == "lfs" and path.is_file():  # its filter would write into the repository
+            try:
+                blob = git.lines("hash-object", "-w", "--no-filters", "--", entry.name)[0]
+                git("update-index", "--add", "--replace", "--cacheinfo", f"100644,{blob},{entry.name}")
+            except GitError as error:
+                chosen.remove(entry)
+                left_out[entry.name] = str(error)
+        else:
+            plain.append(entry)
+    git.names("update-index", "--force-remove", "-z", "--stdin", given=removed)
+    update = ("update-index", "--add", "--remove", "--replace", "-z", "--stdin")
+    try:
+        git.names(*update, given=[entry.name for entry in plain])
+    except GitError:  # one of them; which one?
+        for entry in plain:
+            try:
+                git.names(*update, given=[entry.name])
+            except GitError as error:
+                chosen.remove(entry)
+                left_out[entry.name] = str(error)
+
+
+def _quoted(path: str) -> str:
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'  # it may hold a colon, which separates folders
+
+
+def archive(root: Path, folders: Iterable[Path]) -> tuple[bytes, dict[str, str]]:
+    """The files at the top of `root` and the sources in `folders`, as a .tar.gz, where git does not know them.
+
+    Returns:
+        The archive, and what it leaves out with the reason.
+    """
+    found = [path for path in root.glob("*") if path.suffix in SOURCES]
+    found += [path for folder in folders for path in folder.rglob("*") if path.suffix in SOURCES]
+    left_out, total, data = {}, 0, io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as file:
+        for path in sorted(found):
+            if path.name == LOCAL or not path.is_file():
+                continue
+            name, size = path.relative_to(root).as_posix(), path.stat().st_size
+            why = unfit(path)
+            if size > MAX_FILE or total + size > MAX_TOTAL:
+                why = f"{size / 1e6:.1f} MB"
+            if why:
+                left_out[name] = why
+                continue
+            file.add(path, name)
+            total += size
+    return data.getvalue(), left_out
