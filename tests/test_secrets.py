@@ -19,12 +19,38 @@ from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.config.build import build
 from scaffolding.core.config.compose import masked
 from scaffolding.core.errors import UserError
-from scaffolding.core.secrets import hide_secrets
+from scaffolding.core.secrets import hide_secrets, without_keys
 from scaffolding.core.session.run import Run
 
 SECRETS = {name: f"sekret-{name}-0123456789012345678901234567" for name in ("env", "dotenv", "local", "word", "inner")}
-SECRET_KEYS = "tracker.api_key tracker.apikey +x.password x.secret x.key x.token ++hf_token x.Credentials"
-PLAIN = "run.name=monkey data.num_tokens=1000 data.tokenizer=bpe model.keys=q --multirun run.monitor=val/key"
+SECRET_KEYS = (
+    "tracker.api_key tracker.apikey +x.password x.secret x.key x.token ++hf_token x.Credentials "
+    "x.github_token x.gitlab_token x.slack_token x.tracking_token x.bot_token x.openai_api_key x.aws_secret_access_key "
+    "x.aws_access_key_id x.azure_key x.storage_key x.account_key x.encryption_key x.ssh_key x.pwd x.pass x.passphrase "
+    "x.db_pass x.pin x.authorization x.Authorization x.auth x.bearer x.cookie x.dsn x.connection_string x.sas_token "
+    "x.jwt x.webhook_url x.client_secret x.wandb-api-key x.db_passwords x.MY_SECRETS"
+)
+PLAIN = [
+    "run.name=monkey", "data.num_tokens=1000", "data.tokenizer=bpe", "model.keys=q", "run.monitor=val/key",
+    "--multirun", "x.pad_token=<pad>", "x.bos_token=<s>", "x.mask_token=[MASK]", "x.eos_token=abc",
+    "x.sort_key=created_at_2024_01",
+    "x.label_key=coarse", "x.max_tokens=7", "x.key=3", "x.token=1", "x.two_pass=first", "x.pin=true", "x.author=ann",
+    "x.token=null", "x.url=https://host:8080/a@b", "x.path=s3://bucket/x", "x.text=one,two", "x.s='a:b@c'",
+    "run.description='the key: a tree'", "x.tags=[a,b]", "x.d={a: 1, b: [c, 'd e']}", "paths.data=/scratch/me_1/x",
+]  # fmt: skip
+WITHIN = {  # of a text
+    "postgres://me:SEKRET@db/x": "postgres://me:***@db/x",
+    "to https://me:SEKRET@host/x.git, at once": "to https://me:***@host/x.git, at once",
+    "https://host/x?token=SEKRET&a=1": "https://host/x?token=***&a=1",
+    "curl -H 'Authorization: Bearer SEKRET'": "curl -H 'Authorization: Bearer ***'",
+    "cmd --password SEKRET --num 3": "cmd --password *** --num 3",
+    "cmd --api-key=SEKRET": "cmd --api-key=***",
+    "WANDB_API_KEY=SEKRET python": "WANDB_API_KEY=*** python",
+    "{'api_key': 'SEKRET', 'a': 1}": "{'api_key': ***, 'a': 1}",
+    "it is ghp_" + "aB1" * 12: "it is ***",
+    "no such key: 'token', nearest: 'key'; --token": None,
+    "the loss of step 3 is a key --max-tokens 3 --pad-token '<pad>'": None,
+}
 
 
 @pytest.mark.parametrize("ending", ["finished", pytest.param("failed", marks=pytest.mark.full)])
@@ -72,7 +98,9 @@ def test_a_logged_exception_shows_no_variables(tmp_path: Path) -> None:
     [
         ("x={api_key: a, b: 1}", "x={api_key: ***, b: 1}"), ("+x=[{token: 'a, b'}]", "+x=[{token: ***}]"),
         ('x={a: {my.password: "a}"}, c: d}', "x={a: {my.password: ***}, c: d}"), ("x={keys: 1, tokens: [2]}",) * 2,
-        ("run.description='the key: a tree'",) * 2,
+        ("run.description='the key: a tree'",) * 2, (r"x={api_key: 'it\'s', b: 'c d'}", "x={api_key: ***, b: 'c d'}"),
+        ("x={secret: [a, b]}", "x={secret: [***, ***]}"), ("x=[--password,SEKRET,b]", "x=['--password', ***, b]"),
+        ("x={h: {Authorization: 'Bearer a'}}", "x={h: {Authorization: ***}}"), ("x={key: a", "x={key: ***"),
     ],
 )  # fmt: skip
 def test_secrets_within_values_are_masked(word: str, shown: str) -> None:
@@ -85,19 +113,34 @@ def test_secrets_are_known_by_their_keys() -> None:
         assert masked(f"{key}=abc") == f"{key}=***"
         name = key.lstrip("+")
         assert hide_secrets({"a": [{name: "abc", "b": [1]}]}) == {"a": [{name: "***", "b": [1]}]}
-    assert hide_secrets({"secret": ["x", "y"]}) == {"secret": ["***", "***"]}
-    for word in PLAIN.split():
-        key, _, value = word.partition("=")
-        assert masked(word) == word and hide_secrets({key: value}) == {key: value}
+    assert hide_secrets({"secret": ["x", "y"], "password": 1}) == {"secret": ["***", "***"], "password": "***"}
+    assert hide_secrets(["--password", "x", "y"]) == ["--password", "***", "y"]
+    for word in PLAIN:
+        setting = {word.partition("=")[0]: yaml.safe_load(word.partition("=")[2])}
+        assert masked(word) == word and hide_secrets(setting) == setting
+
+
+def test_secrets_within_a_text_are_hidden() -> None:
+    for text, shown in WITHIN.items():
+        assert without_keys(text) == (shown or text)
+        assert hide_secrets({"x": [text]}) == {"x": [shown or text]}
+
+
+def test_no_message_repeats_a_secret_of_the_command_line(train: Train) -> None:
+    for word in ("tracker.api_key=SEKRET", "+run.seed={api_key: SEKRET}", "+x={api_key: SEKRET", "+x.token=[SEKRET",
+                 "data.url=https://me:SEKRET@host", "run.seed=postgres://me:SEKRET@host"):  # fmt: skip
+        done = train(*BASE, word, code=2)
+        assert "SEKRET" not in done.stdout + done.stderr and "error: " in done.stderr, word
 
 
 def test_a_resumed_run_asks_for_what_it_did_not_keep_and_has_the_rest(train: Train, output_root: Path) -> None:
-    words = (*BASE, "+data.token=abc", "+data.pad_token='<pad>'", "run.name=run")
+    words = (*BASE, "+data.token=abc", "+data.url=https://me:abc@host", "+data.pad_token='<pad>'", "run.name=run")
     train(*words, env={"KILL_AT": "7", "KILL_WITH": "SIGTERM"}, code=143)
     config = yaml.safe_load((output_root / "run" / "config.yaml").read_text())
     assert (config["data"]["token"], config["data"]["pad_token"]) == ("***", "<pad>")
     assert "data.token: run did not keep it" in train("resume=run", code=2).stderr
-    done = train("resume=run", "data.token=abc")
+    assert "data.url: run did not keep it" in train("resume=run", "data.token=abc", code=2).stderr
+    done = train("resume=run", "data.token=abc", "data.url=https://me:abc@host")
     assert "abc" not in done.stderr
     assert "abc" not in (output_root / "run" / "config.yaml").read_text()
 

@@ -51,6 +51,8 @@ PAIRS = [  # (before, name, between, value): hidden where the name says so
     re.compile(rf"(\b)(\w+_\w+)(\s?=\s?){VALUE}"),  # of the environment
 ]
 
+SETTING = re.compile(rf"()([\w.-]+)(\s*:\s*){VALUE}")
+
 KEY_FILES = re.compile(
     r"\.env(\..*)?|.*\.env|.*\.(pem|key|p12|pfx|jks|keystore|kdbx|ppk|gpg)|id_(rsa|dsa|ecdsa|ed25519)(_sk)?|[._]?netrc"
     r"|\.(npmrc|pypirc|pgpass|git-credentials|htpasswd|dockercfg)|kaggle\.json|.*(credential|service[_-]account).*"
@@ -79,12 +81,12 @@ def is_secret(name: str, value: Any) -> bool:
     return is_number and PASSWORD_NAME.search(name) is not None
 
 
-def without_keys(text: str) -> str:
-    """A text with the passwords, keys and tokens in it replaced by ***."""
+def without_keys(text: str, is_config: bool = False) -> str:
+    """A text with the passwords, keys and tokens in it replaced by ***; in a config also all of `name: value`."""
     text = KEY.sub(HIDDEN, text)
     for pattern in (ADDRESS, BEARER):
         text = pattern.sub(rf"\1{HIDDEN}", text)
-    for pattern in PAIRS:
+    for pattern in (*PAIRS, SETTING) if is_config else PAIRS:
         text = pattern.sub(_hide_pair, text)
     return text
 

@@ -201,7 +201,7 @@ def masked(override: str) -> str:
         try:
             plain: Any = OverridesParser.create().parse_override(override).value()
         except HydraException:  # it is refused, perhaps with its text in the message
-            return without_keys(override)
+            return without_keys(override, is_config=True)
         shown = hide_secrets(plain)
         if shown != plain:
             return f"{key}={as_word(shown)}"
