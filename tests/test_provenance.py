@@ -18,6 +18,7 @@ import yaml
 from conftest import tree
 from loguru import logger
 
+from scaffolding.core.folder import git as asked
 from scaffolding.core.folder import patch, provenance
 
 CPU = torch.device("cpu")
@@ -339,7 +340,7 @@ def test_without_git_the_sources_are_kept(tmp_path: Path, monkeypatch: pytest.Mo
         code = {"fails": "echo 'fatal: dubious ownership' >&2; exit 128", "is slow": "exec /bin/sleep 60"}[why]
         (tmp_path / "bin" / "git").write_text(f"#!/bin/sh\n{code}\n")
         (tmp_path / "bin" / "git").chmod(0o755)
-        monkeypatch.setattr(patch, "TIMEOUT", 0.3)
+        monkeypatch.setattr(asked, "TIMEOUT", 0.3)
     known, said = keep(root, tmp_path / "run")
     words = {"no repository": "not a git repository", "fails": "dubious ownership", "is slow": "longer than 0.3 s"}
     assert words.get(why, "git is not installed") in said and "sources.tar.gz in the run's folder holds" in said

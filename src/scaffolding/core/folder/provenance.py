@@ -17,7 +17,8 @@ from ..config.compose import masked
 from ..errors import ONE_LINE
 from ..secrets import hide_secrets
 from .folder import replacing, storage_error, write_text
-from .patch import Changes, GitError, archive, uncommitted_changes
+from .git import GitError
+from .patch import Changes, archive, uncommitted_changes
 
 ARGV = hide_secrets([masked(word) for word in sys.argv])  # as it was typed: what Hydra is given comes later
 NUM_NAMED, NUM_SAID = 200, 5  # files that are left out: in provenance.json, in the log
