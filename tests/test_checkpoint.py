@@ -23,7 +23,7 @@ from scaffolding.core.folder import folder
 from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import CheckpointFiles
-from scaffolding.core.state.finite import first_nonfinite
+from scaffolding.core.state.finite import FiniteWatch, nonfinite
 from scaffolding.core.state.progress import RunState
 
 
@@ -209,12 +209,41 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "other.pt")
 
 
-def test_first_nonfinite() -> None:
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_nonfinite() -> None:
     state = {"a": torch.ones(3), "count": torch.tensor(5), "empty": torch.ones(0), "big": torch.full((2, 2), 1e38)}
-    assert first_nonfinite(state) is None  # a norm that overflows is no infinite value
-    assert first_nonfinite({}) is None
     for bad in (float("nan"), float("inf"), -float("inf")):
-        assert first_nonfinite(state | {"b": torch.tensor([0, bad]), "c": torch.tensor(bad)}) == "b"
+        kinds = {
+            "dense": torch.tensor([0, bad]), "scalar": torch.tensor(bad), "half": torch.tensor([bad]).half(),
+            "coo": torch.tensor([0, bad]).to_sparse(), "csr": torch.tensor([[0, bad]]).to_sparse_csr(),
+            "complex": torch.tensor([1 + 1j * bad]), "conjugate": torch.tensor([1 + 1j * bad]).conj(),
+            "float8": torch.tensor([float("nan")]).to(torch.float8_e5m2),
+        }  # fmt: skip
+        assert list(nonfinite(state | kinds)) == list(kinds)
+        assert list(nonfinite(state | kinds, {"dense", "coo"})) == [n for n in kinds if n not in ("dense", "coo")]
+    finite = {"coo": torch.ones(2).to_sparse(), "csr": torch.eye(2).to_sparse_csr(), "complex": torch.ones(1) * 1j}
+    assert not nonfinite(state | finite) and not nonfinite({})  # a norm that overflows is no infinite value
+
+
+def test_what_is_infinite_on_purpose_ends_no_run() -> None:
+    """A mask, a running minimum, an optimizer that begins at infinity; but not what becomes so later."""
+    weight, mask, lowest = torch.ones(2), torch.tensor([0, -torch.inf]), torch.full((2,), torch.inf)
+    states = {"model": {"weight": weight}, "buffers": {"mask": mask, "lowest": lowest, "mean": torch.zeros(2)}}
+    watch = FiniteWatch(torch.device("cpu"), states | {"optimizers": {}})
+    states["optimizers"] = {"lowest_loss": torch.tensor(torch.inf), "moment": torch.zeros(2)}
+    for step in (1, 2):
+        watch.check(states, step)
+    for part, name in (("model", "weight"), ("buffers", "mean"), ("optimizers", "moment")):
+        states[part][name][0] = torch.inf
+        with pytest.raises(RunError, match=rf"{part}\.{name} was not finite at or before step 3"):
+            watch.check(states, 3)
+        states[part][name][0] = 0
+    for part, name in (("model", "weight"), ("buffers", "mean")):  # at the first look of a run
+        watch = FiniteWatch(torch.device("cpu"), states)
+        states[part][name][0] = torch.nan
+        with pytest.raises(RunError, match=rf"{part}\.{name} "):
+            watch.check(states, 1)
+        states[part][name][0] = 0
 
 
 def test_state_counts_and_judges() -> None:

@@ -282,8 +282,8 @@ class Experiment:
 
     @cached_property
     def watch(self) -> FiniteWatch:
-        """The sum of all losses, which shows that one was not finite."""
-        return FiniteWatch(self.device)
+        """The sum of all losses, which shows that one was not finite; made before the first step."""
+        return FiniteWatch(self.device, self._watched())
 
     # --- questions that the loop asks
 
@@ -322,12 +322,16 @@ class Experiment:
         return {f"{prefix}/{group.get('name', '')}".rstrip("/"): group["lr"] for group in groups}
 
     def check_finite(self) -> None:
-        """RunError if a loss since the last look, a weight, or a value of an optimizer's state is not finite."""
-        states = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
+        """RunError if a loss since the last look, a weight, a buffer or an optimizer's state is not finite any more."""
         run = "RUN"
         if self.path is not None:
             run = self.path.name
-        self.watch.check({"model": dict(self.model.named_parameters()), "optimizers": states}, self.state.step, run)
+        self.watch.check(self._watched(), self.state.step, run)
+
+    def _watched(self) -> dict[str, Any]:
+        states = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
+        weights, buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
+        return {"model": weights, "buffers": buffers, "optimizers": states}
 
     @property
     def eval_model(self) -> nn.Module:

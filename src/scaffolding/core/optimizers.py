@@ -1,5 +1,6 @@
 """Optimizers with parameter groups, chosen by the names of parameters."""
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +33,7 @@ def build_optimizer(spec: Any, key: str, parameters: Mapping[str, nn.Parameter])
     plain: Any = OmegaConf.to_container(OmegaConf.create(spec), resolve=True)
     groups = plain.pop("groups", None)
     if not groups:
-        return build(plain, key, list(parameters.values()))
+        return _build(plain, key, list(parameters.values()))
     members: list[list[nn.Parameter]] = [[] for _ in groups]
     rest: list[nn.Parameter] = []
     checked = [_check(group, f"{key}.groups.{index}", index) for index, group in enumerate(groups)]
@@ -52,13 +53,25 @@ def build_optimizer(spec: Any, key: str, parameters: Mapping[str, nn.Parameter])
             )
         settings = {name: value for name, value in group.items() if name not in SELECTORS}
         param_groups.append({"params": chosen, "name": group["name"], **settings})
-    optimizer = build(plain, key, param_groups)
+    optimizer = _build(plain, key, param_groups)
     for index, group in enumerate(checked):
         for name in group.keys() - {*SELECTORS, *optimizer.defaults}:  # torch takes any key, and ignores it
             raise UserError(
                 f"{key}.groups.{index}.{name}: {plain['_target_']} has no such setting of a group"
                 f"\nnearest: {nearest(name, optimizer.defaults)[0]}; it has {', '.join(optimizer.defaults)}"
             )
+    return optimizer
+
+
+def _build(spec: dict[str, Any], key: str, parameters: list[Any]) -> Any:
+    """An optimizer; UserError: it evaluates the loss itself, as often as it likes."""
+    optimizer = build(spec, key, parameters)
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(
+            f"{key}._target_: {spec['_target_']} wants a closure that evaluates the loss, and train_step makes one "
+            "backward pass for each update\nchoose another, or rewrite train_step in train.py and this check"
+        )
     return optimizer
 
 

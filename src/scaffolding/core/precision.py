@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .errors import RunError
+from .errors import RunError, UserError
 
 MAX_SKIPPED = 20  # float16 updates skipped in a row; the scale halves each time, so this many cannot be a search for it
 
@@ -52,7 +52,10 @@ class AveragedWeights(AveragedModel):
     """An exponential moving average of the weights, as `.module`; buffers and extra state are copied."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        try:
+            super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        except (NotImplementedError, RuntimeError, TypeError) as error:  # copy.deepcopy: sparse CSR tensors, locks, ...
+            raise UserError(f"run.ema_decay={decay}: the model cannot be copied: {error}\nset it to null") from error
         self.extra = [name for name, part in model.named_modules() if _has_extra_state(part)]
 
     def update_parameters(self, model: nn.Module) -> None:

@@ -123,8 +123,8 @@ def first_difference(left: Any, right: Any) -> str | None:
 def _bits(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return repr(value)  # NaN equals itself here
-    flat = value.detach().cpu().contiguous().flatten()
-    return value.dtype, value.shape, flat.view(torch.uint8).numpy().tobytes()
+    flat = value.detach().cpu().to_dense().contiguous().flatten()
+    return value.layout, value.dtype, value.shape, flat.view(torch.uint8).numpy().tobytes()
 
 
 def estimate(exp: Any, main: Main) -> str:

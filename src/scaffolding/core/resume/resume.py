@@ -257,7 +257,7 @@ def _best_of(exp: Any, files: CheckpointFiles) -> Path | None:
     step = state.best_step
     if step is None:
         return None
-    if "eval" in state.looks and step_in(files.best) == state.step:
+    if state.looks and step_in(files.best) == state.step:
         step = state.step
     try:
         return files.find_best(step)

@@ -91,6 +91,7 @@ class Run:
             exp.path = way(exp, create)
         else:
             exp.path = create(exp, None)
+        _ = exp.watch  # from here on: what is infinite now is meant to be
         return cls(exp, exp.path)
 
     def __init__(self, exp: Any, path: Path) -> None:
