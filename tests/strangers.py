@@ -188,6 +188,22 @@ def targets(marks: Path, evil: Path) -> dict[str, Spec]:
         "a name that is not there": spec("torch.nn.NoSuch"),
         "a module": spec("torch.nn.modules"),
         "a private name": spec("torch.nn.Linear.__init__.__globals__"),
+        # what would fetch or import by its arguments
+        "weights of a model": spec("torchvision.models.resnet18", weights="DEFAULT"),
+        "weights of a part": spec("torchvision.models.segmentation.fcn_resnet50", weights_backbone="DEFAULT"),
+        "weights by an old name": spec("torchvision.models.segmentation.fcn_resnet50", pretrained_backbone=True),
+        "weights by position": spec("torchvision.models.get_model", "resnet18", "DEFAULT"),
+        "a model of a hub": spec("torch.hub.load", "evil/x", "y", trust_repo=True),
+        "code of a hub's model": spec("torchmetrics.multimodal.CLIPScore", model_name_or_path=str(marks)),
+        "a model for a metric": spec("torchmetrics.text.BERTScore", model_name_or_path=str(marks)),
+        "weights of a metric": spec("torchmetrics.image.LearnedPerceptualImagePatchSimilarity", net_type="alex"),
+        "network of a metric": spec("torchmetrics.image.FrechetInceptionDistance", feature_extractor_weights_path=str(evil)),
+        "addresses of a dataset": spec(f"{PACKAGE}.data.hf_text.HuggingFaceText", path="text", data_files="https://evil/x"),
+        "a download": spec(f"{PACKAGE}.data.download", "x", [f"file://{evil}"], path, "md5", "", ""),
+        "a reader of pickles": spec("torchvision.datasets.CIFAR10", root=str(marks)),
+        "an archive": spec("torchvision.datasets.utils.extract_archive", str(evil), str(marks)),
+        "code of a graph": spec("torchvision.models.feature_extraction.DualGraphModule", spec("torch.nn.Identity"), 1, 2, "x"),
+        "a function that writes": spec(f"{PACKAGE}.data.text.stored_byte_pairs", ["a"], 300, path),
         # no names
         "a list for a target": spec(["os.system"]),
         "a mapping for a target": spec({"_target_": "os.system"}),
@@ -215,6 +231,8 @@ def configs(good: dict[str, Any], marks: Path, evil: Path) -> Iterator[tuple[str
         yield f"refers to {value}", dumped(run=good["run"] | {"description": value})
     paths = good["paths"] | {"data": "/$"}
     yield "refers when put together", dumped(paths=paths, model={"x": "${paths.data}{oc.env:SECRET}"})
+    paths = good["paths"] | {"data": "{oc.env:SECRET}"}
+    yield "refers when put behind a sign", dumped(paths=paths, model={"x": "$${paths.data}"})
     yield "refers in a key", dumped(data={"${oc.env:HOME}": 1})
     apply = f"!!python/object/apply:os.system ['touch {marks / 'tag'}']"
     for tag in (apply, "!!python/name:os.system", "!!python/tuple [1]", "!ours 1", "!!binary aGk=", "!!set {a}", "2026-01-01"):  # fmt: skip

@@ -203,6 +203,9 @@ def test_what_this_checkout_names_is_trusted() -> None:
         {"target": "torchvision.models.get_model", "name": "resnet18", "weights": "DEFAULT"},
         {"target": "torchvision.models.resnet18", "_args_": [True]},
         {"target": "torchvision.models.resnet18", "pretrained": True},
+        {"target": "torchvision.models.segmentation.fcn_resnet50", "pretrained_backbone": True},
+        {"target": "torchvision.models.feature_extraction.DualGraphModule"},
+        {"target": "tiny.fill", "file": "/x"},  # a function next to what a file in tests/configs names
         {"target": f"{PROJECT.package}.data.hf_text.HuggingFaceText", "path": "evil/x"},
         {"target": f"{PROJECT.package}.experiment.Experiment"},
     ],

@@ -31,8 +31,9 @@ TRUSTED: tuple[str, ...] = (
     *(f"torchvision.datasets.{name}" for name in ("SVHN", "STL10", "GTSRB", "Food101", "Flowers102", "PCAM", "CelebA")),
 )  # of torchvision's datasets only some: others unpickle, or unpack unchecked, what lies in their folder
 
-# Named by YAML files here, and yet a loaded run needs trust= for it: it downloads what its arguments say.
-FETCHING: tuple[str, ...] = (f"{__package__}.data.hf_text",)
+# Named by YAML files here or part of what is listed above, and yet a loaded run needs trust= for it: it downloads or
+# compiles what its arguments say.
+FETCHING: tuple[str, ...] = (f"{__package__}.data.hf_text", "torchvision.models.feature_extraction")
 
 # What a changed setting does when a run is resumed. FREE: nothing to the run. COURSE: it changes how the run goes on.
 # IDENTITY (also of a field without a word): refused, it is part of what the run is. A fork may change all of them, a

@@ -25,6 +25,7 @@ PATHS = re.compile(r"\$\{paths\.\w+\}", re.ASCII)
 SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C: ten times faster
 DOTTED = re.compile(r"\w+(\.\w+)+", re.ASCII)
 PRIVATE = re.compile(r"(^|\.)_")
+WEIGHTS = re.compile("weights|pretrained")
 LIBRARIES = ("torch.", "torchvision.", "torchmetrics.")  # of these only what can be part of an experiment
 PARTS = (nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler, utils.data.Dataset)
 INSIDE = ("*", "facts/*", "checkpoints/*", "figures/*")  # of a run: where files are written
@@ -103,8 +104,9 @@ def check_no_references(content: Any, file: Path) -> None:
             values = [node]
         for value in values:
             text = str(value)
-            # a path with a $ in it could become a reference where it is put into another value
-            refers = "${" in PATHS.sub("", text) or (key.startswith("paths.") and "$" in text)
+            # a path with a $ in it, or a $ before one, could become a reference where they are put together
+            rest = PATHS.sub("", text)
+            refers = "${" in rest or ("$" in rest and (rest != text or key.startswith("paths.")))
             if refers or text != text.translate(CONTROL) or not isinstance(value, str | int | float | None):
                 raise UserError(
                     f"{file}: {key!r:.100}: {value!r:.100} is refused"
@@ -156,7 +158,7 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
         if project.former_names:
             name = project.present_name(name)
         is_given = f"{name}.".startswith(given)
-        weights = [value for part, value in spec.items() if "weights" in str(part) or part in ("pretrained", "_args_")]
+        weights = [value for part, value in spec.items() if part == "_args_" or WEIGHTS.search(str(part))]
         fetches = name.startswith("torchvision.models.") and any(weights)  # it downloads what its arguments say
         is_safe = not fetches and not f"{name}.".startswith(fetching)
         is_listed = is_safe and (name in own or f"{name}.".startswith(listed))
@@ -175,6 +177,10 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
     for key, name in names.items():
         thing = made = locate(name, key)
         is_fit = isinstance(thing, type) or (inspect.isfunction(thing) and "." not in thing.__qualname__)
+        if not isinstance(thing, type) and not f"{name}.".startswith(
+            (*(f"{entry}." for entry in project.trusted), *given)
+        ):
+            is_fit = False  # next to what a YAML file names there may be functions that write
         if is_fit and name.startswith(LIBRARIES):
             if not isinstance(thing, type):
                 made = inspect.signature(thing).return_annotation
