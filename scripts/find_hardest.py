@@ -18,8 +18,8 @@ def main() -> None:
     import torch
     import torch.nn.functional as F
 
-    from scaffolding.core.errors import UserError
-    from scaffolding.core.folder.folder import open_run
+    from scaffolding.core.errors import ONE_LINE, UserError
+    from scaffolding.core.folder.folder import open_run, replacing
     from scaffolding.experiment import PROJECT, Experiment
 
     try:
@@ -37,7 +37,8 @@ def main() -> None:
             parts.append(torch.stack([losses.double(), labels.double(), logits.argmax(dim=1).double()], dim=1))
     table = torch.cat(parts)  # a row for each item: loss, true class, predicted class
     hardest = table[:, 0].argsort(descending=True)[: args.num].tolist()
-    names = exp.cfg.data.get("class_names") or [str(index) for index in range(logits.shape[1])]
+    names = exp.cfg.data.get("class_names") or range(logits.shape[1])
+    names = [str(name).translate(ONE_LINE) for name in names]
     print(f"{'index':>6}  {'true':12}  {'predicted':12}  loss (nats)      index: of exp.datasets['val']")
     titles = []
     for index in hardest:
@@ -49,7 +50,9 @@ def main() -> None:
     if images.ndim == 4 and images.shape[1] in (1, 3):
         file = path / "figures" / f"hardest-val-{exp.state.step:06d}.png"
         heading = f"Highest validation losses (nats) of {path.name} at step {exp.state.step}"
-        draw(images, titles, heading).savefig(file, dpi=120)
+        file.parent.mkdir(exist_ok=True)
+        with replacing(file) as stream:
+            draw(images, titles, heading).savefig(stream, format="png", dpi=120)
         print(file)
 
 

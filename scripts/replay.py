@@ -38,7 +38,7 @@ def main() -> None:
 
     from scaffolding.core.config.trust import read_config
     from scaffolding.core.errors import UserError
-    from scaffolding.core.folder.folder import open_run, read_status
+    from scaffolding.core.folder.folder import open_run, read_status, replacing
     from scaffolding.core.state.files import CheckpointFiles
     from scaffolding.experiment import PROJECT
 
@@ -67,7 +67,8 @@ def main() -> None:
                 run_watched(cfg)
         except BadUpdate as found:
             file = path / f"replay_{found.before['step']}.pt"
-            torch.save(found.before, file)
+            with replacing(file) as stream:
+                torch.save(found.before, stream)
             print(f"step {found.before['step']}: {found}\nwritten: {file}")
             if args.debug:
                 exp = found.exp  # noqa: F841  (for whoever debugs)

@@ -5,17 +5,21 @@ python scripts/runs.py --filter "status=finished optimizer.lr=0.001 augment" --s
 """
 
 import argparse
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from scaffolding.core.errors import ONE_LINE, UserError
 from scaffolding.core.folder.folder import list_runs, read_output_root, read_status
+from scaffolding.core.folder.reading import MAX_FACTS, read_text, read_yaml
 
 COLUMNS = ("name", "age", "status", "data", "model", "best", "step")
+NOTES = ("tags", "description")  # shown where a run has some
 COLORS = {
     "finished": "green",
     "running": "cyan",
@@ -23,40 +27,65 @@ COLORS = {
     "preempted": "yellow",
     "failed": "red",
     "died": "red",
+    "damaged": "red",
 }
-SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C: ten times faster
 
 
 def read(path: Path, root: Path) -> dict[str, Any]:
-    """What the table shows of a run, and its settings."""
-    file = path / "config.yaml"
-    config, status = yaml.load(file.read_bytes(), SafeLoader), read_status(path)
-    specs = (config["data"].get("dataset"), config["model"])
-    classes = [str((spec or {}).get("_target_", "?")).rpartition(".")[2].lower() for spec in specs]
-    cells = (
-        path.relative_to(root).as_posix(),
-        time.time() - file.stat().st_mtime,
-        status["status"],
-        *classes,
-        *read_scalars(path / "facts" / "scalars.csv", config["run"]["monitor"], config["run"]["monitor_mode"]),
-    )
-    return dict(zip(COLUMNS, cells, strict=True)) | {"num_steps": status.get("num_steps"), "config": config}
+    """What the table shows of a run, and its settings; "problem" says what is wrong with its files."""
+    file, config, best, step = path / "config.yaml", {}, None, 0
+    status = read_status(path)
+    problem = status.get("reason") if status["status"] == "damaged" else None
+    try:
+        config = read_yaml(file)
+        if not isinstance(config, dict):
+            config = {}
+            raise UserError(f"{file} is not a mapping of settings")
+        classes = [str(look_up(config, key) or "?") for key in ("data.dataset._target_", "model._target_")]
+        monitor, mode = (look_up(config, f"run.{key}") for key in ("monitor", "monitor_mode"))
+        best, step = read_scalars(path / "facts" / "scalars.csv", monitor, mode)
+    except UserError as error:
+        status, problem, classes = {"status": "damaged"}, str(error), ["?", "?"]
+    age = time.time() - file.lstat().st_mtime
+    words = [name.rpartition(".")[2].lower() for name in classes]
+    cells = (path.relative_to(root).as_posix(), age, status["status"], *words, best, step)
+    tags = look_up(config, "run.tags")
+    notes = {
+        "tags": ", ".join(map(str, tags)) if isinstance(tags, list) else "",
+        "description": look_up(config, "run.description") or "",
+    }
+    more = {"num_steps": status.get("num_steps"), "config": config, "problem": problem}
+    return dict(zip(COLUMNS, cells, strict=True)) | notes | more
 
 
-def read_scalars(file: Path, monitor: str | None, mode: str) -> tuple[float | None, int]:
-    """The best monitored value and the last logged step; a line that is being written is left out."""
-    lines = file.read_text().splitlines() if file.exists() else []
+def look_up(config: Any, key: str) -> Any:
+    """The value of a dotted key; None where there is no such key."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def read_scalars(file: Path, monitor: Any, mode: Any) -> tuple[float | None, int]:
+    """The best monitored value and the last logged step; a line that is being written is left out.
+
+    Raises:
+        UserError: the file is not text, or not a plain file.
+    """
+    lines = read_text(file, MAX_FACTS).splitlines() if file.exists() else []
     columns = lines[0].split(",") if lines else []
-    rows = [line.split(",") for line in lines[1:] if line.count(",") == len(columns) - 1]
+    rows = [dict(zip(columns, line.split(","), strict=False)) for line in lines[1:]]
+    rows = [row for row in rows if len(row) == len(columns) and row.get("step", "").isdecimal()]
     if monitor == "auto":
         monitor = "val/loss"  # with several losses there is no such column
-    split, _, metric = (monitor or "").partition("/")
+    split, _, metric = str(monitor).partition("/")
     values = []
-    if metric in columns:
-        cells = [row[columns.index(metric)] for row in rows if row[columns.index("split")] == split]
-        values = [value for value in map(float, filter(None, cells)) if value == value]
-    best = (min if mode == "min" else max)(values, default=None)
-    return best, int(rows[-1][0]) if rows else 0
+    for row in rows:
+        with contextlib.suppress(ValueError):  # an empty cell
+            if row.get("split") == split:
+                values.append(float(row.get(metric, "")))
+    values = [value for value in values if value == value]
+    best = (max if mode == "max" else min)(values, default=None)
+    return best, int(rows[-1]["step"]) if rows else 0
 
 
 def matches(run: dict[str, Any], word: str) -> bool:
@@ -64,16 +93,16 @@ def matches(run: dict[str, Any], word: str) -> bool:
     key, is_pair, value = word.lower().partition("=")
     if not is_pair:
         return key in str(run).lower()
-    found: Any = run if key in run else run["config"]
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
+    found = look_up(run["config"], f"run.{key}") if key in NOTES else run.get(key, look_up(run["config"], key))
+    if isinstance(found, list):  # run.tags
+        return value in [str(part).lower() for part in found]
     return str(found).lower() == value
 
 
 def order(run: dict[str, Any], column: str) -> tuple[bool, Any]:
     """Where --sort puts a run: the best ones first, whether that is the smallest or the largest value."""
     value = run[column]
-    if column == "best" and value is not None and run["config"]["run"]["monitor_mode"] == "max":
+    if column == "best" and value is not None and look_up(run["config"], "run.monitor_mode") == "max":
         value = -value
     return value is None, value
 
@@ -95,15 +124,26 @@ def main() -> None:
     runs = [run for run in runs if all(matches(run, word) for word in args.filter.split())]
     if args.sort:
         runs.sort(key=lambda run: order(run, args.sort))
-    table = Table(*COLUMNS, box=None, pad_edge=False)
+    notes = [name for name in NOTES if any(run[name] for run in runs)]
+    table = Table(*COLUMNS, *notes, box=None, pad_edge=False)
     for run in runs:
-        status, best = run["status"], "" if run["best"] is None else f"{run['best']:.4g}"
+        best = "" if run["best"] is None else f"{run['best']:.4g}"
         step = f"{run['step']}/{run['num_steps'] or '?'}"
-        state = f"[{COLORS.get(status, 'default')}]{status}[/]"
-        table.add_row(run["name"], duration(run["age"]), state, run["data"], run["model"], best, step)
+        cells = (run["name"], duration(run["age"]), run["status"], run["data"], run["model"], best, step)
+        texts = [shown(cell) for cell in (*cells, *(run[name] for name in notes))]
+        texts[2].stylize(COLORS.get(run["status"], "default"))
+        table.add_row(*texts)
     is_terminal = Console().is_terminal
     console = Console(highlight=False, width=None if is_terminal else 1000)  # to a pipe or file nothing is cut
-    console.print(table if runs else f"no such run in {root}")
+    console.print(table if runs else f"no such run in {root}", markup=False)
+    for run in runs:
+        if run["problem"]:
+            console.print(shown(f"{run['name']}: {run['problem']}".partition("\n")[0]))
+
+
+def shown(text: Any) -> Text:
+    """A text of a run's files as it is: on one line, without what a terminal or rich would obey."""
+    return Text(str(text).encode(errors="replace").decode().translate(ONE_LINE))
 
 
 if __name__ == "__main__":

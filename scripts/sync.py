@@ -8,8 +8,6 @@ import argparse
 import sys
 from typing import Any
 
-import yaml
-
 EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}  # any other: 143, it can be carried on
 
 
@@ -26,20 +24,21 @@ def main() -> None:
     from scaffolding.core.config.trust import check_trusted, read_config
     from scaffolding.core.errors import UserError
     from scaffolding.core.folder.folder import acquire, open_run, read_status
+    from scaffolding.core.folder.reading import read_yaml
     from scaffolding.core.session.tracking import Follower, leave_unfinished, unfinished
     from scaffolding.experiment import PROJECT
 
     try:
         run = open_run(args.run, PROJECT.output_root).resolve()
-        acquire(run)
         trackers: Any = OmegaConf.to_container(read_config(run, PROJECT).tracker, resolve=True)
+        acquire(run)
         if args.tracker not in (None, *trackers):
             chosen = compose_config(PROJECT, [f"tracker={args.tracker}"])
             trackers = OmegaConf.to_container(chosen.tracker, resolve=True)
         if not trackers:
             raise UserError(f"{run.name} has no tracker\nname one: --tracker wandb")
         check_trusted({"tracker": trackers}, PROJECT, ())
-        config = yaml.safe_load((run / "config.yaml").read_text())
+        config = read_yaml(run / "config.yaml")
         exit_code = EXIT_CODES.get(read_status(run)["status"], 143)
         for name, spec in trackers.items():
             if args.tracker not in (None, name):

@@ -142,6 +142,12 @@ def checkpoints(good: dict[str, Any], marks: Path) -> Iterator[tuple[str, bytes]
     yield "weights that are a list", instead(model=[1, 2], ema=None)
     yield "targets for weights", instead(model={"_target_": "os.system"}, ema=None)
     yield "other shapes", instead(model={name: torch.zeros(7, 7, 7) for name in good["model"]}, ema=None)
+    lines = "\x1b]0;owned\x07\x1b[2J\n2026-01-01 00:00:00 INFO    all is well"
+    yield "a weight that speaks to the terminal", instead(model=good["model"] | {lines: torch.zeros(1)}, ema=None)
+    yield "a state that does", instead(state=good["state"] | {lines: 1})
+    yield "numerics that do", instead(numerics={"torch": lines})
+    yield "an object that does", instead(objects={lines: {}})
+    yield "a split that does", instead(splits={"train": [lines, lines]})
     unknown = {f"w{i}": torch.zeros(1) for i in range(1000)}
     yield "1,000 weights too many", instead(model=good["model"] | unknown, ema=None)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import yaml
 from conftest import run_train, tree
 
 from scaffolding.config import PROJECT_ROOT
+from scaffolding.core.folder.folder import find_run
 
 SCRIPTS = PROJECT_ROOT / "scripts"
 RUNS, HARDEST, NOTEBOOK = SCRIPTS / "runs.py", SCRIPTS / "find_hardest.py", SCRIPTS / "explore.ipynb"
@@ -95,8 +97,6 @@ def test_table_of_a_real_run(dev_run: Path) -> None:
 
 @with_runs
 def test_filter_sort_and_runs_that_died(tmp_path: Path) -> None:
-    import socket
-
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     make_run(tmp_path / "b_first", size=1)
@@ -119,7 +119,7 @@ def test_filter_sort_and_runs_that_died(tmp_path: Path) -> None:
     assert names("--filter", "model.size=2 augmentation pilot") == ["a_second"]
     assert names("--filter", "data=fish") == []
     died = next(line for line in run(RUNS, "--output", tmp_path).splitlines() if line.startswith("a_second"))
-    assert died.split()[2:] == ["s", "died", "birds", "net", "0.8", "10/100"]
+    assert died.split()[2:8] == ["s", "died", "birds", "net", "0.8", "10/100"]
     for name, values in (("b_first", [0.7, 0.9]), (long, [0.95])):  # of an accuracy, more is better
         config = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
         config["run"] |= {"monitor": "val/accuracy", "monitor_mode": "max"}
@@ -128,6 +128,60 @@ def test_filter_sort_and_runs_that_died(tmp_path: Path) -> None:
         (tmp_path / name / "facts" / "scalars.csv").write_text(f"step,split,accuracy\n{rows}")
     assert names("--sort", "best", "--filter", "status=finished") == [long, "b_first"]
     assert "invalid choice" in run(RUNS, "--sort", "size", code=2)
+
+
+def bomb(file: Path) -> None:
+    lines = [f"  m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}]}}\n" for i in range(1, 24)]
+    file.write_text(f"x:\n  m0: &m0 {{a: 1}}\n{''.join(lines)}")
+
+
+def to_a_device(file: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
+ODD = {  # by file: what it is replaced by
+    "config.yaml": ["", "[1]", "a: [", "run: 1\ndata: []\nmodel: x\n", bomb, os.mkfifo, os.mkdir, b"\xff" * 100],
+    "status.json": ["", "{", "[1]", '{"status": ["x"]}', '{"status": "[link=x]y\\u001b[2J"}', os.mkfifo, os.mkdir,
+                    None],
+    "facts/scalars.csv": ["", "step,split", "\0" * 200, b"\xff\n" * 9, "a,b\n1,2\n", "step,split,loss\nx,val,y\n",
+                          to_a_device, os.mkfifo, None],
+    "provenance.json": ["{", os.mkfifo],
+    ".lock": [os.mkdir, os.mkfifo],
+}  # fmt: skip
+
+
+@with_runs
+def test_an_odd_folder_hides_no_other_run(tmp_path: Path) -> None:
+    """All of them in one table: half copied, damaged, somebody else's."""
+    make_run(tmp_path / "good")
+    count = 0
+    for name, contents in ODD.items():
+        for content in contents:
+            folder, count = tmp_path / f"odd_{count:02}", count + 1
+            make_run(folder, status="running", host=socket.gethostname())
+            (folder / name).unlink(missing_ok=True)
+            if isinstance(content, str | bytes):
+                (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+            elif content is not None:
+                content(folder / name)
+    make_run(tmp_path / "speaks\x1b]0;owned\x07[red]\n\u202e")
+    make_run(tmp_path / "last")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.yaml").symlink_to(tmp_path / "nowhere")
+    out = run(RUNS, "--output", tmp_path, "--filter", "", "--sort", "best")
+    assert {"good", "last", *(f"odd_{i:02}" for i in range(count))} <= {line.split()[0] for line in out.splitlines()}
+    assert not set(out) & {"\x1b", "\x07", "\u202e"} and "speaks\\x1b]0;owned\\x07[red]\\n" in out
+    assert "odd_00: " in out and "[link=x]y" in out
+    assert find_run("latest", tmp_path).is_dir() and find_run("good", tmp_path) == tmp_path / "good"
+
+
+@with_runs
+def test_tags_and_description_are_shown_and_filtered(tmp_path: Path) -> None:
+    make_run(tmp_path / "one")
+    for words in ("tags=pilot", "run.tags=PILOT", "pilot augmentation"):
+        assert "pilot" in run(RUNS, "--output", tmp_path, "--filter", words).splitlines()[1]
+    assert "with augmentation" in run(RUNS, "--output", tmp_path)
+    assert "no such run" in run(RUNS, "--output", tmp_path, "--filter", "tags=pil")
 
 
 @pytest.mark.skipif(not NOTEBOOK.exists(), reason="explore.ipynb has been deleted")

@@ -16,6 +16,8 @@ from hydra.utils import instantiate
 from scaffolding.core.config.trust import check_trusted, needed_trust, read_config, read_plain
 from scaffolding.core.config.words import read_words
 from scaffolding.core.errors import UserError
+from scaffolding.core.folder import folder
+from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import claim, find_run, release
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import find_checkpoint
@@ -50,7 +52,7 @@ def refused(function: Any, *arguments: Any, **options: Any) -> str:
         function(*arguments, **options)
     message = str(caught.value)
     assert len(message.splitlines()) <= 3 and len(message) < 2000, message
-    assert "weights_only" not in message and "\x1b" not in message, message
+    assert "weights_only" not in message and "\x1b" not in message and "\n2026" not in message, message
     return message
 
 
@@ -79,6 +81,7 @@ REASONS = {  # that a refusal of a checkpoint gives
     "10 GB declared, 4 bytes there": "10000000000",
     "1,000 weights too many": "1000 names",
     "other shapes": "saved [7, 7, 7]",
+    "a weight that speaks to the terminal": "cannot be printed",
 }
 
 
@@ -134,10 +137,18 @@ def test_plain_words_pass(run: Path) -> None:
     assert read_words(run / "overrides.yaml", PROJECT, ()) == plain
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "config.yaml")
     refused(read_plain, tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("name", ["log.txt", "facts/scalars.csv", "wandb/run-1/logs/debug.log", ".status.json.tmp"])
+def test_a_run_with_a_pipe_is_refused_at_once(run: Path, name: str) -> None:
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    assert "not a plain file" in refused(Experiment.from_path, run)
 
 
 def test_train_refuses_a_hostile_run(train: Train, run: Path, marks: Path, evil: Path, output_root: Path) -> None:
@@ -188,8 +199,8 @@ def test_what_experiments_are_made_of_is_trusted(target: str) -> None:
 
 def test_what_this_checkout_names_is_trusted() -> None:
     """So that its own runs can be resumed, forked and loaded without a word."""
-    for folder in (PROJECT.configs, TESTS / "configs"):
-        for file in folder.rglob("*.yaml"):
+    for place in (PROJECT.configs, TESTS / "configs"):
+        for file in place.rglob("*.yaml"):
             if "???" not in file.read_text() and file.name != "local.yaml":
                 check_trusted(read_yaml(file), PROJECT, ())
 
@@ -286,16 +297,34 @@ def test_a_fork_goes_where_this_checkout_says(train: Train, run: Path, tmp_path:
     assert (output_root / "dev" / "child" / "config.yaml").exists() and not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("link", ["log.txt", "facts/scalars.csv", "checkpoints/x.pt", "figures/x.png"])
+@pytest.mark.parametrize(
+    "link", ["log.txt", "facts/scalars.csv", "checkpoints/x.pt", "figures/x.png", ".lock", "wandb/run/files/x"]
+)
 def test_a_run_with_a_link_that_leads_out_is_not_resumed(train: Train, run: Path, tmp_path: Path, link: str) -> None:
     outside = Path(shutil.copytree(run, tmp_path / "outside"))
     (run / link).unlink(missing_ok=True)
+    (run / link).parent.mkdir(parents=True, exist_ok=True)
     (run / link).symlink_to(outside / link)
     before = tree(outside)
     assert "out of the run" in refused(Experiment.from_path, run)  # scripts write into it, too
     if link == "log.txt":
         assert "out of the run" in train("resume=dev/run", code=2).stderr
     assert tree(outside) == before
+
+
+def test_nothing_is_written_through_a_link_made_after_the_check(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    for name in (".status.json.tmp", "events.jsonl", "scalars.csv", ".lock"):
+        (tmp_path / name).symlink_to(precious)
+    folder.write_text(tmp_path / "status.json", "{}")
+    facts = Facts(tmp_path)
+    facts.event("on_start")
+    facts.add_row({"step": 1, "split": "train"})
+    assert facts.error is not None
+    with pytest.raises(UserError, match="is a link"):
+        folder.acquire(tmp_path)
+    assert precious.read_text() == "mine" and (tmp_path / "status.json").read_text() == "{}"
 
 
 def test_no_name_leads_out(dev_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from loguru import logger
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ..core.folder.folder import replacing
 from ..core.modes import evaluating
 from ..core.state import keys
 
@@ -44,7 +45,8 @@ def draw(exp: "Experiment", moment: str) -> None:
                     logger.info(f"figure {kind} skipped: {figure}")
                     continue
                 file = run.path / "figures" / f"{kind}-{moment}-{exp.state.step:06d}.png"
-                figure.savefig(file, dpi=120)
+                with replacing(file) as stream:  # whole or not at all, also for those who are just reading it
+                    figure.savefig(stream, format="png", dpi=120)
                 run.record.tracking.log_figure(file)
             except Exception as error:
                 exp.failed_figures[kind] = f"{type(error).__name__}: {error}"

@@ -15,20 +15,18 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn, optim, utils
 
 from ..errors import CONTROL, UserError
+from ..folder.reading import SafeLoader, check_plain_files, read_yaml
 from ..tree import specs, walk
 from .build import locate
 from .compose import NOT_KEPT, VERSION, Project, checked
 from .plugins import import_plugins
 
-MAX_SIZE, MAX_DEPTH = 300_000, 30  # bytes of a file, levels of nesting
 PATHS = re.compile(r"\$\{paths\.\w+\}", re.ASCII)
-SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C: ten times faster
 DOTTED = re.compile(r"\w+(\.\w+)+", re.ASCII)
 PRIVATE = re.compile(r"(^|\.)_")
 WEIGHTS = re.compile("weights|pretrained")
 LIBRARIES = ("torch.", "torchvision.", "torchmetrics.")  # of these only what can be part of an experiment
 PARTS = (nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler, utils.data.Dataset)
-INSIDE = ("*", "facts/*", "checkpoints/*", "figures/*")  # of a run: where files are written
 
 
 def read_config(folder: Path, project: Project, trust: Iterable[str] | None = None) -> DictConfig:
@@ -42,15 +40,13 @@ def open_config(folder: Path, project: Project, trust: Iterable[str] | None) -> 
     A setting that the run did not know yet has the value of base.yaml.
 
     Raises:
-        UserError: there is none in `folder`, or it holds what could run code (nothing of it has been imported), or a
-            link in the folder leads out of it: what is written would go there.
+        UserError: there is none in `folder`, or it holds what could run code (nothing of it has been imported), or
+            there are links out of the folder, or pipes and devices in it.
     """
     file, known = folder / "config.yaml", {field.name: field for field in dataclasses.fields(project.schema)}
     if not file.is_file():
         raise UserError(f"{folder} is not a run: there is no config.yaml in it")
-    for path in (path for pattern in INSIDE for path in folder.glob(pattern)):
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{path} is a link to {path.readlink()}, out of the run\nput there what it points to")
+    check_plain_files(folder)
     config = read_plain(file)
     if not isinstance(config, dict):
         raise UserError(f"{file} is not a mapping of settings")
@@ -74,21 +70,7 @@ def open_config(folder: Path, project: Project, trust: Iterable[str] | None) -> 
 
 def read_plain(file: Path) -> Any:
     """The content of a run's YAML file: plain values that refer to nothing but ${paths.NAME}; else UserError."""
-    if not file.is_file() or file.stat().st_size > MAX_SIZE:
-        raise UserError(f"{file}: there is no such file, or it is larger than {MAX_SIZE} bytes")
-    text, depth = file.read_bytes(), 0
-    try:
-        for event in yaml.parse(text, SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            # a few lines of aliases can stand for gigabytes
-            if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
-                raise yaml.MarkedYAMLError(problem="an alias, or nested too deep", problem_mark=event.start_mark)  # type: ignore[arg-type]
-        content = yaml.load(text, SafeLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        mark, what = getattr(error, "problem_mark", None), ": not YAML"
-        if mark is not None:
-            what = f":{mark.line + 1}: {getattr(error, 'problem', '')}"
-        raise UserError(f"{file}{what:.300}\nthe files of a run hold plain values only") from error
+    content = read_yaml(file)
     check_no_references(content, file)
     return content
 

@@ -9,8 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from ..errors import UserError
+from ..folder.reading import MAX_SIZE
 from .compose import NOT_KEPT, Project
-from .trust import MAX_SIZE, check_no_references, check_trusted, read_plain
+from .trust import check_no_references, check_trusted, read_plain
 
 SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCII | re.DOTALL)
 

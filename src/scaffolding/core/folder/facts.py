@@ -12,8 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import StorageError
+from loguru import logger
+
+from ..errors import StorageError, UserError
 from .folder import storage_error, write_text
+from .reading import MAX_FACTS, open_here, read_text
 
 TIMINGS = ("time", "items_per_second", "peak_memory_mb")  # columns that measure the machine, not the model
 AXES = ("step", "epoch", "samples", "split")
@@ -49,7 +52,7 @@ class Facts:
             raise self.error
         try:
             for file in filter(Path.exists, (self.events_file, self.scalars_file)):
-                with open(file, "ab") as stream:
+                with open(file, "ab", opener=open_here) as stream:
                     os.fsync(stream.fileno())
         except OSError as error:
             raise storage_error(self.folder, error) from error
@@ -81,9 +84,16 @@ class Facts:
         """All whole rows, oldest first; numbers as numbers, empty cells left out."""
         if not self.scalars_file.exists():
             return []
-        lines = self.scalars_file.read_text().splitlines(keepends=True)
+        lines = read_text(self.scalars_file, MAX_FACTS).splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
-        return [{name: _number(text) for name, text in row.items() if name and text} for row in csv.DictReader(whole)]
+        if whole and not {"step", "split"} <= set(whole[0].rstrip().split(",")):
+            raise UserError(f"{self.scalars_file} is damaged: its first line is {whole[0]!r:.100}")
+        try:
+            rows = list(csv.DictReader(whole))
+        except csv.Error as error:
+            raise UserError(f"{self.scalars_file} is damaged: {error}") from error
+        numbers = [{name: _number(text) for name, text in row.items() if name and text} for row in rows]
+        return [row for row in numbers if isinstance(row.get("step"), int) and "split" in row]
 
     def values(self) -> list[dict[str, Any]]:
         """The rows without what measures the machine: those of two equal runs are equal."""
@@ -97,6 +107,7 @@ class Facts:
         Returns:
             How many rows were cut.
         """
+        self._put_aside()
         kept, cut = [], []
         for row in self.rows():
             is_later = row["step"] > step or row["split"] == "test"
@@ -115,6 +126,19 @@ class Facts:
             self._write(kept, self._columns())
         return len(cut)
 
+    def _put_aside(self) -> None:
+        """Rename a file that is damaged, with a warning: the run begins another one."""
+        for file, read in (
+            (self.scalars_file, self.rows),
+            (self.events_file, lambda: read_text(self.events_file, MAX_FACTS)),
+        ):
+            try:
+                if os.path.lexists(file):
+                    read()
+            except UserError as error:
+                logger.warning(f"{error}; it is kept as {file.name}.damaged, and a new one begins")
+                file.rename(file.with_name(f"{file.name}.damaged"))
+
     def _columns(self) -> list[str]:
         with contextlib.suppress(FileNotFoundError), open(self.scalars_file) as file:
             return next(csv.reader(file), [])
@@ -130,7 +154,7 @@ class Facts:
 
 def _append(file: Path, text: str) -> None:
     """Append whole or not at all, as far as errors go; a kill may leave a torn last line."""
-    with open(file, "ab", buffering=0) as stream:
+    with open(file, "ab", buffering=0, opener=open_here) as stream:
         size, data = stream.tell(), text.encode()
         try:
             if stream.write(data) < len(data):

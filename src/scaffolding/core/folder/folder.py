@@ -6,7 +6,6 @@ Does not import torch.
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import random
 import re
@@ -23,6 +22,7 @@ import yaml
 from loguru import logger
 
 from ..errors import StorageError, UserError, nearest
+from .reading import open_here, read_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
 CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
@@ -78,7 +78,7 @@ def _make(path: Path) -> bool:
         acquire(path)
         return True
     except FileExistsError:
-        if (path / ".lock").resolve() in _held or not _is_half_made(path):
+        if path.resolve() / ".lock" in _held or not _is_half_made(path):
             return False
     acquire(path)  # or another process is just making it
     if not _is_half_made(path):
@@ -104,7 +104,7 @@ def list_runs(output_root: Path) -> list[Path]:
     ages = {}
     for run in runs:
         files = (run / "config.yaml", run / "overrides.yaml", run / "provenance.json")
-        ages[run] = min(file.stat().st_mtime for file in files if file.exists())  # a resume may write some again
+        ages[run] = min((file.lstat().st_mtime for file in files if os.path.lexists(file)), default=0.0)
     return sorted(runs, key=lambda run: ages[run])
 
 
@@ -116,6 +116,7 @@ def find_run(name: str, output_root: Path) -> Path:
     """
     root = output_root.resolve()
     runs = {str(path.relative_to(root)): path for path in list_runs(root) if path.resolve().is_relative_to(root)}
+    runs = {key: path for key, path in runs.items() if key.isprintable()}  # a name that nobody can type
     if name == "latest":
         real = [path for key, path in runs.items() if not key.startswith("dev/")]
         if not real:
@@ -170,8 +171,13 @@ def acquire(run: Path, note: bool = True) -> None:
     Raises:
         UserError: another process has it; it is named.
     """
-    path = (run / ".lock").resolve()
-    file = _held.get(path) or open(path, "a+")  # noqa: SIM115 (closing it would free the lock)
+    path = run.resolve() / ".lock"
+    try:
+        file = _held.get(path) or open(path, "a+", opener=open_here)  # noqa: SIM115 (closing it would free the lock)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise UserError(f"{path} is a link, a folder or a pipe\ndelete it") from error
     begin = time.monotonic()
     while path not in _held:
         try:
@@ -196,7 +202,7 @@ def acquire(run: Path, note: bool = True) -> None:
 
 def release(run: Path) -> None:
     """Give the lock back."""
-    file = _held.pop((run / ".lock").resolve(), None)
+    file = _held.pop(run.resolve() / ".lock", None)
     if file is not None:
         with contextlib.suppress(OSError):  # of a note that was not written; it is closed all the same
             file.close()
@@ -208,14 +214,21 @@ def release(run: Path) -> None:
 def read_status(path: Path) -> dict[str, Any]:
     """status.json; a run whose process ended on this machine without writing a status reads `died`."""
     file = path / "status.json"
-    if not file.exists():
+    if not os.path.lexists(file):
         return {"status": "unknown"}
-    content: dict[str, Any] = json.loads(file.read_text())
-    lock = (path / ".lock").resolve()
-    if content["status"] != "running" or content["host"] != socket.gethostname() or lock in _held:
+    try:
+        content = read_json(file)
+    except UserError as error:
+        return {"status": "damaged", "reason": str(error)}
+    for name, kind in (("status", str), ("step", int), ("num_steps", int)):
+        if not isinstance(content.get(name, kind()), kind):
+            return {"status": "damaged", "reason": f"{file}: {name} is {content[name]!r:.50}"}
+    content.setdefault("status", "unknown")
+    lock = path.resolve() / ".lock"
+    if content["status"] != "running" or content.get("host") != socket.gethostname() or lock in _held:
         return content
     try:
-        with open(lock) as held:
+        with open(lock, opener=open_here) as held:
             fcntl.lockf(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
         content["status"] = "died"
     except FileNotFoundError:
@@ -234,7 +247,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file aside, flush it to the disk, rename it over `path`, flush the folder: a crash leaves old or new."""
     aside = path.with_name(f".{path.name}.tmp")
     try:
-        with open(aside, "wb") as file:
+        aside.unlink(missing_ok=True)
+        with open(aside, "xb") as file:  # not through a link that lies there
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -14,11 +14,12 @@ import torch
 from loguru import logger
 
 from ..config.compose import masked
-from ..errors import ONE_LINE
+from ..errors import ONE_LINE, UserError
 from ..secrets import hide_secrets
 from .folder import replacing, storage_error, write_text
 from .git import GitError
 from .patch import Changes, archive, uncommitted_changes
+from .reading import read_json
 
 ARGV = hide_secrets([masked(word) for word in sys.argv])  # as it was typed: what Hydra is given comes later
 NUM_NAMED, NUM_SAID = 200, 5  # files that are left out: in provenance.json, in the log
@@ -111,7 +112,11 @@ def record(run: Path, project: Any, device: torch.device, step: int) -> None:
     Those of a resumed run are added under "resumed" and as changes_<step>.patch; a rehearsal has none.
     """
     file = run / "provenance.json"
-    before = json.loads(file.read_text())
+    try:
+        before = read_json(file)
+    except UserError as error:
+        logger.warning(f"{error}; it is written anew")
+        before = {"parent": None}
     if "parent" not in before:
         return
     is_resumed = "commit" in before

@@ -1,6 +1,5 @@
 """Three ways on from a run: `resume=` carries it on, `fork=` starts another from it, `rerun=` repeats it to compare."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ..config.trust import read_config
 from ..errors import DamagedError, UserError
 from ..folder import folder
 from ..folder.provenance import code_hash, numerics
+from ..folder.reading import MAX_FACTS, read_bytes, read_json, read_yaml
 from ..secrets import HIDDEN, hide_secrets
 from ..state import checkpoint
 from ..state.checkpoint import step_in
@@ -95,8 +95,7 @@ def read_record(run: Path) -> dict[str, Any]:
     file = run / "provenance.json"
     if not file.exists():
         return {}
-    content: dict[str, Any] = json.loads(file.read_text())
-    return content
+    return read_json(file)
 
 
 # --- when everything is built: where the run begins
@@ -115,7 +114,7 @@ def resume(exp: Any, create: Any) -> Path:
     unwritten = changed_keys(_config_of(exp, run), exp.config)  # what config.yaml does not say
     if newest is None:  # killed before its first save
         events = run / "facts" / "events.jsonl"
-        if events.exists() and '"on_save"' in events.read_text():
+        if events.is_file() and b'"on_save"' in read_bytes(events, MAX_FACTS):
             raise UserError(f"{run} has saved checkpoints, and none is there\nstart it again with rerun={run.name}")
         changes = unwritten
         _start_like(exp, run)
@@ -326,7 +325,9 @@ def _words_of(run: Path) -> list[str]:
     file = run / "overrides.yaml"
     if not file.exists():
         return []
-    words: list[str] = yaml.safe_load(file.read_text())
+    words = read_yaml(file)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise UserError(f"{file} is damaged: it is not a list of settings")
     return words
 
 

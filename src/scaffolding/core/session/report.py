@@ -1,6 +1,5 @@
 """What a run says of itself: after the first step of a session, and in its last lines."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 from loguru import logger
 from torch import Tensor
 
-from ..errors import RunError
+from ..errors import ONE_LINE, RunError
 from ..folder import provenance
 from ..folder.facts import Facts
+from ..folder.reading import read_json
 from ..state.checkpoint import check_plain
 from ..tree import describe
 
@@ -28,7 +28,9 @@ def describe_start(exp: Any, micro_batches: list[Any], metrics: dict[str, Tensor
     for name, before in exp.restored_numerics.items():
         now = provenance.numerics(exp.device).get(name)
         if now != before:
-            logger.warning(f"{name} is {now}, was {before}: from here on the last bits may differ")
+            logger.warning(
+                f"{name} is {now}, was {str(before).translate(ONE_LINE):.100}: from here on the last bits may differ"
+            )
     provenance.record(exp.path, exp.project, exp.device, exp.state.step)
     if exp.state.step > 1:
         return
@@ -80,7 +82,7 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
 
 def _compare_with_parent(path: Path) -> list[str]:
     """Of a `rerun=`, a line on how many logged rows are identical; RunError: the first difference."""
-    parent = json.loads((path / "provenance.json").read_text()).get("parent") or {}
+    parent = read_json(path / "provenance.json").get("parent") or {}
     if parent.get("verb") != "rerun":
         return []
     original = Path(parent["run"])

@@ -26,6 +26,7 @@ from ..config.trust import needed_trust
 from ..errors import RunError
 from ..folder import folder
 from ..folder.facts import Facts
+from ..folder.reading import open_here
 from ..state.checkpoint import link_checkpoint
 from ..state.progress import RunState
 from .console import LOG_LINE, ProgressBar, command
@@ -220,7 +221,7 @@ class Run:
     @contextlib.contextmanager
     def _log_file(self) -> Iterator[None]:
         """Everything that is logged or printed goes to log.txt as well; a terminal gets a progress bar."""
-        with open(self.path / "log.txt", "ab", buffering=0) as file, contextlib.ExitStack() as stack:
+        with open(self.path / "log.txt", "ab", buffering=0, opener=open_here) as file, contextlib.ExitStack() as stack:
 
             def write(text: str) -> None:
                 with contextlib.suppress(OSError):  # a full disk; what matters is said by others

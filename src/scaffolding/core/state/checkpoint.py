@@ -117,6 +117,7 @@ def load(path: Path) -> Parts:
         raise _not_loaded(path, error) from error
     try:
         version = int(content.get("format", 0))
+        _check_names(content)
         state = dict(content.get("state", {}))
         if version == 1:
             state = _state_of_format_1(state)
@@ -130,6 +131,15 @@ def load(path: Path) -> Parts:
     if version not in READABLE:
         raise UserError(f"{path} is a checkpoint of format {version}; this code reads {READABLE[0]} to {READABLE[-1]}")
     return Parts(content)
+
+
+def _check_names(content: dict[str, Any]) -> None:
+    """ValueError: a name in a checkpoint, which a message may show, would break a line or speak to the terminal."""
+    shown = {part: value for part, value in content.items() if part not in ("objects", "config")}
+    for name, node in walk(shown | {"parts": list(content), "objects": list(content.get("objects") or ())}):
+        names = list(node) if isinstance(node, dict) else [node]
+        if not all(key.isprintable() for key in names if isinstance(key, str)):
+            raise ValueError(f"a name at {name!r:.50} holds characters that cannot be printed")
 
 
 def _not_loaded(path: Path, error: Exception) -> UserError:
