@@ -107,7 +107,7 @@ def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root
     [
         (["loss.inputs=[[0],[1]]"], ["inputs gives 2 by position", "Linear takes (input"]),
         (["loss.inputs={x:[0]}"], ["inputs gives x", "'input'", "Linear takes (input"]),
-        (["loss.inputs=[[image]]"], ["inputs.0: there is no ['image']", "(1, 8) float32 in [", "(1,) int64 in ["]),
+        (["loss.inputs=[[image]]"], ["inputs.0: there is no ['image']", "(2, 8) float32 in [", "(2,) int64 in ["]),
         (["loss.inputs={input:[0,7]}"], ["inputs.input: there is no [0, 7] in a batch"]),
         (["loss.targets=[[2]]"], ["targets.0: there is no [2] in a batch"]),
         (["loss.targets=[]"], ["targets gives 0 by position after the module's output", "CrossEntropyLoss takes"]),

@@ -228,13 +228,16 @@ class CountingFigure(Figure):
 
 
 class Rollout:
-    """An expensive evaluation: how many items it saw, and with which weights."""
+    """An expensive evaluation: how many items it saw, under a name, and with which weights."""
+
+    def __init__(self, name: str = "items") -> None:
+        self.name = name
 
     def __call__(self, model: nn.Module, loader: Any) -> dict[str, float]:
         point("rollout")
         weights = sum(float(parameter.double().sum()) for parameter in model.parameters())
         items = float(sum(len(labels) for _, labels in loader))
-        return {"items": items, "weights": weights, "drawn": float(torch.rand(())) + random.random()}
+        return {self.name: items, "weights": weights, "drawn": float(torch.rand(())) + random.random()}
 
 
 class Returned(Callback):

@@ -23,6 +23,7 @@ from .core.folder.provenance import numerics
 from .core.intervals import Intervals, in_steps
 from .core.optimizers import build_optimizer
 from .core.precision import AveragedWeights, Scaler
+from .core.resume.preflight import check_run
 from .core.secrets import hide_secrets
 from .core.session.run import NoRun
 from .core.state import checkpoint as checkpoints
@@ -130,14 +131,7 @@ class Experiment:
         monitors = {"run.monitor": self.monitor} | {
             f"scheduler.{name}.monitor": schedule.monitor for name, schedule in self.schedulers.items()
         }
-        usual: set[str | None] = {None}
-        if list(self.losses) == [""]:
-            usual.add("val/loss")  # which every evaluation gives
-        if any(hasattr(loss, "check") for loss in self.losses.values()) or set(monitors.values()) - usual:
-            from .core.resume.preflight import check_losses, check_monitors  # only where there is something to check
-
-            check_losses(self)
-            check_monitors(self, monitors)
+        check_run(self, monitors)
         if self.settings.compile:
             for network in self.networks.values():
                 network.compile()  # in place, so the names of weights stay plain

@@ -1,7 +1,9 @@
 """Errors the user can fix, and how to name the nearest right word."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 # What a terminal would obey; it may stand in the names and keys of a stranger's run.
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
@@ -44,3 +46,12 @@ def nearest(word: str, options: Iterable[str], count: int = 1) -> list[str]:
         return max(weight * difflib.SequenceMatcher(None, one, other).ratio() for one, other, weight in pairs)
 
     return sorted(sorted(set(options)), key=likeness, reverse=True)[:count]
+
+
+def explain(error: BaseException, what: str) -> str:
+    """`what` failed with an error; the last frame of the user's own code comes last."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    libraries = ("site-packages", str(Path(traceback.__file__).parent))
+    own = [frame for frame in frames if not any(part in frame.filename for part in libraries)] or frames
+    where = "".join(f"\nat {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in own[-1:])
+    return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}{where}"

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from loguru import logger
+from torch import Tensor
 from torch.utils.data import DataLoader, default_collate, get_worker_info
 
-from ..errors import RunError
+from ..errors import RunError, explain
 from ..state import keys
 
 if TYPE_CHECKING:
@@ -91,13 +92,14 @@ class Workers:
             iterator = map(self.samples.__getitems__, Order(self.order.loader, epoch, start))
         try:
             for batch in iterator:
-                if isinstance(batch, Failed):
-                    logger.debug(batch.details)
-                    raise RunError(batch.message)
-                yield batch
+                yield _whole(batch)
         finally:
             if is_first:
                 self.is_reading = False
+
+    def read(self, epoch: int, indices: Tensor) -> Any:
+        """A batch of these items, read in this process; RunError says which sample could not be read."""
+        return _whole(self.samples.__getitems__([(epoch, index) for index in indices.tolist()]))
 
     def start(self) -> None:
         """Start worker processes that import the code anew, so that they run what the rest of the run runs.
@@ -214,12 +216,15 @@ class KeyedSamples:
 
 
 def _failed(error: Exception, what: str) -> Failed:
-    """`what` failed; the last frame of the user's own code comes last."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    where = "".join(f"\nat {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in own[-1:])
-    message = f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}{where}"
-    return Failed(message, "".join(traceback.format_exception(error)))
+    return Failed(explain(error, what), "".join(traceback.format_exception(error)))
+
+
+def _whole(batch: Any) -> Any:
+    """A batch that could be read; RunError: it could not."""
+    if isinstance(batch, Failed):
+        logger.debug(batch.details)
+        raise RunError(batch.message)
+    return batch
 
 
 def _as_it_is(batch: Any) -> Any:

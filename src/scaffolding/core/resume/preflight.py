@@ -1,71 +1,257 @@
-"""Checks that need an item of data: before a run is made, so that nothing is lost."""
+"""What can be known of a run before it is made: each loss is called on two items, and nothing keeps a trace of that."""
 
-from collections.abc import Mapping
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import default_collate
+from torch import Tensor, nn
 
-from ..errors import UserError, nearest
+from ..batches.loader import to_device
+from ..errors import RunError, UserError, explain, nearest
+from ..folder.facts import AXES, TIMINGS
 from ..modes import evaluating
 from ..state import keys
-from ..tree import map_tensors
+from ..tree import describe
+
+COLUMNS = (*AXES, *TIMINGS)  # of every row; a value of such a name would take their place
+OWN_KEYS = ("loss", "grad_norm", "lr")  # that train_step adds to what a loss returns
+NO_METRICS = ("weight", "output")  # keys that say something else: how much a loss counts, what the model gave
 
 
-def check_losses(exp: Any) -> None:
-    """Let every loss that has `check(model, batch)` look at a batch of one training item.
-
-    Raises:
-        UserError: a loss raised a ValueError: the model or the batches are not what it takes.
-    """
-    for name, loss in exp.losses.items():
-        if not hasattr(loss, "check"):
-            continue
-        try:
-            loss.check(exp.model, _one_item(exp, "train"))
-        except ValueError as error:
-            key = f"loss.{name}".rstrip(".")
-            raise UserError(f"{key}: {error}") from error
-
-
-def check_monitors(exp: Any, monitors: Mapping[str, str | None]) -> None:
-    """Evaluate one validation item and look for the monitored values.
+def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
+    """Read two items of training and validation, call every loss on them, and look at what it returns.
 
     Args:
         exp: the experiment.
         monitors: what each config key monitors, e.g. {"run.monitor": "val/loss"}; None: nothing.
 
     Raises:
-        UserError: an evaluation gives no such value; those that it gives are named.
+        UserError: an item cannot be read, a loss fails or returns something else than (loss, metrics), nothing gives
+            the value that is monitored, or a schedule ends before the run.
     """
-    names = [f"val/{name}" for name in _evaluated_names(exp)]
-    for key, monitor in monitors.items():
-        if monitor is not None and monitor.startswith("rollout/"):  # its names show when it runs
-            if exp.rollout is None or exp.settings.rollout_every is None:
+    check_schedules(exp)
+    check_metrics(exp)
+    batch = _first_batch(exp, "train")
+    _check_inputs(exp, batch)
+    batch = to_device(batch, exp.device)
+    with _without_trace(exp, exp.train_model):
+        for name, loss in exp.losses.items():
+            value, _ = _call(exp, name, loss, exp.train_model, batch)
+            if not value.requires_grad:  # a network may compute no gradients in eval mode
+                exp.train_model.train()
+                value, _ = _call(exp, name, loss, exp.train_model, batch)
+                exp.train_model.eval()
+            if not value.requires_grad:
                 raise UserError(
-                    f"{key.replace('..', '.')}={monitor}: there are no rollouts\nset rollout and run.rollout_every"
+                    f"{_key(name)}: the loss has no gradient: it depends on no parameter that is trained"
+                    "\nlook for detach(), .item(), no_grad() or requires_grad=False on the way from the model to it"
                 )
-        elif monitor is not None and monitor not in names:
-            near = nearest(monitor, names)[0]
+    names = _check_evaluation(exp)
+    has_rollouts = exp.rollout is not None and exp.settings.rollout_every is not None
+    check_monitors(monitors, [*names, *exp.metrics], list(exp.metrics), has_rollouts)
+    _check_last_batch(exp)
+
+
+def check_monitors(
+    monitors: Mapping[str, str | None], names: list[str], metrics: list[str], has_rollouts: bool
+) -> None:
+    """UserError: no evaluation gives a monitored value; those that it gives (`names`) are named."""
+    allowed = [f"val/{name}" for name in names]
+    for key, monitor in monitors.items():
+        if monitor is None or monitor in allowed:
+            continue
+        if monitor.startswith("rollout/"):  # its names show when it runs
+            if has_rollouts:
+                continue
             raise UserError(
-                f"{key.replace('..', '.')}={monitor}: an evaluation gives no such value"
-                f"\nnearest: {near}; allowed: {', '.join(names)}"
+                f"{key.replace('..', '.')}={monitor}: there are no rollouts\nset rollout and run.rollout_every"
+            )
+        if any(monitor.startswith(f"val/{metric}/") for metric in metrics):  # one of the numbers of a metric
+            continue
+        near = nearest(monitor, allowed)[0]
+        raise UserError(
+            f"{key.replace('..', '.')}={monitor}: an evaluation gives no such value"
+            f"\nnearest: {near}; allowed: {', '.join(allowed)}"
+        )
+
+
+def check_metrics(exp: Any) -> None:
+    """UserError: a metric lacks a method, or its name is that of a column."""
+    for name, metric in exp.metrics.items():
+        _check_name(f"metrics.{name}", name, (*COLUMNS, "loss"))
+        missing = [method for method in ("update", "compute", "reset") if not hasattr(metric, method)]
+        if missing:
+            raise UserError(
+                f"metrics.{name}: {type(metric).__name__} has no {', '.join(missing)}"
+                "\na metric has update(model, batch), compute() and reset()"
             )
 
 
-def _evaluated_names(exp: Any) -> list[str]:
-    batch = map_tensors(_one_item(exp, "val"), lambda tensor: tensor.to(exp.device))
-    names, model = [], exp.eval_model
-    with evaluating(model, *exp.losses.values()), keys.keyed(exp.settings.seed, "check"), torch.no_grad(), exp.autocast:
+def check_schedules(exp: Any) -> None:
+    """UserError: a schedule cannot be advanced as often as the run does it."""
+    for name, schedule in exp.schedulers.items():
+        count, scheduler = exp.num_steps, schedule.scheduler
+        if schedule.interval == "metric":
+            continue
+        if schedule.interval == "epoch":
+            count //= exp.steps_per_epoch
+        key = f"scheduler.{name}".rstrip(".") + ".schedule"
+        total = getattr(scheduler, "total_steps", count)
+        if count > total:
+            raise UserError(
+                f"{key}: {type(scheduler).__name__} ends after {total} {schedule.interval}s, and the run has {count}"
+                "\ngive it as many, or a smaller run.budget; run.schedule_budget=null makes it as long as the run"
+            )
+        for multiplier in getattr(scheduler, "lr_lambdas", ()):
+            try:
+                multiplier(count)
+            except Exception as error:
+                raise UserError(explain(error, f"{key}, at {schedule.interval} {count}")) from error
+
+
+def _check_inputs(exp: Any, batch: Any) -> None:
+    """Let every loss that has `check(model, batch)` look at a batch; it raises a ValueError where they do not fit."""
+    for name, loss in exp.losses.items():
+        if hasattr(loss, "check"):
+            try:
+                loss.check(exp.model, batch)
+            except ValueError as error:
+                raise UserError(f"{_key(name)}: {error}") from error
+
+
+def _check_evaluation(exp: Any) -> list[str]:
+    """The names of the values that an evaluation gives, from one of two items."""
+    names = []
+    batch = to_device(_first_batch(exp, "val"), exp.device)
+    with _without_trace(exp, exp.eval_model):
         for name, loss in exp.losses.items():
-            _, values = loss(model, batch)
-            names += [f"{name}/{key}".lstrip("/") for key in ("loss", *values) if key not in ("weight", "output")]
-    return [*names, *exp.metrics]
+            with torch.no_grad():
+                try:
+                    _, values = _call(exp, name, loss, exp.eval_model, batch)
+                except UserError as error:
+                    if "does not require grad" not in str(error):
+                        raise
+                    raise _advised(
+                        error,
+                        "an evaluation computes no gradients: put the part of the loss that needs them under "
+                        "`with torch.enable_grad():`",
+                    ) from error
+            names += [f"{name}/{key}".lstrip("/") for key in ("loss", *values) if key not in NO_METRICS]
+    return names
 
 
-def _one_item(exp: Any, split: str) -> Any:
-    dataset = exp.datasets[split]
-    with keys.keyed(exp.settings.seed, "check"):
-        if hasattr(dataset, "get_batch"):
-            return dataset.get_batch(torch.tensor([0]))
-        return getattr(dataset, "collate", default_collate)([dataset[0]])
+def _check_last_batch(exp: Any) -> None:
+    """UserError: the last batch of an epoch holds one item, and the losses fail on one, as batch norm does."""
+    loader = exp.loaders["train"]
+    if loader.size(len(loader) - 1) > 1:
+        return
+    batch = to_device(_read(exp, "train", next(iter(loader.indices(0, len(loader) - 1)))), exp.device)
+    with _without_trace(exp, exp.train_model):
+        exp.train_model.train()
+        for name, loss in exp.losses.items():
+            try:
+                _call(exp, name, loss, exp.train_model, batch)
+            except UserError as error:
+                advice = "give loader.drop_last=true, or another loader.batch_size"
+                if loader.batch_size == 1:
+                    advice = "give a larger loader.batch_size"
+                cause = f"loader.batch_size={loader.batch_size}: of {loader.num_items} items the last batch has one: "
+                raise _advised(error, advice, cause) from error
+
+
+def _call(exp: Any, name: str, loss_fn: Any, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Any]]:
+    """What a loss returns for a batch; UserError: it fails, or returns something else than (loss, metrics)."""
+    key = _key(name)
+    with keys.keyed(exp.settings.seed, "check", name), exp.autocast:
+        try:
+            returned = loss_fn(model, batch)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{explain(error, key)}\nthe batch is {describe(batch)}") from error
+    wanted = "\na loss returns (loss, metrics): the scalar tensor to minimise, and a dict of scalars to log"
+    if not isinstance(returned, tuple | list) or len(returned) != 2:
+        raise UserError(f"{key}: {type(loss_fn).__name__} returned {_words(returned)}{wanted}")
+    loss, metrics = returned
+    if not isinstance(metrics, Mapping):
+        raise UserError(f"{key}: {type(loss_fn).__name__} returned {_words(metrics)} for metrics{wanted}")
+    if not isinstance(loss, Tensor) or loss.ndim > 0:
+        raise UserError(f"{key}: {type(loss_fn).__name__} returned {_words(loss)} for the loss{wanted}")
+    for metric, value in metrics.items():
+        if metric == "output":
+            continue
+        place = f"{key}: {type(loss_fn).__name__}: metrics[{metric!r}]"
+        _check_name(place, metric, OWN_KEYS if name else (*OWN_KEYS, *COLUMNS))
+        if not isinstance(value, float | int) and not (isinstance(value, Tensor) and value.numel() == 1):
+            raise UserError(f"{place} is {_words(value)}{wanted}")
+    return loss, metrics
+
+
+def _advised(error: UserError, advice: str, cause: str = "") -> UserError:
+    """The error of a loss with better advice in the place of its last line."""
+    lines = str(error).splitlines()
+    return UserError("\n".join([cause + lines[0], *lines[1:-1], advice]))
+
+
+def _check_name(place: str, name: Any, taken: tuple[str, ...]) -> None:
+    if not isinstance(name, str):
+        raise UserError(f"{place}: {name!r} is a {type(name).__name__}, not a name")
+    if name in taken:
+        raise UserError(f"{place}: the name {name!r} is taken\nchoose another than {', '.join(taken)}")
+
+
+def _words(value: Any) -> str:
+    """A value's kind in words."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def _key(name: str) -> str:
+    return f"loss.{name}".rstrip(".")
+
+
+@contextlib.contextmanager
+def _without_trace(exp: Any, model: nn.Module) -> Iterator[None]:
+    """Put a model and the losses into eval mode; give their modes, buffers and states back afterwards."""
+    losses = exp.losses.values()
+    modules = [module for part in (model, *losses) if isinstance(part, nn.Module) for module in part.modules()]
+    buffers = [(module, dict(module._buffers)) for module in modules if module._buffers]
+    values = [(buffer, buffer.clone()) for _, named in buffers for buffer in named.values() if buffer is not None]
+    stateful = [loss for loss in losses if hasattr(loss, "load_state_dict") and not isinstance(loss, nn.Module)]
+    states = [copy.deepcopy(loss.state_dict()) for loss in stateful]
+    try:
+        with evaluating(model, *losses):
+            yield
+    finally:
+        for module, named in buffers:
+            module._buffers.update(named)
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)
+        for loss, state in zip(stateful, states, strict=True):
+            loss.load_state_dict(state)
+
+
+def _first_batch(exp: Any, split: str) -> Any:
+    """The first two items of a split's first batch, as a batch."""
+    return _read(exp, split, next(iter(exp.loaders[split].indices(0)))[:2])
+
+
+def _read(exp: Any, split: str, indices: Tensor) -> Any:
+    """Some items of a split as a batch on the CPU; UserError: one of them cannot be read."""
+    loader = exp.loaders[split]
+    if loader.workers is not None:
+        try:
+            return loader.workers.read(0, indices)
+        except RunError as error:
+            raise UserError(f"data.dataset: {error}") from error
+    with keys.keyed(exp.settings.seed, "check", split):
+        try:
+            return loader.dataset.get_batch(indices)
+        except Exception as error:
+            raise UserError(explain(error, f"data.dataset: get_batch of the {split} split")) from error

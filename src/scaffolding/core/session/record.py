@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from loguru import logger
 
-from ..errors import StorageError
-from ..folder.facts import Facts
+from ..errors import RunError, StorageError
+from ..folder.facts import AXES, TIMINGS, Facts
 from ..state.checkpoint import link_checkpoint
 from ..state.files import CheckpointFiles
 from ..state.progress import RunState
@@ -61,6 +61,12 @@ class Record:
         Returns:
             The values as numbers.
         """
+        taken = {*AXES, *TIMINGS} & values.keys()
+        if taken:
+            raise RunError(
+                f"a value of the {split} row is named {', '.join(sorted(taken))}, which is a column of every row"
+                "\ngive it another name where it is made: in a loss, a metric, a rollout or train_step"
+            )
         state, numbers = at or self.state, self._numbers(values)
         row: dict[str, Any] = {"step": state.step, "epoch": state.epoch_of_step, "samples": state.samples}
         row["split"] = split
