@@ -194,7 +194,7 @@ def test_hydra_is_left_as_it_was(project: Project, at_work: Any) -> None:
 
 
 @pytest.mark.parametrize("what", ["import nosuch_library", "from torch import nosuch_name"])
-def test_a_broken_import_in_a_target_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_what_is_wrong_with_a_target_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Fails where it reads as if the owner's module were not there, or shows a traceback."""
     (tmp_path / "broken_part.py").write_text(f"{what}\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -202,6 +202,8 @@ def test_a_broken_import_in_a_target_is_told(tmp_path: Path, monkeypatch: pytest
         check_targets({"_target_": "broken_part.Thing"}, "model")
     with pytest.raises(UserError, match="there is no module 'absent_part'"):
         check_targets({"_target_": "absent_part.Thing"}, "model")
+    with pytest.raises(UserError, match=r"model\.in_featurs: .* takes no argument .*\nnearest: in_features;"):
+        check_targets({"_target_": "torch.nn.Linear", "in_featurs": 3}, "model")
 
 
 # --- the real entry point ---

@@ -145,7 +145,8 @@ def test_training_goes_on_while_the_disk_is_full(train: Train, whole_run: Path, 
         rows = [Facts(run / "facts").rows() for run in (whole_run, disk / "full")]
         steps = [[(row["step"], row["split"], row["loss"]) for row in table] for table in rows]
         assert steps[0][:-1] == steps[1][:-1]  # without the test: the best step may be one that was not saved
-        done = train(*words, "run.name=stays_full", env=full, code=74)
+        done = train(*words, "run.name=stays_full", "run.save_every=1", env=full, code=74)
+        assert "failed at step 15" in done.stderr  # the tenth save in a row
         assert "could not write" in done.stderr and "Traceback" not in done.stderr
 
 

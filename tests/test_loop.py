@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TESTS, TINY, Train, latest
+from conftest import TESTS, TINY, Train, generators, latest
 from torch import Tensor, nn
 
+from scaffolding import plot
 from scaffolding.core.batches.loader import MicroBatch
 from scaffolding.core.config.compose import compose_config
 from scaffolding.core.errors import RunError, UserError
@@ -20,13 +21,13 @@ from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.train import train_step
 
+SEARCH = f"hydra.searchpath=['file://{TESTS / 'configs'}']"
 SGD = ("optimizer=sgd", "optimizer.lr=0.0", "optimizer.momentum=0.0", "optimizer.nesterov=false")
 
 
 def build(*overrides: str, model: str = "tiny") -> Experiment:
     """A small experiment, built in this process."""
-    search = f"hydra.searchpath=['file://{TESTS / 'configs'}']"
-    words = [search, "data=noisy", f"model={model}", "plots=none", "tracker=none", "mode=prod", *overrides]
+    words = [SEARCH, "data=noisy", f"model={model}", "plots=none", "tracker=none", "mode=prod", *overrides]
     exp = Experiment(compose_config(PROJECT, words))
     exp.prepare()
     exp.model.train()
@@ -82,10 +83,30 @@ def test_dropout_is_a_function_of_seed_network_epoch_and_position() -> None:
     for one, other in zip(together, alone, strict=True):
         assert torch.equal(one, other) and not torch.equal(one, masks[-1])
     assert not any("generator" in name for name in exp.state_dict())
+    draws = set()
+    for network, epoch, position in (("", 0, 0), ("", 0, 1), ("", 1, 0), ("other", 0, 0)):
+        for _ in exp.keyed(network, [part._replace(epoch=epoch) for part in step_of(first, position=position)]):
+            draws.add(float(torch.rand(())))
+    assert len(draws) == 4
+
+
+def test_the_first_weights_are_a_function_of_the_seed() -> None:
+    one, two, other = (build(f"run.seed={seed}").model.state_dict() for seed in (0, 0, 1))
+    assert first_difference(one, two) is None and first_difference(one, other) is not None
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_gradients_are_clipped_to_the_norm(precision: str) -> None:
+    """Fails where they are measured only, or where the scale of float16 is still in them."""
+    exp = build(*SGD, f"run.precision={precision}", "run.clip_grad_norm=0.01")
+    metrics = train_step(exp, next(exp.train_loader.steps(exp.state, 1)))
+    norm = torch.stack([gradient.norm() for gradient in gradients(exp)]).norm()
+    assert float(norm) == pytest.approx(0.01, rel=0.01) and 0.1 < float(metrics["grad_norm"]) < 100
 
 
 def test_schedule_and_averages_follow_applied_updates_only() -> None:
-    exp = build("run.precision=float16", "scheduler=cosine", "run.ema_decay=0.5")
+    """And the scale of float16, which a skipped update lowers, is restored with the rest."""
+    exp, other = (build("run.precision=float16", "scheduler=cosine", "run.ema_decay=0.5") for _ in range(2))
     scheduler = exp.schedulers[""].scheduler
     points, labels = torch.randn(8, 8), torch.randint(0, 3, (8,))
     good, bad = step_of((points, labels)), step_of((points * 1e30, labels))
@@ -100,6 +121,8 @@ def test_schedule_and_averages_follow_applied_updates_only() -> None:
     train_step(exp, good)
     assert (exp.scaler.num_skipped, scheduler.last_epoch, int(exp.ema.n_averaged)) == (0, 1, 1)
     exp.check_finite()
+    other.load_state_dict(copy.deepcopy(exp.state_dict()))
+    assert first_difference(exp.state_dict(), other.state_dict()) is None
     with pytest.raises(RunError, match="in a row"):
         for _ in range(MAX_SKIPPED):
             train_step(exp, bad)
@@ -152,6 +175,7 @@ def test_evaluation_weighs_items_not_batches() -> None:
     assert [len(labels) for _, labels in batches] == [16, 14]  # the last batch is smaller
     points, labels = torch.cat([p for p, _ in batches]), torch.cat([y for _, y in batches])
     logits = exp.model(points).detach()
+    exp.metrics["labels"].seen.add(-1)  # left by whoever used it before
     values = evaluate(exp, "val")
     assert values["loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-6)
     assert values["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()), rel=1e-6)
@@ -160,6 +184,14 @@ def test_evaluation_weighs_items_not_batches() -> None:
     before = copy.deepcopy(exp.state_dict())
     assert evaluate(exp, "val") == values
     assert exp.model.training and first_difference(before, exp.state_dict()) is None, "evaluation leaves a trace"
+
+
+def test_looking_leaves_the_generators_alone() -> None:
+    """Fails where what an evaluation or a figure draws changes what the loop draws next."""
+    exp, before = build("+plots.figure._target_=tiny.Figure"), generators()
+    evaluate(exp, "val")
+    plot.draw(exp, "val")
+    assert generators() == before
 
 
 def test_means_of_values_in_half_precision() -> None:
@@ -236,8 +268,7 @@ def test_rows_count_items_and_measure_the_machine(whole_run: Path) -> None:
 
 def test_dev_mode_is_set_to_take_every_branch() -> None:
     """Fails where dev mode has no second epoch, no odd last batch, no workers, or leaves out a look or the proof."""
-    search = f"hydra.searchpath=['file://{TESTS / 'configs'}']"
-    exp = Experiment(compose_config(PROJECT, [search, "data=noisy", "model=tiny", "mode=dev"]))
+    exp = Experiment(compose_config(PROJECT, [SEARCH, "data=noisy", "model=tiny", "mode=dev"]))
     for loader in (exp.train_loader, exp.val_loader):
         assert len(loader) > 2 and len(loader.dataset) % loader.batch_size > 1, loader.name
     assert exp.num_steps == 2 * exp.steps_per_epoch
@@ -249,6 +280,8 @@ def test_dev_mode_is_set_to_take_every_branch() -> None:
 
 
 def test_overfit_mode_says_whether_the_loss_fell(train: Train) -> None:
+    exp = Experiment(compose_config(PROJECT, [SEARCH, "data=noisy", "model=tiny", "mode=overfit"]))
+    assert len(exp.train_loader) == 1 and exp.cfg.scheduler.schedule is None
     words = (*TINY[:3], "model=tiny", "mode=overfit", "loader.limit_eval=5")
     assert "the loss fell below 0.9 at step" in train(*words, "run.target_loss=0.9").stdout
     assert "did NOT fall below 0.0001 in 12 steps" in train(*words, "run.target_loss=0.0001", "run.budget=12").stdout
@@ -257,7 +290,9 @@ def test_overfit_mode_says_whether_the_loss_fell(train: Train) -> None:
 def test_a_figure_with_a_state_can_be_rehearsed(train: Train) -> None:
     """Fails where the rehearsal, which draws nothing, is expected to have the state of figures."""
     words = (*TINY, "mode=dev", "tracker=none", "loader.num_workers=0", "+plots.figure._target_=tiny.CountingFigure")
-    assert "tensors identical" in train(*words).stdout
+    done = train(*words, "+plots.first._target_=tiny.StartFigure")
+    assert "tensors identical" in done.stdout
+    assert done.stderr.count("figure first skipped: ") == 1 and "(ln 3 = 1.0986)" in done.stderr
 
 
 def test_compiled_run_saves_plain_names() -> None:

@@ -16,6 +16,8 @@ from conftest import BASE, ENV, TRAIN, Train, assert_same_run, latest, run_train
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
 from scaffolding.core.state import checkpoint
+from scaffolding.evaluate import evaluate
+from scaffolding.experiment import Experiment
 
 STOP = {"KILL_AT": "7", "KILL_WITH": "SIGTERM"}
 
@@ -58,6 +60,15 @@ def looking_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("looking")
     run_train(*LOOKING, f"paths.output_root={root}", "run.name=whole", env={"TRACE": str(root / "trace")})
     return root / "whole"
+
+
+def test_the_averaged_weights_are_evaluated(looking_run: Path) -> None:
+    """Fails where evaluations or rollouts look at the raw weights, though run.ema_decay is set."""
+    exp = Experiment.from_path(looking_run, checkpoint="latest")
+    rows = {row["split"]: row for row in exp.history() if row["step"] == exp.state.step}
+    assert evaluate(exp, "val")["loss"] == rows["val"]["loss"]
+    weights = sum(float(parameter.detach().double().sum()) for parameter in exp.model.parameters())
+    assert rows["rollout"]["weights"] == pytest.approx(weights)
 
 
 STRIKES = [  # environment, exit code, the step that is saved: most of them at step 4, a step with every kind of look
@@ -138,6 +149,7 @@ def test_second_signal_leaves_at_once(output_root: Path, tmp_path: Path) -> None
     for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
         run.send(number)  # both are pending when it goes on: no step lies between them
     assert run.wait(30) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert read_status(output_root / "slow")["status"] == "died"  # it did not stop in good order
 
 
 # --- workers

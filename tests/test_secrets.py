@@ -59,13 +59,13 @@ def test_secrets_are_in_no_file(tmp_path: Path, ending: str) -> None:
     for name in ("src", "configs"):
         ignored = shutil.ignore_patterns("__pycache__", "local.yaml")
         shutil.copytree(PROJECT_ROOT / name, tmp_path / name, ignore=ignored)
-    (tmp_path / ".env").write_text(f"OTHER_API_KEY={SECRETS['dotenv']}\n")
+    (tmp_path / ".env").write_text(f"OTHER_API_KEY={SECRETS['dotenv']}\nKNOWN=dotenv\n")
     (tmp_path / "configs" / "local.yaml").write_text(f"data:\n  password: {SECRETS['local']}\n")
     data, model = trainable()[0]
     tracker = "wandb_offline" if "wandb_offline" in options("tracker") else "none"
     inner = f"+data.more={{api_key: {SECRETS['inner']}, list: [{{password: '{SECRETS['inner']}'}}]}}"
     words = [f"data={data}", f"model={model}", "mode=dev", "plots=none", f"tracker={tracker}", "run.name=run"]
-    words += [f"+data.token={SECRETS['word']}", inner]
+    words += [f"+data.token={SECRETS['word']}", inner, "+data.known=${oc.env:KNOWN}"]
     words += ["rollout={_target_: torch.nn.Identity}"] if ending == "failed" else []  # it takes one argument, not two
     secrets = dict.fromkeys(("WANDB_API_KEY", "MY_TOKEN"), SECRETS["env"])
     places = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "src"), *INHERITED]), "HOME": str(tmp_path / "home")}
@@ -74,6 +74,7 @@ def test_secrets_are_in_no_file(tmp_path: Path, ending: str) -> None:
     assert done.returncode == (ending == "failed"), done.stderr
     files = [path for folder in ("_output", "home") for path in (tmp_path / folder).rglob("*") if path.is_file()]
     assert tmp_path / "_output" / "dev" / "run" / "log.txt" in files and len(files) > 5
+    assert "known: dotenv" in (tmp_path / "_output" / "dev" / "run" / "config.yaml").read_text(), ".env was not read"
     found = {str(path): name for path in files for name in SECRETS if SECRETS[name].encode() in path.read_bytes()}
     assert found == {}
     assert not [name for name in SECRETS if SECRETS[name] in done.stdout + done.stderr]

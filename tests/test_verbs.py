@@ -14,6 +14,7 @@ from conftest import BASE, TESTS, Train, assert_same_run, latest, run_train, tre
 from scaffolding.config import Config
 from scaffolding.core.config.usage import change_of
 from scaffolding.core.folder.facts import Facts
+from scaffolding.core.folder.folder import read_status
 from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import CheckpointFiles
@@ -123,6 +124,16 @@ def test_what_has_no_effect_here_is_said(train: Train, stopped_run: Path, output
         assert line in done.stderr
     config = yaml.safe_load((output_root / "stopped" / "config.yaml").read_text())
     assert config["run"]["tags"] == ["late"] and config["run"]["budget"] == "8"
+
+
+def test_the_best_is_another_one_once_another_value_decides(train: Train, stopped_run: Path, output_root: Path) -> None:
+    """Fails where an accuracy is compared with the lowest loss so far."""
+    resumed(
+        train, stopped_run, output_root, "resume", "run.monitor=val/accuracy", "run.monitor_mode=max", "run.budget=8"
+    )
+    status, rows = read_status(output_root / "stopped"), Facts(output_root / "stopped" / "facts").rows()
+    (accuracy,) = [row["accuracy"] for row in rows if (row["step"], row["split"]) == (8, "val")]
+    assert (status["best_step"], status["best"]) == (8, accuracy)
 
 
 def test_a_longer_budget_asks_which_total_the_schedule_is_made_for(train: Train, output_root: Path) -> None:
