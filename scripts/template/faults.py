@@ -50,7 +50,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("objects of yours are not restored", 'part.load_state_dict(content["objects"][name])', "pass"),
         ("the count of averages is not restored", "self.ema.n_averaged.fill_", "print"),
         ("from_path leaves the model in training mode", "part.eval()", "pass"),
-        ("what a loss learns is not trained", "loss, nn.Module):\n                known", "loss, str):\n                known"),
+        (
+            "what a loss learns is not trained",
+            "loss, nn.Module):\n                known",
+            "loss, str):\n                known",
+        ),
         ("rollouts read all items", 'settings["limit_rollout"] is not None', "False"),
         ("drop_last does nothing", 'is_train and settings["drop_last"]', "False"),
         ("workers start late, with code edited since", "loader.workers.start()", "pass"),
@@ -67,7 +71,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("label_smoothing does nothing", "label_smoothing=self.label_smoothing", "label_smoothing=0.0"),
     ],
     f"{CORE}/batches/loader.py": [
-        ("the order is that of every epoch", "generator(self.seed, self.name, epoch)", "generator(self.seed, self.name)"),
+        (
+            "the order is that of every epoch",
+            "generator(self.seed, self.name, epoch)",
+            "generator(self.seed, self.name)",
+        ),
         ("a batch read at once is keyed by nothing", "self.name, epoch, position), with", "self.name), with"),
     ],
     f"{CORE}/batches/workers.py": [
