@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from scaffolding.core.folder.facts import Facts
 from scaffolding.core.precision import MAX_SKIPPED
 from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
-from scaffolding.evaluate import evaluate
+from scaffolding.evaluate import evaluate, mean
 from scaffolding.experiment import PROJECT, Experiment
+from scaffolding.schedules import Schedule, advance
 from scaffolding.train import train_step
 
 SEARCH = f"hydra.searchpath=['file://{TESTS / 'configs'}']"
@@ -61,6 +63,47 @@ def test_accumulation_equals_the_big_batch(sizes: tuple[int, ...]) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_may_say_what_its_mean_counts() -> None:
+    """Fails where a mean over some of the items, as over tokens without padding, is weighed by all of them."""
+
+    def loss_of_two_classes(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        is_counted = batch[1] != 2
+        losses = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        return (losses * is_counted).sum() / is_counted.sum(), {"weight": is_counted.sum()}
+
+    exp = build(*SGD, "loader.batch_size=16")
+    exp.model.eval()
+    exp.losses[""] = loss_of_two_classes
+    points, labels = torch.randn(12, 8), torch.tensor([0, 2, 2, 2, 1, 1, 0, 2, 0, 1, 1, 0])
+    whole = train_step(exp, step_of((points, labels)))
+    expected = gradients(exp)
+    parts = train_step(exp, step_of(*zip(points.split(4), labels.split(4), strict=True)))
+    for one, other in zip([*expected, whole["loss"]], [*gradients(exp), parts["loss"]], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    batches = list(exp.val_loader)
+    loss, _ = loss_of_two_classes(exp.model, [torch.cat(part) for part in zip(*batches, strict=True)])
+    assert len(batches) == 2 and evaluate(exp, "val") == {"loss": pytest.approx(float(loss.detach()), rel=1e-5)}
+
+
+def test_what_a_loss_learns_is_trained_and_restored() -> None:
+    exp, other = (build("loss._target_=tiny.LearnedLoss", "optimizer.lr=0.1") for _ in range(2))
+    scale = exp.losses[""].scale
+    train_step(exp, next(exp.train_loader.steps(exp.state, 1)))
+    assert float(scale.detach()) != 1
+    other.load_state_dict(copy.deepcopy(exp.state_dict()))
+    assert torch.equal(other.losses[""].scale, scale)
+
+
+def test_parameter_groups_have_settings_of_their_own() -> None:
+    group = "{max_ndim: 1, weight_decay: 0.0, lr: 0.5, name: small}"
+    exp = build(f"+optimizer.groups=[{group}]", "optimizer.weight_decay=0.25", "optimizer.lr=0.125")
+    rest, small = exp.optimizers[""].param_groups
+    assert {part.ndim for part in rest["params"]} == {2} and {part.ndim for part in small["params"]} == {1}
+    assert (rest["weight_decay"], small["weight_decay"]) == (0.25, 0.0)
+    metrics = train_step(exp, next(exp.train_loader.steps(exp.state, 1)))
+    assert (metrics["lr"], metrics["lr/small"]) == (0.125, 0.5)
 
 
 def test_dropout_is_a_function_of_seed_network_epoch_and_position() -> None:
@@ -187,11 +230,20 @@ def test_evaluation_weighs_items_not_batches() -> None:
 
 
 def test_looking_leaves_the_generators_alone() -> None:
-    """Fails where what an evaluation or a figure draws changes what the loop draws next."""
+    """Fails where what an evaluation or a figure draws changes what the loop draws next; or where a part of the model
+    that is kept in eval mode learns from then on."""
     exp, before = build("+plots.figure._target_=tiny.Figure"), generators()
+    part = next(module for module in exp.model.modules() if isinstance(module, nn.BatchNorm1d)).eval()
     evaluate(exp, "val")
     plot.draw(exp, "val")
     assert generators() == before
+    assert exp.model.training and not part.training
+
+
+def test_loaders_read_what_the_config_says() -> None:
+    exp = build("loader.batch_size=50", "loader.drop_last=true", "loader.limit_rollout=7")
+    sizes = [[len(labels) for _, labels in exp.loaders[name]] for name in ("train", "val", "rollout")]
+    assert sizes == [[50, 50], [30], [7]]
 
 
 def test_means_of_values_in_half_precision() -> None:
@@ -202,6 +254,8 @@ def test_means_of_values_in_half_precision() -> None:
     micro_batches = step_of(*[(torch.zeros(2, 8), torch.zeros(2, dtype=torch.int64))] * 200)
     exp.losses[""] = lambda model, batch: (model(batch[0]).sum(), {"half": torch.tensor(0.37, dtype=torch.bfloat16)})
     assert float(train_step(exp, micro_batches)["half"]) == pytest.approx(0.37, abs=0.002)
+    halves = [(torch.tensor(value, dtype=torch.bfloat16), 1) for value in (1.0, 1.0078125)]
+    assert float(mean(halves)) == 1.00390625
 
 
 def test_a_misspelt_monitor_is_refused(train: Train, output_root: Path) -> None:
@@ -250,7 +304,8 @@ def test_early_stopping_and_best(train: Train, output_root: Path) -> None:
     losses = {row["step"]: row["loss"] for row in Facts(output_root / "run" / "facts").rows() if row["split"] == "val"}
     assert losses[best] == min(losses.values())
     tested = evaluate(Experiment.from_path(output_root / "run", checkpoint="best"), "test")
-    assert Facts(output_root / "run" / "facts").rows()[-1]["loss"] == tested["loss"], "not the best weights"
+    row = Facts(output_root / "run" / "facts").rows()[-1]
+    assert (row["split"], row["step"], row["loss"]) == ("test", best, tested["loss"]), "not the best weights"
     assert state["step"] == best + 6 < 400  # three evaluations later
     assert "takes effect" in train("resume=run", "run.patience=5", f"run.budget={best + 8}").stderr
     assert latest(output_root / "run")["state"]["step"] == best + 8
@@ -299,6 +354,15 @@ def test_compiled_run_saves_plain_names() -> None:
     exp = build("run.compile=true")
     assert exp.model._compiled_call_impl is not None
     assert not any("_orig_mod" in name for name in exp.state_dict()["model"])
+
+
+def test_a_schedule_may_look_at_rollouts() -> None:
+    """Fails where it is shown the values of an evaluation, in which that of the rollout is missing."""
+    scheduler = Mock()
+    schedules = {"": Schedule(scheduler, "metric", "rollout/items")}
+    advance(schedules, "metric", {"loss": 1.0}, "val")
+    advance(schedules, "metric", {"items": 3.0}, "rollout")
+    scheduler.step.assert_called_once_with(3.0)
 
 
 @pytest.mark.parametrize(("interval", "rate"), [("step", 0.5**6), ("epoch", 0.5**3), ("metric", 0.01)])

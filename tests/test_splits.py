@@ -30,6 +30,10 @@ class InMemory(Numbers):
     def collate(self, samples: list[Any]) -> str:
         return f"collated {samples}"
 
+    def order(self, positions: Tensor, generator: torch.Generator) -> Tensor:
+        """The largest first."""
+        return positions.argsort(descending=True)
+
 
 def items(split: Split) -> list[int]:
     return [split[index] for index in range(len(split))]
@@ -94,7 +98,8 @@ def test_split_forwards_what_the_dataset_has() -> None:
     assert not hasattr(plain, "get_batch") and not hasattr(plain, "collate")
     assert items(plain) == [7, 3, 5]
     assert fast.get_batch(torch.tensor([2, 0])).tolist() == [50, 70]
-    assert fast.collate([1]) == "collated [1]"
+    assert fast.collate([1]) == "collated [1]" and not hasattr(plain, "order")
+    assert [items(fast)[index] for index in fast.order(torch.Generator())] == [7, 5, 3]
     assert Split(InMemory(), None, "train").get_batch(torch.tensor([2, 0])).tolist() == [20, 0]
     limited = limit(fast, 2, seed=0)
     assert limited.get_batch(torch.tensor([0, 1])).tolist() == [10 * item for item in items(limited)]

@@ -309,6 +309,17 @@ class SetOrder(NoisyPoints):
         return super().__getitem__(int(self.names[index].removeprefix("item_")))
 
 
+class LearnedLoss(nn.Module):
+    """The same, with a scale of the logits that is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return F.cross_entropy(self.scale * model(batch[0]), batch[1]), {}
+
+
 class ExplodingLoss(TinyLoss):
     """Finite at every step; its gradient is not, at the step in EXPLODE_AT."""
 

@@ -123,6 +123,10 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("the patch lacks new files", '"--all"', '"--update"'),
         ("packages are not noted", "for found in installed", "for found in installed[:1]"),
     ],
+    f"{CORE}/optimizers.py": [
+        ("a parameter group has the settings of the rest", 'group["name"], **settings', 'group["name"]'),
+        ("max_ndim takes all parameters", 'group.get("max_ndim", parameter.ndim)', "parameter.ndim"),
+    ],
     f"{CORE}/modes.py": [
         ("a frozen part learns after an evaluation", "module.training = mode", "module.training = True"),
     ],
@@ -130,7 +134,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a schedule looks at rollouts as at evaluations", "elif split_of(monitor) == split:", "else:"),
     ],
     f"{CORE}/resume/resume.py": [
-        ("a fork from the latest weights", "file = files.best_or_latest()", "file = files.latest"),
+        ("a fork from the latest weights", "files.best_or_newest(None)", "files.newest() or (run, {})"),
         ("other data pass at a resume", "if saved[:2] != now[:2]:", "if False:"),
         ("items of other values pass at a resume", "saved[2] != now[2]", "False"),
         ("a changed optimizer setting does nothing", "group[name] = value", "pass"),
@@ -174,6 +178,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("damage is not looked for", "bad = archive.testzip()", "bad = None"),
         ("checkpoints may hold code", "weights_only=True)\n    except", "weights_only=False)\n    except"),
         ("optimizer states in the weights' type", "own[name] = value.to(own[name].device)", "pass"),
+    ],
+    f"{CORE}/state/files.py": [
         ("all checkpoints are kept", "old.unlink()", "pass"),
         ("there is no model.pt", "self.model.symlink_to(", "str("),
     ],
