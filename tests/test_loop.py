@@ -17,6 +17,7 @@ from scaffolding.core.errors import RunError, UserError
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.precision import MAX_SKIPPED
 from scaffolding.core.resume.rehearsal import first_difference
+from scaffolding.core.resume.resume import load_state
 from scaffolding.core.state import checkpoint
 from scaffolding.evaluate import evaluate, mean
 from scaffolding.experiment import PROJECT, Experiment
@@ -206,6 +207,16 @@ def test_an_optimizer_gets_its_state_back_in_its_own_types() -> None:
     assert torch.float32 in {value.dtype for value in state.values()}, "nothing here could be cast"
     other.load_state_dict(saved)
     assert first_difference(saved, other.state_dict()) is None
+
+
+@pytest.mark.parametrize(("index", "says"), [(0, "items, now 120"), (1, "items, now 120"), (2, "other values now")])
+def test_other_data_are_refused(index: int, says: str) -> None:
+    """Fails where a run goes on with another number of items, other items, or the same ones with other values."""
+    exp = build()
+    saved = copy.deepcopy(exp.state_dict())
+    saved["splits"]["train"][index] = 7
+    with pytest.raises(UserError, match=f"data: the train split is not the one of parent: .*{says}"):
+        load_state(exp, saved, "parent", {})
 
 
 # --- evaluation

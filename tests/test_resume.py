@@ -15,6 +15,7 @@ from conftest import BASE, ENV, TRAIN, Train, assert_same_run, latest, run_train
 
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
+from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import Experiment
@@ -64,6 +65,8 @@ def looking_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_averaged_weights_are_evaluated(looking_run: Path) -> None:
     """Fails where evaluations or rollouts look at the raw weights, though run.ema_decay is set."""
+    saved = latest(looking_run)
+    assert first_difference(saved["model"], saved["ema"]["raw"]) is not None
     exp = Experiment.from_path(looking_run, checkpoint="latest")
     rows = {row["split"]: row for row in exp.history() if row["step"] == exp.state.step}
     assert evaluate(exp, "val")["loss"] == rows["val"]["loss"]

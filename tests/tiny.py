@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from hydra.experimental.callback import Callback
 from torch import Tensor, nn
 
+FAULTY = 75  # the position of the faulty item, which the validation split does not have
 passed: list[str] = []  # the points of this process
 
 
@@ -254,7 +255,7 @@ class Returned(Callback):
 
 
 class FaultyPoints(NoisyPoints):
-    """Item 77 of the training split raises, hangs, ends its process or is not a number; or each item takes a while."""
+    """An item of the training split raises, hangs, ends its process or is not a number; or each item takes a while."""
 
     def __init__(self, split: str, num_items: int, how: str) -> None:
         super().__init__(split, num_items)
@@ -264,13 +265,13 @@ class FaultyPoints(NoisyPoints):
         item, label = super().__getitem__(index)
         if self.how == "is slow":
             time.sleep(0.01)
-        elif index == 77 and self.how == "raises":
+        elif index == FAULTY and self.how == "raises":
             raise LookupError("no label for this point")
-        elif index == 77 and self.how == "hangs":
+        elif index == FAULTY and self.how == "hangs":
             time.sleep(1000)
-        elif index == 77 and self.how == "dies":
+        elif index == FAULTY and self.how == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif index == 77 and self.how == "is nan":
+        elif index == FAULTY and self.how == "is nan":
             item = item * float("nan")
         return item, label
 

@@ -119,8 +119,12 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a name may lead to a dev run by latest", 'if not key.startswith("dev/")', ""),
         ("files are not flushed to the disk", "os.fsync(file.fileno())", "pass"),
     ],
+    f"{CORE}/folder/patch.py": [
+        ("the patch lacks new files", "found.setdefault(name, Entry(name))", "pass"),
+        ("the patch has key files", "if is_key_file(path.name):", "if False:"),
+        ("the patch has huge files", "if size > MAX_FILE:", "if False:"),
+    ],
     f"{CORE}/folder/provenance.py": [
-        ("the patch lacks new files", '"--all"', '"--update"'),
         ("packages are not noted", "for found in installed", "for found in installed[:1]"),
     ],
     f"{CORE}/optimizers.py": [
