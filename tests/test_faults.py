@@ -20,7 +20,7 @@ from tiny import fill
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.folder.facts import Facts
-from scaffolding.core.folder.folder import read_status
+from scaffolding.core.folder.folder import acquire, read_status, release
 from scaffolding.core.session.run import StopFlag
 from scaffolding.core.state import checkpoint
 
@@ -202,6 +202,8 @@ def test_a_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", HOLDS], env=os.environ | ENV, cwd=tmp_path, check=True)
     (tmp_path / "status.json").write_text(json.dumps({"status": "running", "host": socket.gethostname()}))
     assert read_status(tmp_path)["status"] == "died"
+    acquire(tmp_path)
+    release(tmp_path)
 
 
 # --- signals

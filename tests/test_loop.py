@@ -1,6 +1,7 @@
 """What the loop computes: updates, weights of items, schedules, averages, evaluation; and that observing is neutral."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -359,6 +360,15 @@ def test_a_figure_with_a_state_can_be_rehearsed(train: Train) -> None:
     done = train(*words, "+plots.first._target_=tiny.StartFigure")
     assert "tensors identical" in done.stdout
     assert done.stderr.count("figure first skipped: ") == 1 and "(ln 3 = 1.0986)" in done.stderr
+
+
+def test_the_estimate_is_of_prod_mode(train: Train) -> None:
+    """Fails where it speaks of the steps of dev mode, or its parts do not fit together."""
+    done = train(*TINY[:-1], "experiment=long", "mode=dev", "loader.num_workers=0")
+    found = re.search(r"in prod mode: about ([\d.]+) (\w+) \(100,000 steps of ([\d.]+) ms\)", done.stdout)
+    assert found, done.stdout
+    seconds = float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
+    assert 0.9 < seconds / (100 * float(found[3])) < 2  # evaluations take some, too
 
 
 def test_compiled_run_saves_plain_names() -> None:

@@ -84,7 +84,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("loader.timeout does nothing", "timeout=(timeout or 0) if num_workers else 0", "timeout=0"),
     ],
     f"{CORE}/config/build.py": [
-        ("a broken import is called a missing module", 'startswith(f"{error.name}.")', 'if True or f"{name}."'),
+        ("a broken import is called a missing module", ' and f"{name}.".startswith(f"{error.name}.")', ""),
         ("wrong arguments show when the run has begun", "name not in parameters:", "name is None:"),
     ],
     f"{CORE}/config/compose.py": [
