@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,10 +21,13 @@ from conftest import BASE, ENV, TRAIN, Train, latest, run_train, tree, wait_unti
 from tiny import fill
 
 from scaffolding.config import PROJECT_ROOT
+from scaffolding.core.errors import StorageError
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import acquire, read_status, release
+from scaffolding.core.session.record import Record
 from scaffolding.core.session.run import StopFlag
 from scaffolding.core.state import checkpoint
+from scaffolding.core.state.progress import RunState
 
 REPLAY = PROJECT_ROOT / "scripts" / "replay.py"
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers are told of their parent's death on Linux")
@@ -165,6 +170,15 @@ def test_the_newest_checkpoints_are_kept_besides_the_best(train: Train, output_r
     assert names == [["best.pt", "latest.pt", "step_20.pt"], ["best.pt", "latest.pt", "step_16.pt", "step_20.pt"]]
     assert (folders[1] / "best.pt").samefile(folders[1] / "latest.pt")
     assert [checkpoint.load(folders[1] / f"step_{step}.pt")["state"]["step"] for step in (16, 20)] == [16, 20]
+
+
+def test_a_checkpoint_is_never_ahead_of_the_rows() -> None:
+    """Fails where a disk that does not take the rows gets a checkpoint: a resumed run would lack them."""
+    record: Any = Record.__new__(Record)
+    record.state, record.checkpoints, record.num_failed_saves = RunState(step=3), Mock(), 0
+    record.facts = Mock(**{"sync.side_effect": StorageError("full")})
+    record.save({})
+    assert record.num_failed_saves == 1 and not record.checkpoints.save.called
 
 
 # --- one writer
