@@ -3,6 +3,7 @@
 Most of it composes in this process, in a copy of configs/ with the options of tests/configs/ and some more.
 """
 
+import ast
 import json
 import re
 import shutil
@@ -24,6 +25,7 @@ from scaffolding.core.config.usage import changes
 from scaffolding.core.errors import UserError
 from scaffolding.experiment import PROJECT
 
+SECTIONS = ("run", "loader", "paths")
 OPTIONS = [(group, option) for group, options in groups(PROJECT.configs).items() for option in options]
 OWN = {
     "data/points.yaml": "dataset: {_target_: tiny.NoisyPoints}\nnum_classes: 3\nimage_shape: [1, 4, 4]\n",
@@ -204,6 +206,22 @@ def test_what_is_wrong_with_a_target_is_told(tmp_path: Path, monkeypatch: pytest
         check_targets({"_target_": "absent_part.Thing"}, "model")
     with pytest.raises(UserError, match=r"model\.in_featurs: .* takes no argument .*\nnearest: in_features;"):
         check_targets({"_target_": "torch.nn.Linear", "in_featurs": 3}, "model")
+
+
+def test_every_key_of_base_yaml_is_read() -> None:
+    """Fails where a setting does nothing: it is declared and nobody reads it."""
+    base = yaml.safe_load((PROJECT.configs / "base.yaml").read_text())
+    read: set[str] = set()
+    for file in [*(PROJECT_ROOT / "src").rglob("*.py"), *(PROJECT_ROOT / "scripts").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                owner = ast.unparse(node.value).rpartition(".")[2]  # exp.settings.seed, cfg.loader.timeout
+                read.add(f"{owner.replace('settings', 'run')}.{node.attr}")
+            if isinstance(node, ast.Constant):  # config["run"]["tags"], intervals.due("log")
+                read |= {f"{section}.{node.value}{more}" for section in SECTIONS for more in ("", "_every")}
+    for file in PROJECT.configs.rglob("*.yaml"):
+        read |= set(re.findall(r"\$\{((?:run|loader|paths)\.\w+)\}", file.read_text()))
+    assert {f"{section}.{name}" for section in SECTIONS for name in base[section]} - read == set()
 
 
 # --- the real entry point ---
