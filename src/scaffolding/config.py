@@ -138,6 +138,7 @@ class Config:
     resume: str | None = None
     fork: str | None = None
     fork_state: bool = False
+    fork_weights: str = "all"
     rerun: str | None = None
 
 

@@ -32,7 +32,7 @@ from .core.state.files import CheckpointFiles, find_checkpoint, set_aside
 from .core.state.finite import FiniteWatch
 from .core.state.progress import RunState
 from .schedules import Schedule
-from .splits import Split, limit, make_splits, split_seed
+from .splits import Split, limit, make_splits, seen_in_training, split_seed
 
 PROJECT = Project(PROJECT_ROOT, __package__, Config, FORMER_NAMES, TRUSTED, upgrade, FETCHING)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -157,6 +157,10 @@ class Experiment:
             if state is not None and hasattr(split, "load_state_dict"):
                 split.load_state_dict(state)
         return splits
+
+    def num_seen(self, config: dict[str, Any]) -> int:
+        """How many validation items a run with another config was trained on."""
+        return seen_in_training(self.datasets, self.config["data"], config)
 
     @cached_property
     def loaders(self) -> dict[str, Loader]:
@@ -408,15 +412,24 @@ class Experiment:
                     found[f"{name}.{key}".rstrip(".")] = part
         return found
 
-    def load_weights(self, content: dict[str, Any]) -> None:
-        """Load the weights of a checkpoint, averaged ones if it has them, those of losses too, and nothing else."""
-        checkpoints.load_model(self.model, content["model"])
+    def load_weights(self, content: dict[str, Any], is_partial: bool = False) -> None:
+        """Load the weights of a checkpoint, averaged ones if it has them, those of losses too, and nothing else.
+
+        Args:
+            content: the checkpoint.
+            is_partial: take over what fits by name and shape, and log what does not.
+
+        Raises:
+            UserError: the weights do not fit; of a partial load, none does.
+        """
+        load = checkpoints.load_fitting if is_partial else checkpoints.load_model
+        load(self.model, content["model"])
         if self.ema is not None:
-            self.ema.module.load_state_dict(content["model"])
+            self.ema.module.load_state_dict(self.model.state_dict())
         for name, loss in self.losses.items():
             state = content["objects"].get(f"losses.{name}".rstrip("."))
-            if isinstance(loss, nn.Module) and state is not None:
-                checkpoints.load_model(loss, state)
+            if isinstance(loss, nn.Module) and state:
+                load(loss, state)
 
     def load_best_weights(self) -> RunState:
         """Load the weights of the run's best checkpoint, or of its newest: in words where the best is damaged.

@@ -101,6 +101,9 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     if {*VERBS, "trust"} & set(given):
         verb, parent, options, inherited = _go_on(given, rest, project)
         more += inherited
+    for key in ("fork_state", "fork_weights"):
+        if key in given and verb != "fork":
+            raise UserError(f"{key}={given[key]}: goes with fork=RUN, which starts a new run from another")
     shows_config = "--cfg job" in " ".join(rest) and "--package" not in rest
     if shows_config:  # done here, not by Hydra, so that it is checked
         rest = [word for word in rest if word not in ("--cfg", "job", "--resolve")]

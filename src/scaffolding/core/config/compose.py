@@ -27,7 +27,7 @@ from ..tree import leaves, specs
 from .explain import explain, unknown_key
 from .explain import groups as groups  # of a folder of configs
 
-NOT_KEPT = ("resume", "fork", "fork_state", "rerun")  # said of a run, not part of its config
+NOT_KEPT = ("resume", "fork", "fork_state", "fork_weights", "rerun")  # said of a run, not part of its config
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)  # of user's words
 TOP_KEY = re.compile(r"(?m)^([A-Za-z]\w*):")
 GLOBAL = "# @package _global_"

@@ -35,6 +35,11 @@ def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Projec
         UserError: the run is in use, a key may not be changed, or the code is not that of the run to be done again.
     """
     cfg[verb] = str(run)
+    if cfg.fork_weights not in ("all", "partial") or (cfg.fork_state and cfg.fork_weights != "all"):
+        raise UserError(
+            f"fork_weights={cfg.fork_weights}: allowed: all, or partial, which takes over what fits; "
+            "fork_state=true takes over the whole state"
+        )
     if verb == "rerun":
         cfg.run.name = given.get("run.name")
         cfg.paths.output = given.get("paths.output") or str(run.parent)  # next to it, wherever it was moved
@@ -211,6 +216,8 @@ def _set_optimizers(optimizers: dict[str, Any], key: str, value: Any) -> None:
 def fork(exp: Any, create: Any) -> Path:
     """Start from a run's best weights or, with fork_state=true, from the whole of its newest state.
 
+    With fork_weights=partial, weights that do not fit are left out, and the log lists them.
+
     Args:
         exp: built from the config that `check` accepted.
         create: `create(exp, parent, words, links)` makes the new run's folder, which is returned.
@@ -232,8 +239,11 @@ def fork(exp: Any, create: Any) -> Path:
             )
         exp.state.target_reached = False
     else:
+        if exp.cfg.fork_weights == "partial":
+            kept = "partial"
+        _check_validation(exp, config, run.name)
         file, content = files.best_or_newest(None)
-        _load_weights(exp, content, run.name)
+        _load_weights(exp, content, run.name, is_partial=kept == "partial")
     if changes:
         announce(exp, changes)
     parent = {"verb": "fork", "run": str(run), "checkpoint": file.name, "step": content["state"]["step"], "kept": kept}
@@ -267,9 +277,20 @@ def _best_of(exp: Any, files: CheckpointFiles) -> Path | None:
         return None
 
 
-def _load_weights(exp: Any, content: dict[str, Any], run: str) -> None:
+def _check_validation(exp: Any, config: dict[str, Any], run: str) -> None:
+    """UserError: a fork would be validated on items that its weights were trained on, and look better than it is."""
+    num_seen = exp.num_seen(config)
+    if num_seen:
+        kept = " ".join(f"++data.{name}={config['data'].get(name) or 0}" for name in ("split_seed", "val_from_train"))
+        raise UserError(
+            f"data: {run} was trained on {num_seen} of the {len(exp.datasets['val'])} validation items"
+            f"\nkeep its split: {kept}"
+        )
+
+
+def _load_weights(exp: Any, content: dict[str, Any], run: str, is_partial: bool) -> None:
     """Take over weights; warn if they were trained on other data: with another vocabulary they know nothing."""
-    exp.load_weights(content)
+    exp.load_weights(content, is_partial)
     for name, part in exp.objects().items():
         if name.startswith("datasets.") and name in content["objects"]:
             try:
@@ -311,7 +332,7 @@ def _start_like(exp: Any, run: Path) -> dict[str, Path]:
         if files.parent_best.exists():
             links |= {"best": files.parent_best, "parent_best": files.parent_best}
     else:
-        _load_weights(exp, content, run.name)
+        _load_weights(exp, content, run.name, is_partial=kept == "partial")
     return links
 
 

@@ -185,6 +185,31 @@ def load_model(model: nn.Module, weights: dict[str, Tensor]) -> None:
         raise UserError(_misfits(model.state_dict(), weights) or str(error)) from error
 
 
+def load_fitting(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load the weights that fit by name and shape, and log what fits and what does not; UserError if nothing fits."""
+    here = model.state_dict()
+    fits = [name for name, value in here.items() if _shape(value) == _shape(weights.get(name)) != "none"]
+    parts = {
+        "new here": [name for name in here if name not in weights],
+        "left out": [name for name in weights if name not in here],
+        "of another shape": [
+            f"{name} (saved {_shape(weights[name])}, here {_shape(value)})"
+            for name, value in here.items()
+            if name in weights and name not in fits
+        ],
+    }
+    listed = [f"{what}: {', '.join(names)}" for what, names in parts.items() if names]
+    if not fits:
+        raise UserError(f"none of the {len(weights)} weights fits {type(model).__name__}\n{'; '.join(listed):.2000}")
+    model.load_state_dict({name: weights[name] for name in fits}, strict=False)
+    logger.info("; ".join([f"{len(fits)} of {len(here)} weights taken over: {', '.join(fits)}", *listed]))
+
+
+def _shape(value: Any) -> str:
+    """The shape of a weight, in words; "none" of what is not one."""
+    return str(list(value.shape)) if isinstance(value, Tensor) else "none"
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Load an optimizer's state in the types that it had: torch casts it to those of the parameters."""
     optimizer.load_state_dict(saved)
