@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .config import FETCHING, FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config, RunConfig, upgrade
 from .core.batches.loader import Loader, MicroBatch
 from .core.config.build import build, by_network, check_specs, interval_of, subnetworks, takes_total
-from .core.config.compose import Project, compose_config, portable
+from .core.config.compose import Project, compose_config, lasting, portable
 from .core.config.plugins import import_plugins
 from .core.config.trust import read_config
 from .core.errors import UserError
@@ -190,9 +190,11 @@ class Experiment:
 
     def start_workers(self) -> None:
         """Start the worker processes of all loaders where late ones would run code that was edited since."""
-        for loader in self.loaders.values():
-            if loader.workers is not None:
-                loader.workers.start()
+        all_workers = [loader.workers for loader in self.loaders.values() if loader.workers is not None]
+        for workers in all_workers:  # side by side
+            workers.start()
+        for workers in all_workers:
+            workers.await_start()
 
     def close(self) -> None:
         """End the worker processes of the loaders; they start again when a loader is read."""
@@ -362,7 +364,7 @@ class Experiment:
             "state": vars(self.state) | {"looks": list(self.state.looks)},
             "splits": {name: split.fingerprint() for name, split in self.datasets.items()},
             "numerics": numerics(self.device),
-            "config": self.config,  # so that a setting changed since is applied to what is restored
+            "config": lasting(self.config, PROJECT),  # so that a setting changed since is applied to what is restored
         }
 
     def load_state_dict(self, content: dict[str, Any]) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
+START_TIMEOUT = 60.0  # seconds to wait for workers that import the code
+
 all_workers: "weakref.WeakSet[Workers]" = weakref.WeakSet()
 
 
@@ -109,6 +111,15 @@ class Workers:
         if self.runs_later_code and not self._processes():
             with _signals_blocked():
                 iter(self.loader)
+
+    def await_start(self) -> None:
+        """Wait until the processes that `start` started have imported the code, and read a sample with it."""
+        end = time.monotonic() + START_TIMEOUT
+        num_busy = min(len(self._processes()), len(self.order.loader))  # more workers than batches have nothing to read
+        while self.runs_later_code and time.monotonic() < end:
+            if int((self.samples.at_work[:, 1] > 0).sum()) >= num_busy:
+                return
+            time.sleep(0.01)
 
     def fault(self, text: str) -> RunError | None:
         """What happened to a worker that died or hangs, and the sample it was reading; None: nothing did."""

@@ -189,6 +189,20 @@ def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
     return {"version": VERSION, **config, "paths": paths}
 
 
+def lasting(config: dict[str, Any], project: Project) -> dict[str, Any]:
+    """The part of a run's config that its weights know: without its name and what a change of has no consequence."""
+    kept: dict[str, Any] = {}
+    for field in dataclasses.fields(project.schema):
+        value = config.get(field.name)
+        if dataclasses.is_dataclass(field.type) and isinstance(value, dict):
+            words = {inner.name: inner.metadata["change"] for inner in dataclasses.fields(field.type)}
+            kept[field.name] = {name: part for name, part in value.items() if words.get(name) != "free"}
+        elif field.name in config and field.metadata.get("change") != "free":
+            kept[field.name] = value
+    kept["run"].pop("name", None)
+    return kept
+
+
 def masked(override: str) -> str:
     """An override `key=value`, its value, or the secrets in it, hidden."""
     key, equals, value = override.partition("=")

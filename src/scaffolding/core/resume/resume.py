@@ -7,7 +7,7 @@ import yaml
 from loguru import logger
 
 from ..config.build import check_specs
-from ..config.compose import Project, own_words, portable
+from ..config.compose import Project, lasting, own_words, portable
 from ..config.trust import read_config
 from ..errors import DamagedError, UserError
 from ..folder import folder
@@ -125,7 +125,7 @@ def resume(exp: Any, create: Any) -> Path:
         _start_like(exp, run)
     else:
         file, content = newest
-        changes = changed_keys(content.get("config") or _config_of(exp, run), exp.config)
+        changes = _changes(exp, run, content)
         step, status = content["state"]["step"], folder.read_status(run)
         if exp.num_steps < step:
             raise UserError(f"run.budget: {exp.num_steps} steps are fewer than the {step} that {run.name} has done")
@@ -163,6 +163,21 @@ def _replace(path: Path, file: Path | None) -> None:
         set_aside(path)
     if file is not None:
         checkpoint.link_checkpoint(file, path)
+
+
+def _changes(exp: Any, run: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which an experiment differs from what a run's config.yaml says, and from what its weights know.
+
+    They are not the same where a run was resumed with a change, and killed before it saved again.
+    """
+    changes = changed_keys(_config_of(exp, run), exp.config)
+    if content.get("config"):
+        configs = (exp.project.upgrade(content["config"]), exp.config)
+        known, now = (lasting(config, exp.project) for config in configs)
+        for section in ("run", "loader"):  # a setting that the run did not know yet
+            known[section] = now[section] | known[section]
+        changes |= changed_keys(known, now)
+    return changes
 
 
 def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, Any]) -> None:
@@ -232,7 +247,7 @@ def fork(exp: Any, create: Any) -> Path:
         if newest is None:
             raise UserError(f"fork={run.name}: it has no checkpoint yet\nfork_state=true needs one")
         file, content = newest
-        load_state(exp, content, run.name, changed_keys(content.get("config") or config, exp.config))
+        load_state(exp, content, run.name, _changes(exp, run, content))
         if exp.num_steps <= exp.state.step:
             raise UserError(
                 f"run.budget: {exp.num_steps} steps, and {run.name} has done {exp.state.step}\ngive a larger run.budget"
@@ -326,7 +341,7 @@ def _start_like(exp: Any, run: Path) -> dict[str, Path]:
     content = checkpoint.load(files.parent)
     links = {"parent": files.parent}
     if kept == "state":
-        load_state(exp, content, run.name, changed_keys(content.get("config", exp.config), exp.config))
+        load_state(exp, content, run.name, _changes(exp, run, content))
         exp.state.target_reached = False
         links["latest"] = files.parent
         if files.parent_best.exists():
