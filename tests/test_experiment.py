@@ -5,14 +5,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import generators, tree
+from conftest import TINY, Train, generators, tree
 from pairs import trainable
+from tiny import NoisyPoints
 
 from scaffolding.core.errors import UserError
 from scaffolding.core.resume.rehearsal import first_difference
+from scaffolding.core.state import checkpoint
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
 
@@ -39,6 +42,31 @@ def test_best_weights_give_the_logged_values(dev_run: Path) -> None:
     exp = Experiment.from_path(dev_run, checkpoint="best")
     rows = [row for row in exp.history() if row["split"] == "val" and row["step"] == exp.state.step]
     assert evaluate(exp, "val")["loss"] == rows[0]["loss"]
+
+
+class Measured(NoisyPoints):
+    """Points with statistics that a run keeps."""
+
+    def __init__(self, split: str, num_items: int) -> None:
+        super().__init__(split, num_items)
+        self.mean = float(split == "train")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mean = state["mean"]
+
+
+def test_a_loaded_run_has_what_its_data_saved(train: Train, output_root: Path) -> None:
+    """Fails where statistics or a vocabulary are computed again, on data that have changed since."""
+    train(*TINY, "data.dataset._target_=test_experiment.Measured", "run.budget=2", "run.name=run")
+    file = output_root / "run" / "checkpoints" / "best.pt"
+    content = torch.load(file, weights_only=True)
+    content["objects"] |= {f"datasets.{name}": {"mean": 7.0} for name in ("train", "val")}
+    checkpoint.save(file, content)
+    exp = Experiment.from_path(output_root / "run", trust=("test_experiment",))
+    assert exp.datasets["train"].dataset.mean == 7 and exp.datasets["test"].dataset.mean == 0
 
 
 def test_moved_and_read_only_folder(dev_run: Path, tmp_path: Path) -> None:

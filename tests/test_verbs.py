@@ -19,6 +19,7 @@ from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import CheckpointFiles
 from scaffolding.core.tree import leaves
+from scaffolding.experiment import Experiment
 
 STOP = {"KILL_AT": "7", "KILL_WITH": "SIGTERM"}
 CONFIGS = ("--config-dir", str(TESTS / "configs"))
@@ -223,6 +224,34 @@ def test_a_fork_without_the_checkpoint_that_it_started_from_does_not_start_from_
     (output_root / "fork" / "checkpoints" / "parent.pt").unlink()
     done = train("resume=fork", code=2)
     assert "parent.pt is gone, from which fork started" in done.stderr and "fork=" in done.stderr
+
+
+def test_a_fork_of_the_weights_that_fit(train: Train, output_root: Path) -> None:
+    """With another number of classes: the log lists what fits and what does not; a rerun of the fork does the same."""
+    train(*BASE, "run.budget=4", "run.name=parent")
+    words = (*CONFIGS, "fork=parent", "data.num_classes=4", "run.budget=4")
+    assert "names of weights do not fit the model" in train(*words, code=2).stderr
+    done = train(*words, "fork_weights=partial", "run.name=child")
+    (line,) = [line for line in done.stderr.splitlines() if "weights taken over" in line]
+    assert "7 of 9 weights taken over: 0.0.weight, " in line
+    assert line.endswith("of another shape: 1.weight (saved [3, 16], here [4, 16]), 1.bias (saved [3], here [4])")
+    assert parent_of(output_root / "child")["kept"] == "partial"
+    assert "rows identical to child" in train("rerun=child", "run.name=again").stdout
+    assert "fork_weights=some: allowed: all, or partial" in train(*words, "fork_weights=some", code=2).stderr
+    for word in ("fork_state=true", "fork_weights=partial"):
+        assert f"{word}: goes with fork=RUN" in train(*BASE, word, code=2).stderr
+
+
+def test_a_fork_is_not_validated_on_what_it_was_trained_on(train: Train, output_root: Path) -> None:
+    """Fails where another split of the same data hides that the weights know the validation items."""
+    train(*BASE, "run.budget=2", "run.name=parent")
+    train(*CONFIGS, "fork=parent", "run.seed=7", "run.budget=2", "run.name=seed")
+    configs = [Experiment.from_path(output_root / name, trust=("tiny",)) for name in ("parent", "seed")]
+    assert len({str(exp.datasets["val"].fingerprint()) for exp in configs}) == 1
+    for word in ("+data.split_seed=7", "data.val_from_train=0.4"):
+        done = train(*CONFIGS, "fork=parent", word, "run.budget=2", code=2)
+        assert "validation items\nkeep its split: ++data.split_seed=0 ++data.val_from_train=0.2" in done.stderr
+    train(*CONFIGS, "fork=parent", "data.val_from_train=0.1", "run.budget=2", "run.name=fewer")  # a part of the same
 
 
 def test_paths_output_says_where_a_new_run_goes(train: Train, output_root: Path, tmp_path: Path) -> None:

@@ -116,12 +116,11 @@ def resume(exp: Any, create: Any) -> Path:
     run = Path(exp.cfg.resume)
     files = CheckpointFiles(run)
     newest = files.newest()
-    unwritten = changed_keys(_config_of(exp, run), exp.config)  # what config.yaml does not say
     if newest is None:  # killed before its first save
         events = run / "facts" / "events.jsonl"
         if events.is_file() and b'"on_save"' in read_bytes(events, MAX_FACTS):
             raise UserError(f"{run} has saved checkpoints, and none is there\nstart it again with rerun={run.name}")
-        changes = unwritten
+        changes = changed_keys(_config_of(exp, run), exp.config)
         _start_like(exp, run)
     else:
         file, content = newest
@@ -143,7 +142,6 @@ def resume(exp: Any, create: Any) -> Path:
         _replace(files.latest, file)  # the look at this step is repeated, and may make it the best
         if exp.state.best_step is not None:
             _replace(files.best, _best_of(exp, files))
-    changes = changes | unwritten
     if changes:
         announce(exp, changes)
     _warn_of_code(run, exp.project)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from loguru import logger
 from torch import Tensor, nn
 
 from ..errors import DamagedError, RunError, UserError
