@@ -12,6 +12,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side
 os.environ["WANDB_API_KEY"] = ""  # nothing of a test leaves this machine
+os.environ["NETRC"] = os.devnull
 
 import numpy as np
 import pytest

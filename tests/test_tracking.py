@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from scaffolding.core.session.tracking import Tracking
 
 SYNC = PROJECT_ROOT / "scripts" / "sync.py"
 RUN = (*BASE, "run.name=run")
+PNG_END = b"...IEND\xaeB`\x82"
 has_wandb = "wandb" in options("tracker")
 with_wandb = pytest.mark.skipif(not has_wandb, reason="W&B has been deleted")
 with_sync = pytest.mark.skipif(not (has_wandb and SYNC.exists()), reason="W&B or sync.py has been deleted")
@@ -65,7 +67,7 @@ def follow(folder: Path, *trackers: Any, first: int = 1) -> float:
             guard.log(row)
         if step in (20, 40, 50):  # there is no row at 55
             file = folder / "figures" / f"curves-val-{step if step < 50 else 55:06d}.png"
-            file.touch()
+            file.write_bytes(PNG_END)
             guard.log_figure(file)
     seconds = time.monotonic() - start
     guard.finish(0)
@@ -88,11 +90,22 @@ def test_rows_arrive_in_order_and_a_resumed_run_is_told_whole(tmp_path: Path) ->
     assert_told(first, [20, 40, 55])
     first.start.assert_called_once_with(tmp_path, {"run": {"seed": 3}})
     for name in ("curves-val-000001", "curves-val-000090", "notes-of-mine", "notes-of-2x", "notes"):
-        (tmp_path / "figures" / f"{name}.png").touch()
+        (tmp_path / "figures" / f"{name}.png").write_bytes(PNG_END)
     Facts(tmp_path / "facts").cut_after(30, [])
     follow(tmp_path, again, first=31)
     assert_told(again, [1, 20, 40, 55])  # that of step 90 is of a step that comes again
     follow(tmp_path)  # no tracker at all
+
+
+def test_a_damaged_figure_stops_nothing(tmp_path: Path, log: list[str]) -> None:
+    """A kill in the middle of writing leaves one, in runs of earlier versions."""
+    follow(tmp_path)
+    for content in (b"", PNG_END[:-1]):
+        (tmp_path / "figures" / "curves-val-000020.png").write_bytes(content)
+        again = recorder()
+        tracking.Follower("again", again, tmp_path, {}).deliver(0)
+        assert_told(again, [40])
+        assert "curves-val-000020.png is damaged" in log.pop()
 
 
 def hang(*arguments: object) -> None:
@@ -194,7 +207,8 @@ def records(run: Path) -> list[Any]:
     """The records in the newest W&B folder of a small run: one block of LevelDB's log format."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-    data = (newest(run) / f"run-{run.name}.wandb").read_bytes()
+    (file,) = newest(run).glob("run-*.wandb")
+    data = file.read_bytes()
     assert len(data) < 32768
     found, start = [], 14
     while start <= len(data):
@@ -219,6 +233,115 @@ def assert_complete(run: Path, *end: tuple[str, int]) -> None:
         assert (row["step"], row["loss"]) == (sent["step"], sent[f"{row['split']}/loss"])
     ends = [(record.WhichOneof("record_type"), record.exit.exit_code) for record in records(run)]
     assert tuple(item for item in ends if item[0] in ("exit", "preempting")) == (end or (("exit", 0),))
+
+
+class Client:
+    """W&B's client, as far as a start needs it, with a server that remembers the calls of init."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self.Settings, self.Api = Mock(), Mock()
+        self.setup = Mock(return_value=Mock(settings=Mock(base_url="https://api.wandb.ai")))
+
+    def init(self, **options: Any) -> Any:
+        self.calls.append(options)
+        return Mock(dir=str(options["dir"] / "wandb" / "run" / "files"), step=0, url="https://somewhere")
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Client:
+    for name in ("WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    found = Client()
+    monkeypatch.setitem(sys.modules, "wandb", found)
+    return found
+
+
+KEY_OF = "machine {} login user password " + 4 * "0123456789"
+
+
+@with_wandb
+@pytest.mark.parametrize(
+    ("mode", "env", "login", "expected"),
+    [
+        ("auto", {}, "", "offline"), ("online", {}, "", "offline"), ("auto", {"WANDB_API_KEY": "x"}, "", "online"),
+        ("auto", {}, KEY_OF.format("api.wandb.ai"), "online"), ("online", {}, KEY_OF.format("api.wandb.ai"), "online"),
+        ("auto", {}, KEY_OF.format("github.com"), "offline"), ("auto", {}, "no netrc", "offline"),
+        ("auto", {"WANDB_BASE_URL": "http://mine:8080"}, KEY_OF.format("mine"), "online"),
+        ("auto", {"WANDB_BASE_URL": "http://mine:8080"}, KEY_OF.format("api.wandb.ai"), "offline"),
+        ("auto", {"WANDB_API_KEY": "x", "WANDB_MODE": "offline"}, "", "offline"),
+        ("auto", {"WANDB_API_KEY": "x", "WANDB_MODE": "disabled"}, "", "disabled"),
+        ("offline", {"WANDB_API_KEY": "x", "WANDB_MODE": "online"}, "", "offline"),
+    ],
+)  # fmt: skip
+def test_how_one_logs_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client, mode: str, env: Any, login: str, expected: str
+) -> None:
+    from scaffolding.tracker.wandb import Wandb
+
+    (tmp_path / "netrc").write_text(login)
+    for name, value in ({"NETRC": str(tmp_path / "netrc")} | env).items():
+        monkeypatch.setenv(name, value)
+    Wandb("project", mode, 1).start(tmp_path, {})
+    assert [call["mode"] for call in client.calls] == [expected]
+
+
+@with_wandb
+def test_settings_of_the_run_s_folder_are_not_w_and_b_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client
+) -> None:
+    """A stranger's folder would say to which server the key goes."""
+    from scaffolding.tracker.wandb import Wandb
+
+    (tmp_path / "sub" / ".wandb").mkdir(parents=True)
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "sub" / ".wandb" / "settings").write_text("[default]\nbase_url = http://evil\n")
+    Wandb("project", "online", 1).start(tmp_path, {})
+    monkeypatch.chdir(tmp_path / "sub")
+    with pytest.raises(ValueError, match="delete it"):
+        Wandb("project", "online", 1).start(tmp_path, {})
+    monkeypatch.chdir("/")
+    (tmp_path / "wandb" / "settings").touch()
+    with pytest.raises(ValueError, match="delete it"):
+        Wandb("project", "online", 1).start(tmp_path, {})
+    assert len(client.calls) == 1
+
+
+@with_wandb
+def test_a_run_s_id_is_its_folder_s(tmp_path: Path, client: Client) -> None:
+    """Two runs of one name are two, a resumed one is one, and one of an earlier version keeps what it has."""
+    from scaffolding.tracker.wandb import Wandb
+
+    def identify(name: str, **config: Any) -> str:
+        Wandb("project", "offline", 1).start(tmp_path / name, config)
+        return str(client.calls[-1]["id"])
+
+    for name in ("run", "again/run", "old/a-b", "exp_1/x_job3"):
+        (tmp_path / name).mkdir(parents=True)
+    assert identify("run") == identify("run") != identify("again/run")
+    for name in ("offline-run-20260101_000000-a-b", "run-20260102_000000-a-c", "offline-run-20251231_000000-a-d"):
+        (tmp_path / "old/a-b/wandb" / name).mkdir(parents=True)
+    assert identify("old/a-b") == "a-c"
+    (tmp_path / "exp_1" / "x_job3" / "provenance.json").write_text('{"parent": {"verb": "fork", "run": "/a/b"}}')
+    identify("exp_1/x_job3", run={"tags": ["a", "b"], "description": "why"})
+    call = client.calls[-1]
+    assert (call["tags"], call["notes"], call["group"]) == (["a", "b"], "why", "exp_1")
+    assert call["config"]["parent"]["run"] == "/a/b" and client.calls[0]["group"] is client.calls[0]["tags"] is None
+
+
+@with_wandb
+def test_w_and_b_itself_gets_id_tags_and_notes(train: Train, output_root: Path) -> None:
+    words = ("tracker=wandb", "run.tags=[pilot]", "run.description='why it is'", "run.budget=2")
+    ids = []
+    for _ in range(2):
+        shutil.rmtree(output_root / "run", ignore_errors=True)
+        train(*RUN, *words, env={"WANDB_PROJECT": "mine"})
+        (sent,) = [record.run for record in records(output_root / "run") if record.HasField("run")]
+        ids.append(sent.run_id)
+        assert list(sent.tags) == ["pilot"] and sent.notes == "why it is" and sent.project == "mine"
+    train("resume=run", "run.budget=3")
+    (sent,) = [record.run for record in records(output_root / "run") if record.HasField("run")]
+    assert sent.run_id == ids[1] != ids[0]
 
 
 @with_wandb

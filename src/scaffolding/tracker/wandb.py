@@ -1,25 +1,37 @@
 """Weights & Biases."""
 
 import errno
+import json
+import netrc
 import os
+import re
 import shutil
 import signal
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from loguru import logger
 
 MIN_FREE = 1 << 17  # bytes of its disk
 PLACES = 100  # for the rows and figures of one training step
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+JOB = re.compile(r".*_job\d+")  # a run of a sweep
+HOST = "api.wandb.ai"
 
 
 class Wandb:
-    """A W&B run. Never prompts; without a key or a server it writes offline and says how to upload later.
+    """A W&B run. Never prompts; without a login or a server it writes offline and says how to upload later.
+
+    The run has its folder's name, an id that is kept in the folder, the tags and the description (as notes) of the
+    config, the run that it comes from as `parent`, and within a sweep the sweep's folder as group.
 
     Args:
         project: W&B project.
-        mode: "online", "offline", or "auto": online where WANDB_API_KEY is set, else offline.
+        mode: "online", "offline", or "auto": what WANDB_MODE says, else online where `wandb login` or WANDB_API_KEY
+            has left a key, else offline.
         init_timeout: seconds to wait for the server before going offline.
     """
 
@@ -30,32 +42,43 @@ class Wandb:
         self.number = -1  # W&B's own step of the last row or figure
 
     def start(self, folder: Path, config: dict[str, Any]) -> None:
-        """Begin, or carry on, the W&B run that has the name of the run's folder."""
+        """Begin, or carry on, the W&B run whose id the folder keeps."""
+        for place in {folder.resolve(), Path.cwd()}:  # W&B would take its server's address from there
+            for file in (place / "wandb" / "settings", place / ".wandb" / "settings"):
+                if place.is_relative_to(folder.resolve()) and file.exists():
+                    raise ValueError(f"{file} would tell W&B where to send the run and your key: delete it")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # where there is no network, it holds up the end
         import wandb
 
         (folder / "wandb").mkdir(exist_ok=True)
         tempfile.TemporaryFile(dir=folder / "wandb").close()  # W&B itself would go to the system's temporary folder
-        wandb.setup(wandb.Settings(silent=True))  # from the first line on
-        is_online, why = self.mode != "offline" and bool(os.environ.get("WANDB_API_KEY")), ""
-        if is_online:
+        setup: Any = wandb.setup(wandb.Settings(silent=True))  # from the first line on
+        mode, why = self.mode, ""
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or "online"
+        is_online = mode not in ("offline", "dryrun", "disabled") and has_key(setup)
+        if is_online and hasattr(wandb, "Api"):
             try:
                 wandb.Api(timeout=self.init_timeout)  # asks the server about the key: init would hang and never let go
             except Exception as error:
                 is_online, why = False, f", its server is out of reach ({type(error).__name__})"
+        of_run = config.get("run") or {}
         self.run = wandb.init(
             project=self.project,
             name=folder.name,
-            id=folder.name,
+            id=run_id(folder),
             dir=folder,
-            config=config,
-            mode="online" if is_online else "offline",
+            config=config | {"parent": parent_of(folder)},
+            tags=list(of_run.get("tags") or ()) or None,
+            notes=of_run.get("description") or None,
+            group=folder.parent.name if JOB.fullmatch(folder.name) else None,
+            mode="online" if is_online else "disabled" if mode == "disabled" else "offline",
             resume="allow" if is_online else None,
             settings=wandb.Settings(silent=True, init_timeout=self.init_timeout, console="off", disable_git=True),
         )
         self.folder = Path(self.run.dir).parent
         self.where = self.run.url if is_online else self.folder  # for sync.py
-        if not is_online:
+        if not is_online and mode != "disabled":
             logger.log(
                 "WARNING" if why else "INFO", f"W&B is offline{why}; upload later with: wandb sync {self.folder}"
             )
@@ -94,3 +117,43 @@ class Wandb:
     def _check_disk(self) -> None:
         if shutil.disk_usage(self.folder).free < MIN_FREE:  # W&B itself loses rows and says nothing
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+
+
+def has_key(setup: Any) -> bool:
+    """Whether W&B is logged in: by a variable, or by what `wandb login` wrote into .netrc for its server."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    address = os.environ.get("WANDB_BASE_URL") or getattr(getattr(setup, "settings", None), "base_url", "")
+    hosts = {urlsplit(address).hostname, None if os.environ.get("WANDB_BASE_URL") else HOST}
+    for file in filter(None, (os.environ.get("NETRC"), "~/.netrc", "~/_netrc")):
+        path = Path(file).expanduser()
+        if path.exists():
+            try:
+                return not hosts.isdisjoint(netrc.netrc(str(path)).hosts)
+            except (netrc.NetrcParseError, OSError) as error:
+                logger.warning(f"{path} cannot be read: {error}")
+                return False
+    return False
+
+
+def run_id(folder: Path) -> str:
+    """The id of the W&B run of a folder: two runs of the same name, one after the other, are two runs in W&B."""
+    file = folder / "wandb" / "id.txt"
+    if file.exists():
+        found = file.read_text().strip()
+        if ID.fullmatch(found):
+            return found
+    before = sorted(folder.glob("wandb/*run-*/"), key=lambda path: path.name.partition("run-")[2])
+    new = uuid.uuid4().hex[:12]  # not of a generator that training draws from
+    if before:  # by a version that kept no id
+        new = before[-1].name.split("-", 2 + before[-1].name.startswith("offline"))[-1]
+    file.write_text(f"{new}\n")
+    return new
+
+
+def parent_of(folder: Path) -> Any:
+    """Of a fork or rerun, which run and checkpoint it comes from; None of others."""
+    file = folder / "provenance.json"
+    if not file.exists():
+        return None
+    return json.loads(file.read_text()).get("parent")

@@ -88,6 +88,8 @@ def check_plain_files(folder: Path) -> None:
                     raise UserError(f"{path} is a link to {target}, out of the run\nput there what it points to")
             elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise UserError(f"{path} is not a plain file\ndelete it")
+        if Path(place) == folder / "wandb":
+            folders.clear()  # folders of earlier sessions: W&B links its own logs there, and nobody writes there again
 
 
 def open_here(path: str, flags: int) -> int:

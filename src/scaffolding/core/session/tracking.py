@@ -20,7 +20,9 @@ from typing import Any
 
 from loguru import logger
 
+from ..errors import UserError
 from ..folder.facts import Facts
+from ..folder.reading import MAX_FACTS, read_bytes
 
 MAX_WAITING = 10_000  # rows and figures that wait in memory for a slow tracker
 FINISH_TIMEOUT, STOP_TIMEOUT = 60.0, 1.5  # seconds that all trackers together may take in the end, after a signal
@@ -137,6 +139,10 @@ class Follower:
 
     def _tell_figures(self, before: int) -> None:
         for step, kind, file in sorted(figure for figure in self.figures - self.told if figure[0] < before):
+            if not is_whole(file):
+                logger.warning(f"tracker {self.name}: {file} is damaged, and left out")
+                self.figures.remove((step, kind, file))
+                continue
             self.tracker.log_figure(kind, file, step)
             self.told.add((step, kind, file))
 
@@ -147,6 +153,14 @@ class Follower:
             unfinished.append(self.name)
             rest = f"facts/ is complete, python scripts/sync.py {self.folder.name} delivers the rest"
             logger.warning(f"tracker {self.name}: {why}; {rest}")
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a PNG file has its end; a kill may have cut it short."""
+    try:
+        return read_bytes(file, MAX_FACTS).endswith(b"IEND\xaeB`\x82")
+    except UserError:
+        return False
 
 
 def leave_unfinished() -> None:
