@@ -348,6 +348,15 @@ def test_means_of_values_in_half_precision() -> None:
     assert float(mean(halves)) == 1.00390625
 
 
+def test_augmented_validation_items_are_named(train: Train) -> None:
+    """Fails where validation items that come from the training split are augmented without a word."""
+    said = "validation items are drawn at random"
+    words = (*TINY, "run.budget=1")
+    assert said in train(*words).stderr
+    assert said not in train(*words, "data.val_from_train=null").stderr  # a split of the author's own
+    assert said not in train(*words, "data.dataset._target_=tiny.StillPoints").stderr
+
+
 def test_a_misspelt_monitor_is_refused(train: Train, output_root: Path) -> None:
     """Fails where it shows only at the first evaluation, with an epoch lost."""
     with pytest.raises(UserError, match=r"(?s)scheduler\.monitor=val/acc: .*nearest: val/accuracy; allowed: val/loss"):

@@ -86,6 +86,13 @@ class NoisyPoints:
         return self.points[index] * scale + 0.1 * torch.randn(8), self.labels[index]
 
 
+class StillPoints(NoisyPoints):
+    """The same without noise."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.points[index], self.labels[index]
+
+
 class TinyNet(nn.Sequential):
     """A layer with batch norm and dropout, and a linear classifier."""
 
@@ -308,17 +315,6 @@ class SetOrder(NoisyPoints):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return super().__getitem__(int(self.names[index].removeprefix("item_")))
-
-
-class LearnedLoss(nn.Module):
-    """The same, with a scale of the logits that is learnt."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return F.cross_entropy(self.scale * model(batch[0]), batch[1]), {}
 
 
 class ExplodingLoss(TinyLoss):

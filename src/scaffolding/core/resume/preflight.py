@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from loguru import logger
 from torch import Tensor, nn
 
 from ..batches.loader import to_device
@@ -13,7 +14,7 @@ from ..errors import RunError, UserError, explain, nearest
 from ..folder.facts import AXES, TIMINGS
 from ..modes import evaluating
 from ..state import keys
-from ..tree import describe
+from ..tree import describe, tensors
 
 COLUMNS = (*AXES, *TIMINGS)  # of every row; a value of such a name would take their place
 OWN_KEYS = ("loss", "grad_norm", "lr")  # that train_step adds to what a loss returns
@@ -52,6 +53,7 @@ def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
     has_rollouts = exp.rollout is not None and exp.settings.rollout_every is not None
     check_monitors(monitors, [*names, *exp.metrics], list(exp.metrics), has_rollouts)
     _check_last_batch(exp)
+    _warn_of_random_validation(exp)
 
 
 def check_monitors(
@@ -161,6 +163,21 @@ def _check_last_batch(exp: Any) -> None:
                 raise _advised(error, advice, cause) from error
 
 
+def _warn_of_random_validation(exp: Any) -> None:
+    """Warn if validation items that come from the training split are augmented as training items are."""
+    train, val = exp.datasets["train"], exp.datasets["val"]
+    if val.dataset is not train.dataset:  # the author's own split, or one read with other arguments
+        return
+    indices = next(iter(exp.loaders["val"].indices(0)))[:1]
+    one, other = (_read(exp, "val", indices, epoch) for epoch in (0, 1))
+    pairs = zip(tensors(one), tensors(other), strict=False)
+    if not all(torch.equal(left.nan_to_num(), right.nan_to_num()) for (_, left), (_, right) in pairs):
+        logger.warning(
+            "data: validation items are drawn at random, as training items are; if they are augmented, turn it off "
+            "for them: data.val_arguments names arguments of the dataset that they are read with"
+        )
+
+
 def _call(exp: Any, name: str, loss_fn: Any, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Any]]:
     """What a loss returns for a batch; UserError: it fails, or returns something else than (loss, metrics)."""
     key = _key(name)
@@ -242,15 +259,15 @@ def _first_batch(exp: Any, split: str) -> Any:
     return _read(exp, split, next(iter(exp.loaders[split].indices(0)))[:2])
 
 
-def _read(exp: Any, split: str, indices: Tensor) -> Any:
-    """Some items of a split as a batch on the CPU; UserError: one of them cannot be read."""
+def _read(exp: Any, split: str, indices: Tensor, epoch: int = 0) -> Any:
+    """Some items of a split as a batch of an epoch, on the CPU; UserError: one of them cannot be read."""
     loader = exp.loaders[split]
     if loader.workers is not None:
         try:
-            return loader.workers.read(0, indices)
+            return loader.workers.read(epoch, indices)
         except RunError as error:
             raise UserError(f"data.dataset: {error}") from error
-    with keys.keyed(exp.settings.seed, "check", split):
+    with keys.keyed(exp.settings.seed, "check", split, epoch):
         try:
             return loader.dataset.get_batch(indices)
         except Exception as error:
