@@ -134,12 +134,7 @@ def test_gradients_reach_every_parameter(model: str) -> None:
     """Each loss reaches all parameters of its network in one of the first steps: layers may begin with zeros."""
     exp = build(*pair(model))
     steps = itertools.islice(steps_of(exp), 5)
-    waiting = {
-        (name, key): parameter
-        for name, network in exp.networks.items()
-        for key, parameter in network.named_parameters()
-        if parameter.requires_grad
-    }
+    waiting = {(name, key): parameter for name, parts in exp.trained.items() for key, parameter in parts.items()}
     trained = {id(parameter) for parameter in waiting.values()}
     left_out = [n for n, p in exp.model.named_parameters() if p.requires_grad and id(p) not in trained]
     assert not left_out, f"belong to no network that has a loss: {left_out}"
