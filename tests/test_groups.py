@@ -90,13 +90,13 @@ class Scaled(nn.Module):
 
 def test_the_parameters_of_a_loss_are_trained(train: Train, output_root: Path) -> None:
     """Fails where a temperature or the centres of a loss stay where they began."""
-    exp = build("loss._target_=test_optimizers.Scaled", "run.ema_decay=0.9", "run.clip_grad_norm=1.0")
+    exp = build("loss._target_=test_groups.Scaled", "run.ema_decay=0.9", "run.clip_grad_norm=1.0")
     assert list(exp.trained[""])[-2:] == ["loss.temperature", "loss.centres"]
     before = {name: value.clone() for name, value in exp.losses[""].state_dict().items()}
     train_step(exp, step_of((torch.randn(4, 8), torch.tensor([0, 1, 2, 0]))))
     assert all(not torch.equal(before[name], value) for name, value in exp.losses[""].state_dict().items())
-    words = (*TINY, "loss._target_=test_optimizers.Scaled", "run.budget=4", "mode=dev", "run.name=run")
+    words = (*TINY, "loss._target_=test_groups.Scaled", "run.budget=4", "mode=dev", "run.name=run")
     assert "tensors identical" in train(*words).stdout  # they are in the checkpoint, and so is what the optimizer knows
     run = output_root / "dev" / "run"
-    loaded = Experiment.from_path(run, checkpoint="latest", trust=("test_optimizers",))
+    loaded = Experiment.from_path(run, checkpoint="latest", trust=("test_groups",))
     assert torch.equal(loaded.losses[""].centres, latest(run)["objects"]["losses"]["centres"])
