@@ -19,7 +19,8 @@ def main() -> None:
     import torch.nn.functional as F
 
     from scaffolding.core.errors import ONE_LINE, UserError
-    from scaffolding.core.folder.folder import open_run, replacing
+    from scaffolding.core.find import open_run
+    from scaffolding.core.folder.folder import replacing
     from scaffolding.experiment import PROJECT, Experiment
 
     try:

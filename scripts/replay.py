@@ -38,7 +38,8 @@ def main() -> None:
 
     from scaffolding.core.config.trust import read_config
     from scaffolding.core.errors import UserError
-    from scaffolding.core.folder.folder import open_run, read_status, replacing
+    from scaffolding.core.find import open_run
+    from scaffolding.core.folder.folder import read_status, replacing
     from scaffolding.core.state.files import CheckpointFiles
     from scaffolding.experiment import PROJECT
 

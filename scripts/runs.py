@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from scaffolding.core.errors import ONE_LINE, UserError
-from scaffolding.core.folder.folder import list_runs, read_output_root, read_status
+from scaffolding.core.find import list_runs, read_output_root
+from scaffolding.core.folder.folder import read_status
 from scaffolding.core.folder.reading import MAX_FACTS, read_text, read_yaml
 
 COLUMNS = ("name", "age", "status", "data", "model", "best", "step")

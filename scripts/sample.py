@@ -27,7 +27,7 @@ def main() -> None:
     import torch
 
     from scaffolding.core.errors import UserError
-    from scaffolding.core.folder.folder import open_run
+    from scaffolding.core.find import open_run
     from scaffolding.core.state import checkpoint
     from scaffolding.core.state.files import find_checkpoint
     from scaffolding.data.text import load_tokenizer

@@ -16,11 +16,13 @@ import pytest
 import yaml
 from conftest import TESTS, TINY, Train, run_train
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from scaffolding.config import PROJECT_ROOT, Config, upgrade
 from scaffolding.core.config.build import check_targets
 from scaffolding.core.config.compose import Project, compose_config, groups
+from scaffolding.core.config.grammar import readable, split_options
 from scaffolding.core.config.usage import changes
 from scaffolding.core.errors import UserError
 from scaffolding.experiment import PROJECT
@@ -152,8 +154,14 @@ REFUSED = {  # by what the message says besides the key
     "10min": ["run.eval_every=-1"],
     "declare model.nosuch in YAML": ["optimizer.lr=${model.nosuch}"],
     "refers to nosuch, which is not a key": ["optimizer.lr=${nosuch}"],
-    "several values\none run for each of them: add --multirun": ["run.seed=1,2"],
-    "": ["run.name=${", "run.seed"],
+    "several values\none run for each of them: add --multirun": [
+        "run.seed=1,2",
+        "run.seed=range(1,3)",
+        "optimizer=fatal,other",
+    ],
+    "could not be read again": ["run.description=\\${x} (y)", "optimizer.lr='\\${x}'"],
+    "put it into quotes": ["model.size=[1", "optimizer.lr=1e-4)", "run.seed=a(1)"],
+    "": ["run.name=${", "run.seed", "run.description=${5}", "run.description=costs ${5} (x)", "run.description=${"],
 }
 
 
@@ -182,6 +190,48 @@ def test_a_file_that_sets_what_is_not_its_own_is_refused_by_name(
 ) -> None:
     write(project, place, text)
     assert what in refusal(project, place.removesuffix(".yaml").replace("/", "="))
+
+
+READ = {  # a word, and what Hydra reads
+    "run.description=it's the third try": "it's the third try",
+    "run.description=a=1, b=2": "a=1, b=2",
+    "run.description=why: a, b (c)": "why: a, b (c)",
+    "run.description=né 100 % [x] {y} #&!\\": "né 100 % [x] {y} #&!\\",
+    "run.description='in quotes, already'": "in quotes, already",
+    'run.description="it\'s \\"so\\""': 'it\'s "so"',
+    "run.description='a' and \"b\"": "'a' and \"b\"",
+    "run.description=lr ${optimizer.lr}": "lr ${optimizer.lr}",
+    "run.description=": "",
+    "run.description=[a]": "[a]",
+    "run.name=1234e5": "1234e5",
+    "run.name=null": None,
+    "paths.data=~/José's (x=1), [lab]/a & b #2": "~/José's (x=1), [lab]/a & b #2",
+    "paths.data=/a,b": "/a,b",
+    "paths.data='/a,b'": "/a,b",
+    "paths.output=${paths.data}/x (y)": "${paths.data}/x (y)",
+    "+data.path=/home/josé/it's (1).txt": "/home/josé/it's (1).txt",
+    "+model.text='a, b'": "a, b",
+    "model.size=[1,2]": [1, 2],
+    "model.size=3": 3,
+    "~run.tags": None,
+}
+
+
+@pytest.mark.parametrize("word", READ)
+def test_texts_and_paths_need_no_quotes(word: str) -> None:
+    """Fails where free words on the command line are met with words of a parser."""
+    [read] = readable([word], Config, is_sweep=False)
+    assert OverridesParser.create().parse_override(read).value() == READ[word]
+
+
+def test_options_are_told_from_overrides() -> None:
+    words = ["-m", "--config-dir", "/tmp/x=1", "run.seed=1,2", "--cfg", "job", "run.name=-x", "--package"]
+    options, others = split_options(words)
+    assert options == ["-m", "--config-dir", "/tmp/x=1", "--cfg", "job", "--package"]
+    assert others == ["run.seed=1,2", "run.name=-x"]
+    assert readable(["run.seed=1,2", "run.description=a,b", "paths.data=/a,b"], Config, is_sweep=True) == [
+        "run.seed=1,2", "run.description=a,b", "paths.data='/a,b'",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("at_work", [None, "another"])

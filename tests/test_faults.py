@@ -25,7 +25,7 @@ from scaffolding.core.errors import StorageError
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import acquire, read_status, release
 from scaffolding.core.session.record import Record
-from scaffolding.core.session.run import StopFlag
+from scaffolding.core.signals import StopFlag
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.progress import RunState
 
@@ -100,7 +100,13 @@ def test_an_item_that_raises_is_named(train: Train, output_root: Path, num_worke
 
 
 @ON_LINUX
-@pytest.mark.parametrize(("how", "says"), [("dies", "exit code -9, reading sample"), ("hangs", "has been hanging for")])
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("dies", "exit code -9, reading sample"), ("leaves", "exit code 0, reading sample"),
+        ("interrupts", "exit code 0, reading sample"), ("hangs", "has been hanging for"),
+    ],
+)  # fmt: skip
 def test_a_worker_that_dies_or_hangs_is_named(train: Train, output_root: Path, how: str, says: str) -> None:
     done = train(*faulty(how), "loader.num_workers=2", "loader.timeout=3", "run.save_every=1", code=1)
     message = done.stderr[done.stderr.index("error: ") :]
@@ -108,6 +114,41 @@ def test_a_worker_that_dies_or_hangs_is_named(train: Train, output_root: Path, h
     # a worker whose reader goes away in mid-handshake may say so: python's own words, from a thread of its own
     assert "sample" in message and ("Traceback" not in done.stderr or "resource_sharer" in done.stderr)
     assert read_status(output_root / "run")["status"] == "failed" and is_finite(output_root / "run")
+
+
+@ON_LINUX
+def test_time_in_which_a_run_is_stopped_does_not_count(output_root: Path, tmp_path: Path) -> None:
+    """Fails where a Ctrl-Z that is longer than loader.timeout ends the run."""
+    words = (*faulty("is slow"), "loader.num_workers=2", "loader.timeout=2", f"paths.output_root={output_root}")
+    run = zygote.start([str(TRAIN), *words], tmp_path / "out", tmp_path / "err", env=ENV)
+    wait_until(lambda: "step 2/" in run.stderr.read_text())
+    run.send(signal.SIGSTOP)
+    time.sleep(3)
+    run.send(signal.SIGCONT)
+    assert run.wait() == 0, run.stderr.read_text()
+
+
+# --- code that ends the process
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("exits", "split: SystemExit: 0"), ("leaves", "os._exit(0) in "),
+        ("interrupts", "ended before its end: KeyboardInterrupt"),
+    ],
+)  # fmt: skip
+def test_code_that_ends_the_process_makes_the_run_a_failed_one(
+    train: Train, output_root: Path, how: str, says: str
+) -> None:
+    done = train(*faulty(how), code=1)
+    assert says in done.stderr and "tiny.py" in done.stderr and "Traceback" not in done.stderr
+    assert read_status(output_root / "run")["status"] == "failed"
+
+
+def test_code_that_ends_the_process_before_there_is_a_run(train: Train, output_root: Path) -> None:
+    done = train(*BASE, "+metrics={x:{_target_:sys.exit}}", code=1)
+    assert "ended before its end: SystemExit" in done.stderr and not output_root.exists()
 
 
 @ON_LINUX
@@ -221,6 +262,31 @@ def test_a_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
 
 
 # --- signals
+
+
+def test_the_same_signal_twice_at_once_is_one_wish() -> None:
+    """Slurm and torchrun both send it."""
+    with StopFlag() as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        assert stop.received == signal.SIGTERM
+    leaves = "; ".join(["import os, signal, time", "from scaffolding.core.signals import StopFlag", "flag = StopFlag()",
+        "flag.__enter__()", "os.kill(os.getpid(), 15)", "SECOND", "print('alive')"])  # fmt: skip
+    for second, code in (("os.kill(os.getpid(), 2)", 130), ("time.sleep(0.6); os.kill(os.getpid(), 15)", 143)):
+        words = [sys.executable, "-c", leaves.replace("SECOND", second)]
+        assert subprocess.run(words, check=False, env=os.environ | ENV).returncode == code
+
+
+def test_a_run_that_is_told_to_ignore_hangups_ignores_them() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with StopFlag() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_are_given_back() -> None:

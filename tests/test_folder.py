@@ -17,8 +17,9 @@ import pytest
 from conftest import generators
 
 from scaffolding.core.errors import UserError
+from scaffolding.core.find import find_run, list_runs, open_run, read_output_root, shortest_name
 from scaffolding.core.folder import folder
-from scaffolding.core.folder.folder import claim, find_run, open_run, read_output_root, read_status
+from scaffolding.core.folder.folder import claim, read_status
 
 
 def test_twenty_simultaneous_starts_get_twenty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +50,8 @@ def test_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = claim(tmp_path / "a" / "b", None, "_job3")
     assert path.parent == tmp_path / "a" / "b" and path.name.endswith("_job3")
     assert generators() == state  # a name must not change what the run draws
-    for bad in ("", "a/b", "..", ".hidden", "a b", "x" * 201, "a\n", "-x"):
+    reserved = ("dev", "latest", "exp_2026-01-01_09-00-00")
+    for bad in ("", "a/b", "dev/x", "..", ".hidden", "a b", "x" * 201, "a\n", "-x", *reserved):
         with pytest.raises(UserError, match=r"run\.name"):
             claim(tmp_path, bad)
     (tmp_path / "file").write_text("")
@@ -92,11 +94,27 @@ def test_find_run(runs: Path, monkeypatch: pytest.MonkeyPatch, name: str, found:
     assert find_run(name.format(root=runs), runs) == runs / RUNS[found]
 
 
-@pytest.mark.parametrize("name", ["2026", "2026-01-0", "exp"])
+@pytest.mark.parametrize("name", ["2026", "2026-01-0", "exp", "same"])
 def test_an_ambiguous_name_is_refused(runs: Path, name: str) -> None:
     shutil.copytree(runs / RUNS[3], runs / RUNS[3].replace("job0", "job1"))
-    with pytest.raises(UserError, match=r"is the beginning of \d runs: .*(calm_heron|_job1)"):
+    for sweep in ("exp_1", "exp_2"):  # two sweeps with a run of the same name
+        shutil.copytree(runs / RUNS[0], runs / sweep / "same")
+    with pytest.raises(UserError, match=r"stands for \d runs: .*(calm_heron|exp_1/same, .*exp_2/same)"):
         find_run(name, runs)
+    assert shortest_name(runs / "exp_2" / "same", runs) == "exp_2/same"
+    assert shortest_name(runs / RUNS[2], runs) == RUNS[2].partition("/")[2]
+    shutil.copytree(runs / RUNS[0], runs / "same")
+    assert find_run("same", runs) == runs / "same" and shortest_name(runs / "same", runs) == "same"
+    with pytest.raises(UserError):
+        shortest_name(runs, runs)
+
+
+def test_a_resume_with_a_changed_setting_does_not_make_a_run_the_latest(runs: Path) -> None:
+    for age, name in enumerate(RUNS):
+        (runs / name / "provenance.json").write_text(json.dumps({"created": 1e9 + age, "parent": None}, indent=age))
+    for file in ("config.yaml", "overrides.yaml", "provenance.json"):
+        os.utime(runs / RUNS[0] / file, (2e9, 2e9))
+    assert find_run("latest", runs) == runs / RUNS[3]
 
 
 @pytest.mark.parametrize(
@@ -126,24 +144,37 @@ def test_latest_without_a_real_run(tmp_path: Path) -> None:
         find_run("latest", tmp_path / "nowhere")
     (tmp_path / "dev" / "a").mkdir(parents=True)
     (tmp_path / "dev" / "a" / "config.yaml").write_text("{}")
-    assert [path.name for path in folder.list_runs(tmp_path)] == ["a"]
+    assert [path.name for path in list_runs(tmp_path)] == ["a"]
     with pytest.raises(UserError, match="dev runs do not count"):
         find_run("latest", tmp_path)
 
 
-def test_where_the_runs_are(tmp_path: Path) -> None:
+def test_where_the_runs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_output_root(tmp_path) == tmp_path / "_output"
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "base.yaml").write_text("paths: {output_root: here}\n")
+    (tmp_path / "configs" / "base.yaml").write_text("run: {name: null}\npaths: {data: there, output_root: here}\n")
     assert read_output_root(tmp_path) == tmp_path / "here"
+    (tmp_path / ".env").write_text("FROM_FILE=/of/a/file\n")
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SCRATCH", "/scratch/it's me")
     for text, expected in {
         "loader: {num_workers: 3}": tmp_path / "here",
         "paths: {output_root: /there}": Path("/there"),
         "# nothing yet": tmp_path / "here",
         "paths:\n  # data: /scratch": tmp_path / "here",
+        "paths: {output_root: ~/runs}": Path("/home/me/runs"),
+        "paths: {output_root: ~nobody_of_that_name/runs}": tmp_path / "~nobody_of_that_name/runs",
+        "paths: {output_root: '${oc.env:SCRATCH}/runs'}": Path("/scratch/it's me/runs"),
+        "paths: {output_root: '${oc.env:FROM_FILE}'}": Path("/of/a/file"),
+        "paths: {output_root: '${oc.env:NO_SUCH,/x}'}": Path("/x"),
+        "paths: {output_root: '${paths.data}/runs'}": tmp_path / "there/runs",
     }.items():
         (tmp_path / "configs" / "local.yaml").write_text(text)
         assert read_output_root(tmp_path) == expected
+        assert read_output_root(tmp_path, "~/given") == Path("/home/me/given")
+    for text in ("${oc.env:NO_SUCH}", "${paths.nosuch}", "${"):
+        with pytest.raises(UserError, match=r"paths\.output_root"):
+            read_output_root(tmp_path, text)
 
 
 def test_status(tmp_path: Path) -> None:

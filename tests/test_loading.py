@@ -1,7 +1,9 @@
 """Loading: order, position and a sample's randomness are functions of (seed, epoch, index) and of nothing else."""
 
+import errno
 import gc
 import multiprocessing
+import os
 import random
 import sys
 import time
@@ -373,3 +375,26 @@ def test_what_a_step_draws_on_the_host_is_keyed_by_the_step() -> None:
         drawn.append((random.random(), float(np.random.rand())))
     assert drawn[0] == drawn[1]
     keys.seed_all(123)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of DataLoader, which is half made
+def test_workers_that_cannot_be_started_are_no_reason_to_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = multiprocessing.get_context("fork").Process
+    begin, started = kind.start, list[Any]()
+
+    def start(process: Any) -> None:
+        if len(started) == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        begin(process)
+        started.append(process)
+
+    monkeypatch.setattr(kind, "start", start)
+    loader = Loader(Noisy(), "train", BATCH_SIZE, shuffle=True, seed=1, device=CPU, num_workers=2, start_method="fork")
+    with pytest.raises(RunError, match="2 workers of the train split could not be started: Too many open files"):
+        next(loader.batches(0))
+    for process in started:
+        process.join(5)
+        assert process.exitcode is not None
+    monkeypatch.setattr(kind, "start", begin)
+    assert len(next(loader.batches(0))[0]) == BATCH_SIZE  # it is not spoilt
+    loader.close()

@@ -86,6 +86,7 @@ STRIKES = [  # environment, exit code, the step that is saved: most of them at s
     ({"FAIL": "figure 1"}, 1, 8),
     ({"STRIKE": "update 3", "KILL_WITH": "SIGTERM"}, 143, 3),
     ({"STRIKE": "update 3", "KILL_WITH": "SIGINT"}, 130, 3),
+    ({"STRIKE": "update 3", "KILL_WITH": "SIGHUP"}, 129, 3),
     ({"STRIKE": "metric 3", "KILL_WITH": "SIGINT"}, 130, 4),
     pytest.param({"STRIKE": "metric 3", "KILL_WITH": "SIGUSR1"}, 138, 4, marks=pytest.mark.full),
 ]

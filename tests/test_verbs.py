@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import BASE, TESTS, Train, assert_same_run, latest, run_train, tree
+from conftest import BASE, TESTS, TRAIN, Train, assert_same_run, latest, run_train, tree
 
 from scaffolding.config import Config
 from scaffolding.core.config.usage import change_of
@@ -100,12 +101,15 @@ def test_every_setting_is_applied_or_refused_by_name(
     assert said["run.description"] == said["run.save_every"] == "applied"
 
 
-@pytest.mark.parametrize("word", ["run.seed=7", "data=noisy", "optimizer=sgd", "run.nosuch=1"])
+@pytest.mark.parametrize(
+    "word", ["run.seed=7", "data=noisy", "optimizer=sgd", "mode=prod", "experiment=x", "run.nosuch=1"]
+)
 def test_what_makes_another_run_is_refused_by_name(
     train: Train, stopped_run: Path, output_root: Path, word: str
 ) -> None:
     done = resumed(train, stopped_run, output_root, "resume", word)
     assert done.returncode == 2 and word.partition("=")[0] in done.stderr
+    assert "mode.KEY" not in done.stderr
 
 
 def test_every_setting_has_a_word_for_its_change() -> None:
@@ -157,6 +161,31 @@ def test_a_schedule_that_keeps_its_total_refuses_another(train: Train) -> None:
     assert "a schedule sets it" in train("resume=cycle", "optimizer.betas=[0.8,0.9]", code=2).stderr
     done = train("resume=cycle", "run.budget=30", "run.schedule_budget=30", code=2)
     assert "was made for 24 steps" in done.stderr
+
+
+PLACES = {  # what the command line says of where runs go
+    "absolute": ("paths.output_root={tmp}/runs",),
+    "odd": ("paths.output_root={tmp}/it's (a), José = 1",),
+    "home": ("paths.output_root=~/runs",),
+    "environment": ("paths.output_root=${{oc.env:SCRATCH}}/runs",),
+    "outside": ("paths.output={tmp}/elsewhere", "paths.output_root={tmp}/runs"),
+    "a sweep": ("--multirun", "run.seed=1,2", "paths.output_root={tmp}/it's, a"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_resume_line_works_as_it_was_printed(train: Train, tmp_path: Path, place: str) -> None:
+    """Fails where it looks for the run somewhere else, or a shell reads another path."""
+    env = {"HOME": str(tmp_path / "home"), "SCRATCH": str(tmp_path / "scratch & co")}
+    words = [word.format(tmp=tmp_path) for word in PLACES[place]]
+    done = train(*words, *BASE, "run.budget=2", "run.name=run", cwd=tmp_path, env=env)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("resume: ")]
+    for line in lines:
+        _, python, program, *rest = shlex.split(line)
+        assert python == "python" and program == str(TRAIN)
+        assert "is finished at step 2" in train(*rest, cwd=tmp_path, env=env).stderr
+    assert len(lines) == 1 + (place == "a sweep")
+    assert not (tmp_path / "~").exists()
 
 
 # --- rerun

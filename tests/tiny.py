@@ -8,11 +8,14 @@ place, and FAIL="metric 2" makes that one fail: a full disk where it is a system
 
 import contextlib
 import errno
+import logging
 import os
 import random
 import signal
 import subprocess
+import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -262,7 +265,7 @@ class Returned(Callback):
 
 
 class FaultyPoints(NoisyPoints):
-    """An item of the training split raises, hangs, ends its process or is not a number; or each item takes a while."""
+    """An item of the training split raises, hangs, is not a number or ends its process; or each item takes a while."""
 
     def __init__(self, split: str, num_items: int, how: str) -> None:
         super().__init__(split, num_items)
@@ -278,6 +281,12 @@ class FaultyPoints(NoisyPoints):
             time.sleep(1000)
         elif index == FAULTY and self.how == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif index == FAULTY and self.how == "exits":
+            sys.exit(0)
+        elif index == FAULTY and self.how == "leaves":
+            os._exit(0)
+        elif index == FAULTY and self.how == "interrupts":
+            raise KeyboardInterrupt
         elif index == FAULTY and self.how == "is nan":
             item = item * float("nan")
         return item, label
@@ -325,3 +334,29 @@ class ExplodingLoss(TinyLoss):
         if model.training and str(passed.count("update") + 1) == os.environ.get("EXPLODE_AT"):
             loss = loss + (model(batch[0]) * 0).sum().abs().sqrt()  # d sqrt(x) at 0
         return loss, values
+
+
+class TalkingPoints(NoisyPoints):
+    """Says something in every way that Python has, when it is built and at its first item for training."""
+
+    def __init__(self, split: str, num_items: int) -> None:
+        super().__init__(split, num_items)
+        self.says = split == "train"
+        if self.says:
+            self.talk("built")
+
+    def talk(self, where: str) -> None:
+        print(f"MARK {where} print", flush=True)
+        logging.getLogger("a.library").info("MARK not shown")
+        logging.getLogger("a.library").warning(f"MARK {where} logging")
+        logging.getLogger("scaffolding.some.module").info(f"MARK {where} of our own")
+        warnings.warn(f"MARK {where} warning", stacklevel=1)  # the line itself is shown, too
+        logger = logging.getLogger("own.handler")
+        logger.handlers, logger.propagate = [logging.StreamHandler()], False
+        logger.error(f"MARK {where} configured")
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if self.says:
+            self.says = False
+            self.talk("read")
+        return super().__getitem__(index)

@@ -30,7 +30,7 @@ from loguru import logger
 from shared import Row, run_sections
 
 from scaffolding import train as program
-from scaffolding.core.session.console import LOG
+from scaffolding.core.output import LOG
 from scaffolding.core.session.run import Run
 from scaffolding.core.state.progress import RunState
 from scaffolding.data.mnist import MNIST

@@ -17,6 +17,7 @@ from zygote import TRAIN, Started
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
 from scaffolding.core.resume.rehearsal import first_difference
+from scaffolding.core.signals import SAME_WISH, STOP_SIGNALS
 
 WORDS = f"""--config-dir {TESTS / "configs"} data=noisy data.dataset._target_=subject.Points model=tiny
     loss._target_=subject.Loss optimizer=fatal scheduler=cosine tracker=none plots=none
@@ -251,8 +252,10 @@ class Stop:
     problem: str | None
 
 
-def stop(run: Path, number: signal.Signals, to_group: bool, workers: int, seconds: float, whole: Path) -> Stop:
-    """Send a signal at a random moment of a run, look at how it ends, and resume it."""
+def stop(
+    run: Path, number: signal.Signals, to_group: bool, is_twice: bool, workers: int, seconds: float, whole: Path
+) -> Stop:
+    """Send a signal, or the same one twice, at a random moment of a run; look at how it ends, and resume it."""
     process, phase = begin(run, *KINDS[-1], f"loader.num_workers={workers}"), "start-up"
     is_at_work = process.wait(random.uniform(0, seconds)) is None
     if (run / "status.json").exists():
@@ -260,6 +263,9 @@ def stop(run: Path, number: signal.Signals, to_group: bool, workers: int, second
     before = time.monotonic()
     if is_at_work:
         process.send(number, to_group)
+        if is_twice:
+            time.sleep(random.uniform(0, SAME_WISH / 2))
+            process.send(number, to_group)
     code = process.wait()
     took = time.monotonic() - before
     while (orphans := num_alive(process.pid)) and time.monotonic() < before + took + 1:
@@ -291,18 +297,19 @@ def problem_of_stop(run: Path, number: signal.Signals, code: int | None, phase: 
 
 
 def signals(quick: bool) -> Iterator[Row]:
-    folder, numbers = Path("signals").absolute(), (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    folder = Path("signals").absolute()
     (whole,) = uninterrupted(folder, KINDS[-1:]).values()
     seconds = timed(folder, 0, 2)
-    trials = list(itertools.product(numbers, (False, True), seconds, range(2 if quick else 40)))
+    both = (False, True)
+    trials = list(itertools.product(STOP_SIGNALS, both, both, seconds, range(1 if quick else 20)))
 
-    def trial(number: signal.Signals, to_group: bool, workers: int, repeat: int) -> Stop:
-        run = folder / f"{number.name}_{'group' if to_group else 'process'}_{workers}_{repeat}"
-        return stop(run, number, to_group, workers, seconds[workers], whole)
+    def trial(number: signal.Signals, to_group: bool, is_twice: bool, workers: int, repeat: int) -> Stop:
+        run = folder / f"{number.name}_{to_group}_{is_twice}_{workers}_{repeat}"
+        return stop(run, number, to_group, is_twice, workers, seconds[workers], whole)
 
     stops = parallel(trial, *zip(*trials, strict=True))
     for what, running in (
-        ("TERM, INT, USR1 to process or group: saved at a step boundary, right exit code, resumed equal", True),
+        ("TERM, INT, USR1, HUP to process or group, once or twice: saved, right exit code, resumed equal", True),
         ("... before there is a run or after its end: right exit code or finished, resumed equal", False),
     ):
         found = [stop.problem for stop in stops if (stop.phase == "running") is running]

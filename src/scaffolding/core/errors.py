@@ -32,6 +32,10 @@ class RunError(Exception):
     code = 1
 
 
+class Ended(SystemExit):
+    """The machinery ends the program. Any other SystemExit comes from the owner's code or from a library."""
+
+
 class StorageError(RunError):
     """A file could not be written; what was there before is untouched. Ends a run only where it lasts: exit code 74."""
 
@@ -55,3 +59,8 @@ def explain(error: BaseException, what: str) -> str:
     own = [frame for frame in frames if not any(part in frame.filename for part in libraries)] or frames
     where = "".join(f"\nat {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in own[-1:])
     return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}{where}"
+
+
+def ended_early(error: BaseException) -> RunError:
+    """What a SystemExit or KeyboardInterrupt means that somebody's code raised in the middle of a run."""
+    return RunError(explain(error, "the run was ended before its end"))

@@ -1,7 +1,7 @@
 """From the command line to `main(cfg)`: help, resume and fork, Hydra without its folders, errors with the cause first.
 
-Exit codes: 0 finished, 1 a run that failed, 2 wrong input (nothing was created), 74 the disk took no checkpoint any
-more, 128 + n stopped by signal n.
+Exit codes: 0 finished, 1 a run that failed, whatever ended it, 2 wrong input (nothing was created), 74 the disk took no
+checkpoint any more, 128 + n stopped by signal n.
 """
 
 import os
@@ -9,6 +9,14 @@ import signal
 import sys
 from pathlib import Path
 
+if None in (sys.stdin, sys.stdout, sys.stderr):  # closed (`>&-`): the next file that is opened would get their number
+    while os.open(os.devnull, os.O_RDWR) < 3:
+        pass
+    sys.stdin, sys.stdout, sys.stderr = sys.stdin or open(0), sys.stdout or open(1, "w"), sys.stderr or open(2, "w")  # noqa: SIM115
+try:
+    Path.cwd()
+except FileNotFoundError:  # it was deleted, and libraries ask for it
+    os.chdir(Path(__file__).parent)
 _package = Path(__file__).resolve().parents[1]
 _folder = Path(sys.argv[0]).resolve().parent
 _path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -21,9 +29,11 @@ if sys.path[0] and Path(sys.path[0]).resolve() == _package:  # started as a scri
     sys.path[0] = str(_package.parent)  # installed package of that name
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: a Ctrl-C just ends it
 
+import dataclasses
 import errno
 import gc
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import dotenv
@@ -38,15 +48,18 @@ from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 
 from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, masked, without_words
+from .config.grammar import readable, split_options, unquoted
 from .config.trust import open_config
 from .config.usage import help_text
 from .config.words import read_words
-from .errors import CONTROL, RunError, StorageError, UserError
-from .folder.folder import find_run, storage_error
+from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
+from .find import absolute, find_run
+from .folder.folder import TIME, storage_error, written
+from .output import install
 from .secrets import without_keys
-from .session.console import LOG
-from .session.run import STOP_SIGNALS
+from .session.console import command
 from .session.tracking import leave_unfinished
+from .signals import handle
 
 gc.enable()
 if "triton" not in sys.modules:  # what is frozen is never freed, and triton complains of that at exit
@@ -58,11 +71,10 @@ TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong inpu
 
 def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
     """Compose the config of this command line and call `main` with it, once or, with --multirun, once per job."""
-    for number in STOP_SIGNALS:  # until a run is under way there is nothing to save
-        signal.signal(number, lambda number, frame: os._exit(128 + number))
+    handle(lambda number, frame: os._exit(128 + number))  # until a run is under way there is nothing to save
     dotenv.load_dotenv(project.root / ".env")
-    logger.remove()
-    logger.add(lambda text: print(text, end="", file=sys.stderr), **LOG)
+    install(project.package)
+    command()  # remembers the working folder, which may be deleted meanwhile
     visible: Any = lambda record: record.update(message=without_keys(record["message"].translate(CONTROL)))  # noqa: E731
     logger.configure(patcher=visible)
     full, words = os.environ.get(TRACEBACK) == "1", sys.argv[1:]
@@ -75,47 +87,54 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
         if full:
             raise
         print(f"error: {without_words(str(error), words)}".translate(CONTROL), file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else error.code)
+        sys.exit(getattr(error, "code", 1 if written else 2))  # 2: nothing was made
     except OSError as error:
-        if full or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        is_of_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+        if full or not (is_of_disk or isinstance(error, PermissionError)):
             raise
-        print(f"error: {storage_error(Path(error.filename or '.').resolve(), error)}", file=sys.stderr)
-        sys.exit(StorageError.code)
+        if is_of_disk:
+            print(f"error: {storage_error(Path(error.filename or '.').resolve(), error)}", file=sys.stderr)
+            sys.exit(StorageError.code)
+        print(f"error: {error.filename}: {error.strerror}".translate(CONTROL), file=sys.stderr)
+        sys.exit(1 if written else 2)
     finally:
         leave_unfinished()
 
 
 def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:
+    options, words = split_options(words)
+    is_sweep = bool({"--multirun", "-m"} & set(options))
     pairs = [word.partition("=") for word in words]
-    given = {key.lstrip("+"): value.strip("'\"") for key, _, value in pairs if value != "null"}
+    given = {key.lstrip("+"): unquoted(value) for key, _, value in pairs if value != "null"}
+    rest = [word for word in words if word.partition("=")[0] not in (*VERBS, "trust")]
+    rest = readable(rest, project.schema, is_sweep)
     # Hydra is kept from making folders and a log
     more = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
-    more += [f"hydra/{log}=disabled" for log in ("job_logging", "hydra_logging")]
-    is_sweep = bool({"--multirun", "-m"} & set(words))
+    more += [f"hydra/{log}=none" for log in ("job_logging", "hydra_logging")]
     if is_sweep:
-        root = project.root / (given.get("paths.output_root") or project.output_root)
-        more.append(f"hydra.sweep.dir={root}/exp_${{now:%Y-%m-%d_%H-%M-%S}}")
-    rest = [word for word in words if word.partition("=")[0] not in (*VERBS, "trust")]
-    options: list[str] = []
+        OmegaConf.register_new_resolver("in_project", lambda path: str(absolute(path, project.root)), replace=True)
+        more.append(f"hydra.sweep.dir='${{in_project:${{paths.output_root}}}}/exp_{datetime.now():{TIME}}'")
+    source: list[str] = []
     verb = ""
     if {*VERBS, "trust"} & set(given):
-        verb, parent, options, inherited = _go_on(given, rest, project)
+        verb, parent, source, inherited = _go_on(given, rest, project)
         more += inherited
     for key in ("fork_state", "fork_weights"):
         if key in given and verb != "fork":
             raise UserError(f"{key}={given[key]}: goes with fork=RUN, which starts a new run from another")
-    shows_config = "--cfg job" in " ".join(rest) and "--package" not in rest
+    shows_config = "--cfg job" in " ".join(options) and "--package" not in options
+    resolves = "--resolve" in options
     if shows_config:  # done here, not by Hydra, so that it is checked
-        rest = [word for word in rest if word not in ("--cfg", "job", "--resolve")]
+        options = [word for word in options if word not in ("--cfg", "job", "--resolve")]
     raised: list[Exception] = []
 
     def task(composed: DictConfig) -> Any:
         try:
-            if not options:  # composed of this checkout's files
+            if not source:  # composed of this checkout's files
                 check_files(HydraConfig.get().runtime, project)
             cfg = checked(composed, project)
             if shows_config:
-                print(OmegaConf.to_yaml(composed, resolve="--resolve" in words), end="")
+                print(OmegaConf.to_yaml(composed, resolve=resolves), end="")
                 return None
             if verb:
                 from .resume.resume import check  # only where a run goes on from another
@@ -123,22 +142,22 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
                 check(cfg, verb, parent, given, project)
             if is_sweep:  # its jobs lie together
                 cfg.paths.output = HydraConfig.get().sweep.dir
-            sys.argv[1:] = map(masked, words)  # libraries may note down what they find there
+            sys.argv[1:] = map(masked, [*options, *words])  # libraries may note down what they find there
             gc.disable()  # building the first optimizer imports half of torch; --help does without it
             torch.optim.SGD([torch.zeros(1)])
             gc.enable()
             return main(cfg)
-        except Exception as error:  # kept, and raised below: Hydra would print its own lines first
-            raised.append(error)
+        except Ended:
+            raise
+        except (Exception, SystemExit) as error:  # kept, and raised below: Hydra would print its own lines first
+            raised.append(ended_early(error) if isinstance(error, SystemExit) else error)
             if is_sweep:
-                raise
+                raise raised[0] from None
 
     os.environ[TRACEBACK] = "1"  # errors come here as they were raised, instead of Hydra's own report
     # Hydra would compose the whole config a first time, only to look for hydra.mode in it; --multirun says that here
     Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
-    # argparse wants the overrides in one piece: ours go before the first of the user's
-    first = next((i for i, word in enumerate(rest) if "=" in word and not word.startswith("-")), len(rest))
-    sys.argv[1:] = [*options, *rest[:first], *more, *rest[first:]]
+    sys.argv[1:] = [*source, *options, *more, *rest]
     try:
         hydra.main(version_base="1.3", config_path=str(project.configs), config_name="base")(task)()
     except COMPOSE_ERRORS as error:
@@ -165,7 +184,10 @@ def _go_on(given: dict[str, str], words: list[str], project: Project) -> tuple[s
         )
     verb, trust = verbs[0], [name for name in given.get("trust", "").split(",") if name]
     output = given.get("paths.output") if verb == "resume" else None  # of the others it says where the new run goes
-    root = project.root / (output or given.get("paths.output_root") or project.output_root)
+    if output is not None:
+        root = absolute(output, project.root)
+    else:
+        root = project.find_output_root(given.get("paths.output_root"))
     run = find_run(given[verb], root)
     keys = {word.partition("=")[0].lstrip("+~"): word for word in words if "=" in word or word.startswith("~")}
     if verb == "fork":  # the parent's command line, then this one's
@@ -174,9 +196,12 @@ def _go_on(given: dict[str, str], words: list[str], project: Project) -> tuple[s
         return verb, run, [], [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
     for key, word in keys.items():
         if (project.configs / key).is_dir():  # the run has chosen
+            single = f"; single keys may be set ({key}.KEY=VALUE)"
+            if key not in {field.name for field in dataclasses.fields(project.schema)}:  # mode, experiment
+                single = ""
             raise UserError(
-                f"{word}: refused, {verb} keeps the run's {key}\nset single keys ({key}.KEY=VALUE), "
-                f"or start a new run from its weights with fork={run.name}"
+                f"{word}: refused, {verb} keeps the run's {key}, as every choice of a group\nleave it out{single}"
+                f"\nfork={run.name} {word} starts a new run from its weights"
             )
     # as it was checked: Hydra does not read the folder
     ConfigStore.instance().store("config of the run", open_config(run, project, trust))

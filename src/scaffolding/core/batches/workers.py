@@ -1,7 +1,6 @@
 """Reading sample by sample: torch's DataLoader with a key for every sample, and what went wrong in a worker."""
 
 import atexit
-import contextlib
 import ctypes
 import inspect
 import multiprocessing
@@ -21,12 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate, get_worker_info
 
 from ..errors import RunError, explain
+from ..signals import deaths_ignored, signals_blocked
 from ..state import keys
 
 if TYPE_CHECKING:
     from .loader import Loader
-
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 START_TIMEOUT = 60.0  # seconds to wait for workers that import the code
 
@@ -57,7 +55,7 @@ class Workers:
     """The DataLoader of a split whose dataset has no `get_batch`; its processes stay for all epochs."""
 
     def __init__(self, loader: "Loader", num_workers: int, start_method: str | None, timeout: float | None) -> None:
-        self.name, self.dataset = loader.name, loader.dataset
+        self.name, self.dataset, self.timeout = loader.name, loader.dataset, timeout
         self.samples = KeyedSamples(loader.dataset, loader.name, loader.seed, num_workers)
         self.order = Order(weakref.proxy(loader))  # no cycle: workers end with the last reference
         self.loader: DataLoader[Any] = DataLoader(
@@ -79,21 +77,27 @@ class Workers:
         all_workers.add(self)
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
-        """The batches of an epoch on the CPU, from batch `start`; RunError says which sample could not be read.
+        """The batches of an epoch on the CPU, from batch `start`.
 
         While one iteration is under way, another reads in this process: the worker processes serve one at a time, and
         would forget the first.
+
+        Raises:
+            RunError: a sample could not be read, no batch came in `timeout` seconds, or no worker could be started.
         """
         is_first = not self.is_reading
         if is_first:
-            self.is_reading = True
             self.order.epoch, self.order.start = epoch, start
-            with _signals_blocked():
-                iterator: Iterator[Any] = iter(self.loader)
+            iterator = self._start()
+            self.is_reading = True
         else:
             iterator = map(self.samples.__getitems__, Order(self.order.loader, epoch, start))
         try:
-            for batch in iterator:
+            while True:
+                try:
+                    batch = self._next(iterator)
+                except StopIteration:
+                    return
                 yield _whole(batch)
         finally:
             if is_first:
@@ -109,8 +113,43 @@ class Workers:
         Otherwise those of a split that is read for the first time hours later would run what was edited since.
         """
         if self.runs_later_code and not self._processes():
-            with _signals_blocked():
-                iter(self.loader)
+            self._start()
+
+    def _start(self) -> Iterator[Any]:
+        """An iterator over an epoch; the first one starts the processes."""
+        if self._processes():
+            self.loader._iterator._timeout = self.timeout or 0  # type: ignore[union-attr]  # until all have answered
+        before = set(multiprocessing.active_children())
+        try:
+            with signals_blocked():
+                return iter(self.loader)
+        except OSError as error:
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()  # python would end them with a signal that they ignore, and wait for ever
+            raise RunError(
+                f"the {self.loader.num_workers} workers of the {self.name} split could not be started: {error.strerror}"
+                "\nlower loader.num_workers, or raise the limit (ulimit -a lists them)"
+            ) from error
+
+    def _next(self, iterator: Any) -> Any:
+        """The next batch, waited for in slices, of which each counts the same, however long it took.
+
+        While the process is stopped (Ctrl-Z, a scheduler that suspends it), hardly any time passes so. After each
+        slice, DataLoader looks for workers that are gone.
+        """
+        waited, slice_ = 0.0, min(1.0, (self.timeout or 8) / 8)
+        if iterator is self.loader._iterator:
+            iterator._timeout = slice_  # type: ignore[union-attr]
+        while True:
+            try:
+                return next(iterator)
+            except RuntimeError as error:
+                if "DataLoader timed out" not in str(error):
+                    raise
+                waited += slice_
+                if self.timeout is not None and waited >= self.timeout:
+                    why = f"the workers of the {self.name} split gave no batch in {waited:.0f} s (loader.timeout)"
+                    raise self.fault(str(error)) or RunError(why) from error
 
     def await_start(self) -> None:
         """Wait until the processes that `start` started have imported the code, and read a sample with it."""
@@ -151,7 +190,7 @@ class Workers:
         if processes:
             timer = threading.Timer(1.0, lambda: [process.kill() for process in processes])
             timer.start()
-            with _deaths_ignored():
+            with deaths_ignored():
                 self.loader._iterator._shutdown_workers()  # type: ignore[union-attr]
             timer.cancel()
         self.loader._iterator = None
@@ -213,20 +252,20 @@ class KeyedSamples:
                 keys.seed_host(keys.key(self.seed, self.name, epoch, index, *repeat))
                 try:
                     samples.append(self.dataset[index])
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     return _failed(error, f"sample {index} of the {self.name} split{where}")
             if at_work is not None:
                 at_work[0] = -1
             keys.seed_host(keys.key(self.seed, self.name, "collate", *wanted[0]))  # it may mix or mask at random
             try:
                 return self.collate(samples)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 return _failed(
                     error, f"collating samples {[index for _, index, *_ in wanted]} of the {self.name} split"
                 )
 
 
-def _failed(error: Exception, what: str) -> Failed:
+def _failed(error: BaseException, what: str) -> Failed:
     return Failed(explain(error, what), "".join(traceback.format_exception(error)))
 
 
@@ -246,26 +285,3 @@ def _die_with_parent(worker: int) -> None:
     """A run that is killed leaves no worker behind, not even one that hangs (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Worker processes started here never see stop signals: only the run itself decides when to stop."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _deaths_ignored() -> Iterator[None]:
-    """DataLoader raises an error wherever the main thread is when a worker dies; not so while they are made to."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before)

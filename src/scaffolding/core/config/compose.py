@@ -21,11 +21,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError
-from ..folder.folder import read_output_root
+from ..find import absolute, read_output_root
 from ..secrets import HIDDEN, hide_secrets, is_secret, without_keys
 from ..tree import leaves, specs
 from .explain import explain, unknown_key
 from .explain import groups as groups  # of a folder of configs
+from .grammar import readable
 
 NOT_KEPT = ("resume", "fork", "fork_state", "fork_weights", "rerun")  # said of a run, not part of its config
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)  # of user's words
@@ -63,14 +64,19 @@ class Project:
     @property
     def output_root(self) -> Path:
         """Where runs are found when the command line says nothing."""
+        return self.find_output_root()
+
+    def find_output_root(self, given: str | None = None) -> Path:
+        """Where runs are found; `given` is the value of `paths.output_root=` on the command line."""
         try:
-            return read_output_root(self.root)
+            return read_output_root(self.root, given)
         except yaml.YAMLError as error:
             raise explained(error, self, []) from error
 
 
 def compose_config(project: Project, overrides: list[str]) -> DictConfig:
     """A checked config; leaves none of Hydra's global state behind. UserError: what is wrong with which override."""
+    overrides = readable(overrides, project.schema, is_sweep=False)
     try:
         return checked(compose_unchecked(project, overrides), project)
     except UserError:
@@ -149,6 +155,9 @@ def checked(composed: Any, project: Project) -> DictConfig:
     if project.former_names:
         for key, spec in specs(plain):
             OmegaConf.update(cfg, f"{key}._target_", project.present_name(str(spec["_target_"])))
+    for key, value in leaves(plain):
+        if "${" in str(value):  # escaped; a run that is read again would take it for a reference
+            raise UserError(f"{key}: {value!r}: a text with ${{ could not be read again\nwrite it in other letters")
     for section, content in schema.items():
         if not dataclasses.is_dataclass(content.type):
             continue
@@ -169,7 +178,7 @@ def checked(composed: Any, project: Project) -> DictConfig:
             if not is_allowed:
                 raise UserError(f"{section}.{name}={value}: not allowed\nallowed: {rules['allowed']}")
     for name in cfg.paths:  # in order: later ones refer to earlier ones
-        cfg.paths[name] = str(project.root / cfg.paths[name])
+        cfg.paths[name] = str(absolute(cfg.paths[name], project.root))
     OmegaConf.set_struct(cfg, True)
     return cfg  # type: ignore[no-any-return]
 

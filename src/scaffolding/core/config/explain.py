@@ -49,12 +49,6 @@ def explain(
         options = sorted(error.options or groups(configs).get(group, []))
         near = ", ".join(nearest(option, options)) or "none"
         return UserError(f"{group}={option}: no such option\nnearest: {near}; options: {', '.join(options) or 'none'}")
-    found = re.search(r"Ambiguous value for argument '([^']+)'", text)
-    if found:
-        key, _, value = found[1].partition("=")
-        return UserError(
-            f"{found[1]}: several values\none run for each of them: add --multirun; a list: {key}=[{value}]"
-        )
     found = re.search(r"Could not (?:override|delete from config\.(?: The key)?) '([^']+)'", text)
     if found:
         known = _known(overrides, configs, compose)

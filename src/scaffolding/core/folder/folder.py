@@ -18,22 +18,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
 from loguru import logger
 
-from ..errors import StorageError, UserError, nearest
+from ..errors import StorageError, UserError
 from .reading import open_here, read_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
 CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
+TIME = "%Y-%m-%d_%H-%M-%S"
+RESERVED = re.compile(r"dev|latest|exp_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")  # the folders of sweeps
 LOCK_WAIT = 1.0  # seconds: whoever only looks (read_status) has the lock for an instant
 # Record locks: a forked worker does not inherit them, as it would a flock, and so cannot keep a dead run locked. They
 # end when the process closes the file anywhere, so a file that is held is never opened a second time.
 _held: dict[Path, IO[str]] = {}
 _claiming = threading.Lock()
+written: list[Path] = []  # run folders that this process made or changed
 
 
-# --- claiming and finding
+# --- claiming
 
 
 def claim(output: Path, name: str | None, suffix: str = "") -> Path:
@@ -46,18 +48,23 @@ def claim(output: Path, name: str | None, suffix: str = "") -> Path:
     """
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"run.name={name!r} is not a folder name\nallowed: letters, digits and . _ - = , +, up to 200")
+    if RESERVED.fullmatch(f"{name}{suffix}"):
+        raise UserError(
+            f"run.name={name}: has a meaning of its own (resume=latest, dev runs, sweeps)\nchoose another name"
+        )
     state = random.getstate()
     import coolname  # draws from the global generator when it is imported
 
     random.setstate(state)
     coolname.replace_random(random.Random())  # a name must not change what the run draws
     while True:
-        new_name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{'_'.join(coolname.generate(2))}"
+        new_name = f"{datetime.now():{TIME}}_{'_'.join(coolname.generate(2))}"
         path = output / f"{name or new_name}{suffix}"
         try:
             output.mkdir(parents=True, exist_ok=True)
             with _claiming:
                 if _make(path):
+                    written.append(path)
                     _sync_folder(output)
                     _sync_folder(output.parent)
                     return path
@@ -97,71 +104,6 @@ def _is_half_made(path: Path) -> bool:
     return path.is_dir() and files <= known
 
 
-def list_runs(output_root: Path) -> list[Path]:
-    """All run folders under the output root (dev runs and jobs of sweeps too), oldest first."""
-    found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/config.yaml")}
-    runs = [path for path in found if found.isdisjoint(path.parents)]
-    ages = {}
-    for run in runs:
-        files = (run / "config.yaml", run / "overrides.yaml", run / "provenance.json")
-        ages[run] = min((file.lstat().st_mtime for file in files if os.path.lexists(file)), default=0.0)
-    return sorted(runs, key=lambda run: ages[run])
-
-
-def find_run(name: str, output_root: Path) -> Path:
-    """The run that `name` stands for: a name, a unique prefix, `latest`, `dev/NAME`, or a path under the output root.
-
-    Raises:
-        UserError: none, or several; the nearest or all of them are named.
-    """
-    root = output_root.resolve()
-    runs = {str(path.relative_to(root)): path for path in list_runs(root) if path.resolve().is_relative_to(root)}
-    runs = {key: path for key, path in runs.items() if key.isprintable()}  # a name that nobody can type
-    if name == "latest":
-        real = [path for key, path in runs.items() if not key.startswith("dev/")]
-        if not real:
-            raise UserError(f"latest: there is no run in {root} (dev runs do not count)\nno run was created")
-        return real[-1]
-    if "/" in name and name.isprintable():  # as a shell completes it
-        for path in (Path(name).resolve(), (root.parent / name).resolve()):
-            if path in runs.values():
-                return path
-    wanted = name.rstrip("/")
-    if not all(NAME.fullmatch(part) for part in wanted.split("/")):
-        raise UserError(
-            f"{name!r} is not a run in {root}\ngive a run's name, its first letters, `latest`, or its path there"
-        )
-    matches = [key for key in runs if wanted in (key, key.rpartition("/")[2])]
-    if len(matches) != 1:
-        matches = [key for key in runs if key.startswith(wanted)]
-    if len(matches) == 1:
-        return runs[matches[0]]
-    if matches:
-        raise UserError(f"{name!r} is the beginning of {len(matches)} runs: {', '.join(matches[-5:])}\ngive more of it")
-    near = ", ".join(nearest(wanted, runs, 3)) or "there are no runs"
-    raise UserError(f"there is no run {name!r} in {root}\nnearest: {near}\nno run was created")
-
-
-def open_run(word: str, output_root: Path) -> Path:
-    """The run that a path from anywhere, or else a name as in `find_run`, stands for."""
-    path = Path(word).expanduser()
-    if (path / "config.yaml").is_file():
-        return path
-    return find_run(word, output_root)
-
-
-def read_output_root(project_root: Path) -> Path:
-    """Where the runs are: paths.output_root of this machine's local.yaml, else of base.yaml."""
-    for name in ("local.yaml", "base.yaml"):
-        file = project_root / "configs" / name
-        if file.exists():
-            with open(file) as stream:  # a stream: errors then name the file
-                paths = (yaml.safe_load(stream) or {}).get("paths") or {}
-            if "output_root" in paths:
-                return project_root / str(paths["output_root"])
-    return project_root / "_output"
-
-
 # --- one writer at a time: a lock that the system frees when the process ends, however it ends
 
 
@@ -169,15 +111,19 @@ def acquire(run: Path, note: bool = True) -> None:
     """Take the lock of a run until `release` or the end of this process, and note down who has it.
 
     Raises:
-        UserError: another process has it; it is named.
+        UserError: another process has it, which is named, or the folder cannot be written.
     """
     path = run.resolve() / ".lock"
     try:
         file = _held.get(path) or open(path, "a+", opener=open_here)  # noqa: SIM115 (closing it would free the lock)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise
-        raise UserError(f"{path} is a link, a folder or a pipe\ndelete it") from error
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise UserError(f"{path} is a link, a folder or a pipe\ndelete it") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(
+                f"{run} cannot be written: {error.strerror}\nfork={run.name} starts a new run from its weights"
+            ) from error
+        raise
     begin = time.monotonic()
     while path not in _held:
         try:

@@ -25,6 +25,7 @@ from ..config.compose import compose_config, own_words, portable
 from ..errors import RunError
 from ..folder.facts import Facts
 from ..intervals import in_steps
+from ..output import transcript
 from ..session.console import command
 from ..session.record import peak_memory
 from ..state import checkpoint
@@ -79,7 +80,7 @@ def continue_halfway(exp: Any, main: Main) -> int:
         (again / "checkpoints").mkdir()
         checkpoint.link_checkpoint(exp.run.record.checkpoints.halfway, CheckpointFiles(again).latest)
         step = checkpoint.load(CheckpointFiles(again).latest)["state"]["step"]
-        with _silence(exp.run):
+        with _silence():
             main(cfg)
         return compare(exp.path, again, step)
 
@@ -172,7 +173,7 @@ def _timed(exp: Any, cfg: Any, main: Main) -> tuple[list[float], int, int]:
             short.run.budget, short.run.log_every = f"{NUM_TIMED}steps", "1"
             for name in ("eval_every", "plot_every", "rollout_every", "save_every"):
                 short.run[name] = None
-        with _silence(exp.run):
+        with _silence():
             main(short)
         rows = Facts(Path(folder) / "run" / "facts").rows()
         record = checkpoint.load(CheckpointFiles(Path(folder) / "run").latest)
@@ -201,14 +202,15 @@ def _config_dirs() -> list[str]:
 
 
 @contextlib.contextmanager
-def _silence(run: Any) -> Iterator[None]:
+def _silence() -> Iterator[None]:
     """A rehearsal is silent, on the console and in the run's log.txt; it still reacts to the run's signals."""
-    run.is_paused = True
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        run.is_paused = False
+    nothing = io.StringIO()
+    with (
+        contextlib.redirect_stdout(nothing),
+        contextlib.redirect_stderr(nothing),
+        transcript.to(lambda text: None),
+    ):
+        yield
 
 
 def _duration(seconds: float) -> str:

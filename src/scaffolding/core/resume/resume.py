@@ -9,7 +9,7 @@ from loguru import logger
 from ..config.build import check_specs
 from ..config.compose import Project, lasting, own_words, portable
 from ..config.trust import read_config
-from ..errors import DamagedError, UserError
+from ..errors import DamagedError, Ended, UserError
 from ..folder import folder
 from ..folder.provenance import code_hash, numerics
 from ..folder.reading import MAX_FACTS, read_bytes, read_json, read_yaml
@@ -111,7 +111,7 @@ def resume(exp: Any, create: Any) -> Path:
 
     Raises:
         UserError: the checkpoint and the experiment do not fit.
-        SystemExit: with code 0 and nothing changed, if there is nothing left to do.
+        Ended: with code 0 and nothing changed, if there is nothing left to do.
     """
     run = Path(exp.cfg.resume)
     files = CheckpointFiles(run)
@@ -136,7 +136,7 @@ def resume(exp: Any, create: Any) -> Path:
                     what, keys = "a lower run.target_loss", {"run.target_loss"}
             if exp.num_steps == step or not keys & changes.keys():
                 logger.info(f"{run} is finished at step {step}; {what} would carry it on")
-                raise SystemExit(0)
+                raise Ended(0)
         # with what an earlier resume= changed, too, if it was killed before it saved: config.yaml says it already
         load_state(exp, content, run.name, changes)
         _replace(files.latest, file)  # the look at this step is repeated, and may make it the best

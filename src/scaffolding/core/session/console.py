@@ -1,14 +1,13 @@
-"""What a run says on the console: lines, or on a terminal a progress bar and lines above it."""
+"""What a run says on the console: a line for each row, on a terminal a progress bar, and its own command."""
 
-import contextlib
+import functools
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from loguru import logger
+from ..output import Stream, above_bar
 
-LOG_LINE = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}"
-LOG: Any = {"format": LOG_LINE, "level": "INFO", "diagnose": False}  # the values of variables may be secrets
 NOT_SHOWN = ("step", "epoch", "samples", "split", "time", "peak_memory_mb", "items_per_second")
 
 
@@ -22,38 +21,43 @@ def describe_row(row: dict[str, Any], num_steps: int) -> str:
 
 
 class ProgressBar:
-    """The progress bar of one run on a terminal; log lines appear above it. Use as a context."""
+    """The progress bar of one run on a terminal. Use as a context."""
 
     def __init__(self, num_steps: int, done: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=Console(stderr=True))
+        stream: Any = Stream(getattr(sys.stderr, "stream", sys.stderr))
+        console = Console(file=stream)
+        self.progress = Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)
         self.task = self.progress.add_task("step", total=num_steps, completed=done)
 
     def __enter__(self) -> "ProgressBar":
         self.progress.start()
-        write = self.progress.console.print
-        logger.remove()
-        logger.add(lambda text: write(text, end="", markup=False, highlight=False), **LOG)
+        above_bar.append(self.above)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        above_bar.remove(self.above)
         self.progress.stop()
-        logger.remove()
-        logger.add(lambda text: print(text, end="", file=sys.stderr), **LOG)
+
+    def above(self, text: str) -> None:
+        """Say something above the bar; lines are not broken, so that they can be pasted."""
+        self.progress.console.out(text, end="", highlight=False)
 
     def show(self, step: int, line: str) -> None:
         """Move the bar, and say the newest row next to it."""
         self.progress.update(self.task, completed=step, description=line)
 
 
+@functools.cache  # the folder may be deleted meanwhile
 def command() -> str:
-    """How this program was started, as it can be typed again from the same folder."""
+    """How this program was started, as it can be pasted into a shell in the same folder."""
     program = Path(sys.argv[0])
     if program.suffix != ".py":
-        return program.name
-    with contextlib.suppress(ValueError):
-        program = program.resolve().relative_to(Path.cwd())
-    return f"python {program}"
+        return shlex.quote(program.name)
+    program = program.resolve()
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    return f"python {shlex.quote(str(program))}"

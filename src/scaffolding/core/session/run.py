@@ -3,18 +3,16 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -23,43 +21,16 @@ from loguru import logger
 
 from ..config.compose import own_words
 from ..config.trust import needed_trust
-from ..errors import RunError
+from ..errors import UserError, ended_early
+from ..find import absolute, shortest_name
 from ..folder import folder
 from ..folder.facts import Facts
-from ..folder.reading import open_here
+from ..output import transcript
+from ..signals import StopFlag, Stopped
 from ..state.checkpoint import link_checkpoint
 from ..state.progress import RunState
-from .console import LOG_LINE, ProgressBar, command
+from .console import ProgressBar, command
 from .record import Record, Start
-
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-
-
-class Stopped(SystemExit):
-    """A signal asked the run to stop; it did, with a checkpoint. The code is 128 + the signal's number."""
-
-
-@dataclass
-class StopFlag:
-    """While active, remembers the first stop signal in `received`; a second one ends the process with 128 + number."""
-
-    received: signal.Signals | None = None
-    _before: dict[int, Any] = field(default_factory=dict)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            os._exit(128 + number)
-        self.received = signal.Signals(number)
-
-    def __enter__(self) -> "StopFlag":
-        if threading.current_thread() is threading.main_thread():  # python allows handlers nowhere else
-            for number in STOP_SIGNALS:
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 class NoRun:
@@ -107,7 +78,6 @@ class Run:
         state = self.state
         self.start = Start(state.step, list(state.looks), state.samples, time.perf_counter())
         self.closing: list[str] = []  # the last lines, fit to be pasted
-        self.is_paused = False  # while a rehearsal speaks
         self.progress: Any = None
 
     @cached_property
@@ -162,8 +132,9 @@ class Run:
     def session(self) -> Iterator[None]:
         """While training: lock, log file, signals, status. Records how the block ended, whichever way."""
         folder.acquire(self.path)
+        folder.written.append(self.path)
         code = 0
-        with self.stop, self._log_file():
+        with self.stop, self._log_file(), self._no_early_exit():
             self._write_status("running")  # only now: a signal before would end the process, and the run read as died
             try:
                 yield
@@ -180,7 +151,7 @@ class Run:
             except BaseException as error:
                 code = 1
                 logger.debug("".join(traceback.format_exception(error)))  # log.txt has it always
-                cause = _worker_fault(error) or error
+                cause = _cause(error)
                 good = self.record.checkpoints.latest if self.record.checkpoints.latest.exists() else "none"
                 logger.error(f"failed at step {self.state.step}: {type(cause).__name__}; last good checkpoint: {good}")
                 self._end("failed", f"{type(cause).__name__}: {cause}")
@@ -190,10 +161,7 @@ class Run:
             finally:
                 self.close_loaders()
                 self.record.tracking.finish(code)
-                resume = f"resume:   {command()} resume={self.path.name}"
-                if self.trust:
-                    resume += f" trust={','.join(self.trust)}"
-                print("\n".join([f"run:      {self.path}", resume, *self.closing]), flush=True)
+                print("\n".join([f"run:      {self.path}", f"resume:   {self._resume()}", *self.closing]), flush=True)
                 folder.release(self.path)
 
     def leave_if_asked(self) -> None:
@@ -203,6 +171,19 @@ class Run:
                 f"{self.stop.received.name}: stopped at step {self.state.step}, saved at {self.record.saved_step}"
             )
             raise Stopped(128 + self.stop.received)
+
+    def _resume(self) -> str:
+        """The command that carries the run on, to be pasted into a shell."""
+        root = absolute(self.config["paths"]["output_root"], self.project.root)
+        words = [f"resume={self.path.name}", f"paths.output={self.path.parent}"]
+        for place, more in ((None, []), (root, [f"paths.output_root={root}"])):
+            with contextlib.suppress(UserError, OSError):
+                name = shortest_name(self.path, place or self.project.output_root)
+                words = [f"resume={name}", *more]
+                break
+        if self.trust:
+            words.append(f"trust={','.join(self.trust)}")
+        return f"{command()} {shlex.join(words)}"
 
     def _end(self, status: str, reason: str) -> None:
         self.facts.event("on_exception", step=self.state.step, reason=reason)
@@ -221,19 +202,30 @@ class Run:
     @contextlib.contextmanager
     def _log_file(self) -> Iterator[None]:
         """Everything that is logged or printed goes to log.txt as well; a terminal gets a progress bar."""
-        with open(self.path / "log.txt", "ab", buffering=0, opener=open_here) as file, contextlib.ExitStack() as stack:
-
-            def write(text: str) -> None:
-                with contextlib.suppress(OSError):  # a full disk; what matters is said by others
-                    if not self.is_paused:
-                        file.write(text.encode())
-
+        with contextlib.ExitStack() as stack:
             if sys.stderr.isatty():
                 self.progress = stack.enter_context(ProgressBar(self.num_steps, self.state.step))
-            handler = logger.add(write, format=LOG_LINE, level="DEBUG", backtrace=True, diagnose=False)
-            stack.callback(logger.remove, handler)
-            stack.enter_context(contextlib.redirect_stdout(_Tee(sys.stdout, write)))
+            stack.enter_context(transcript.to_file(self.path / "log.txt"))
             yield
+
+    @contextlib.contextmanager
+    def _no_early_exit(self) -> Iterator[None]:
+        """While active, os._exit(0) of a library does not make a job script take the run for finished."""
+        leave, own = os._exit, os.getpid()
+
+        def leave_with_a_word(status: int) -> NoReturn:
+            if os.getpid() == own:  # not a forked worker
+                frame = traceback.extract_stack()[-2]
+                logger.error(f"os._exit({status}) in {frame.filename}:{frame.lineno} ended the run before its end")
+                self._write_status("failed", f"os._exit({status})")
+                status = status or 1
+            leave(status)
+
+        os._exit = leave_with_a_word
+        try:
+            yield
+        finally:
+            os._exit = leave
 
 
 def create(
@@ -252,7 +244,7 @@ def create(
     if hydra is not None and hydra.mode == RunMode.MULTIRUN and output == Path(hydra.sweep.dir):
         suffix = f"_job{hydra.job.num}"  # the runs of a sweep; not those by which one of them looks ahead
     path = folder.claim(output, name, suffix)
-    folder.write_text(path / "provenance.json", json.dumps({"parent": parent}) + "\n")
+    folder.write_text(path / "provenance.json", json.dumps({"created": time.time(), "parent": parent}) + "\n")
     folder.write_text(path / "overrides.yaml", yaml.safe_dump([*words, *own_words()], allow_unicode=True))
     (path / "checkpoints").mkdir(exist_ok=True)
     for name, file in (links or {}).items():
@@ -262,24 +254,12 @@ def create(
     return path
 
 
-@dataclass
-class _Tee:
-    """Standard output, a copy of which goes to `copy`."""
+def _cause(error: BaseException) -> BaseException:
+    """The error to show where one ends a run."""
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        return ended_early(error)
+    if "DataLoader" in str(error):
+        from ..batches.workers import worker_fault  # only where samples are read one by one
 
-    stream: Any
-    copy: Callable[[str], None]
-
-    def write(self, text: str) -> int:
-        self.copy(text)
-        return int(self.stream.write(text))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-def _worker_fault(error: BaseException) -> RunError | None:
-    if "DataLoader" not in str(error):
-        return None
-    from ..batches.workers import worker_fault  # only where samples are read one by one
-
-    return worker_fault(error)
+        return worker_fault(error) or error
+    return error

@@ -1,0 +1,96 @@
+"""The words of a command line, as Hydra's grammar can read them."""
+
+import dataclasses
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from ..errors import UserError
+
+WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
+
+
+def split_options(words: list[str]) -> tuple[list[str], list[str]]:
+    """The options among the words of a command line, with their values, and the others."""
+    options, others, rest = list[str](), list[str](), iter(words)
+    for word in rest:
+        if word.startswith("-"):
+            options.append(word)
+            if word in WITH_VALUE:
+                options += [value for value in [next(rest, None)] if value is not None]
+        else:
+            others.append(word)
+    return options, others
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra reads it, whatever its letters are."""
+    quote = Quote.single
+    if "'" in text and '"' not in text:
+        quote = Quote.double
+    return QuotedString(text, quote).with_quotes()
+
+
+def unquoted(text: str) -> str:
+    """A text without the quotes around it, if there are some."""
+    if len(text) > 1 and text[0] in "'\"" and text[0] == text[-1]:
+        return text[1:-1]
+    return text
+
+
+def free_texts(schema: Any, section: str = "") -> Iterator[str]:
+    """The settings of a schema that may be any text: `run.description`, paths and others without a rule."""
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(field.type):
+            yield from free_texts(field.type, f"{field.name}.")
+        elif section and field.type in (str, str | None) and field.metadata["check"] is None:
+            yield f"{section}{field.name}"
+
+
+def readable(words: list[str], schema: Any, is_sweep: bool) -> list[str]:
+    """The words of a command line with quotes around what can only be a text.
+
+    That is the value of a setting that may be any text, and what Hydra cannot read where it looks like words or a path.
+
+    Raises:
+        UserError: several values without --multirun; what Hydra cannot read, with quotes to be pasted.
+    """
+    texts = set(free_texts(schema))
+    return [_readable(word, texts, is_sweep) for word in words]
+
+
+def _readable(word: str, texts: set[str], is_sweep: bool) -> str:
+    key, _, value = word.partition("=")
+    name, is_quoted, parsed, problem = key.lstrip("+"), f"{key}={quoted(value)}", None, ""
+    if value in ("", "null") or name.startswith("hydra"):
+        return word
+    try:
+        parsed = OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        problem = str(error).partition("\n")[0]
+    has_several = parsed is not None and parsed.is_sweep_override()
+    if name in texts:
+        is_meant = is_sweep and has_several and not name.startswith("paths.")
+        if is_meant or (parsed is not None and not has_several and _is_plain_text(parsed, value)):
+            return word
+        return is_quoted
+    if has_several and not is_sweep:
+        raise UserError(
+            f"{word}: several values"
+            f"\none run for each of them: add --multirun; a list: {key}=[{value}]; one text: {shlex.quote(is_quoted)}"
+        )
+    if parsed is not None:
+        return word
+    looks_like_text = any(letter in "/~" or letter.isspace() or not letter.isascii() for letter in value)
+    if looks_like_text and value[0] not in "[{('\"" and not is_sweep:
+        return is_quoted
+    raise UserError(f"{word}: {problem}\nif it is one text, put it into quotes: {shlex.quote(is_quoted)}")
+
+
+def _is_plain_text(parsed: Override, value: str) -> bool:
+    """Whether Hydra takes a value for the text that stands there, or for what stands in its quotes."""
+    return value[0] in "'\"" or parsed.value() == value

@@ -1,0 +1,120 @@
+"""Where the runs are, and which of them a name stands for. Does not import torch."""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import dotenv
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import UserError, nearest
+from .folder.folder import NAME
+from .folder.reading import MAX_FACTS, read_bytes
+
+CREATED = re.compile(rb'{\s*"created": ([\d.]+)')
+
+
+def list_runs(output_root: Path) -> list[Path]:
+    """All run folders under the output root (dev runs and jobs of sweeps too), oldest first."""
+    found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/config.yaml")}
+    runs = [path for path in found if found.isdisjoint(path.parents)]
+    return sorted(sorted(runs), key=created)
+
+
+def created(run: Path) -> float:
+    """When a run was made, in seconds since 1970; of one that does not say it, the oldest change of its files."""
+    file = run / "provenance.json"
+    with contextlib.suppress(UserError):
+        found = CREATED.match(read_bytes(file, MAX_FACTS))
+        if found:
+            return float(found[1])
+    files = (run / "config.yaml", run / "overrides.yaml", file)
+    return min((file.lstat().st_mtime for file in files if os.path.lexists(file)), default=0.0)
+
+
+def find_run(name: str, output_root: Path) -> Path:
+    """The run that `name` stands for: a name, a unique prefix, `latest`, `dev/NAME`, or a path under the output root.
+
+    Raises:
+        UserError: none, or several; the nearest or all of them are named.
+    """
+    root = output_root.resolve()
+    runs = {str(path.relative_to(root)): path for path in list_runs(root) if path.resolve().is_relative_to(root)}
+    runs = {key: path for key, path in runs.items() if key.isprintable()}  # a name that nobody can type
+    if name == "latest":
+        real = [path for key, path in runs.items() if not key.startswith("dev/")]
+        if not real:
+            raise UserError(f"latest: there is no run in {root} (dev runs do not count)\nno run was created")
+        return real[-1]
+    if "/" in name and name.isprintable():  # as a shell completes it
+        for path in (Path(name).resolve(), (root.parent / name).resolve()):
+            if path in runs.values():
+                return path
+    wanted = name.rstrip("/")
+    if not all(NAME.fullmatch(part) for part in wanted.split("/")):
+        raise UserError(
+            f"{name!r} is not a run in {root}\ngive a run's name, its first letters, `latest`, or its path there"
+        )
+    if wanted in runs:
+        return runs[wanted]
+    matches = [key for key in runs if key.rpartition("/")[2] == wanted] or [
+        key for key in runs if key.startswith(wanted)
+    ]
+    if len(matches) == 1:
+        return runs[matches[0]]
+    if matches:
+        raise UserError(f"{name!r} stands for {len(matches)} runs: {', '.join(matches[-5:])}\ngive more of it")
+    near = ", ".join(nearest(wanted, runs, 3)) or "there are no runs"
+    raise UserError(f"there is no run {name!r} in {root}\nnearest: {near}\nno run was created")
+
+
+def shortest_name(run: Path, output_root: Path) -> str:
+    """What `find_run` takes for a run: its name or, where several have that, its path below the output root.
+
+    Raises:
+        UserError: it does not lie there.
+    """
+    for name in (run.name, os.path.relpath(run.resolve(), output_root.resolve())):
+        with contextlib.suppress(UserError):
+            if find_run(name, output_root).samefile(run):
+                return name
+    raise UserError(f"{run} is not a run in {output_root}")
+
+
+def open_run(word: str, output_root: Path) -> Path:
+    """The run that a path from anywhere, or else a name as in `find_run`, stands for."""
+    path = Path(word).expanduser()
+    if (path / "config.yaml").is_file():
+        return path
+    return find_run(word, output_root)
+
+
+def read_output_root(project_root: Path, given: str | None = None) -> Path:
+    """Where the runs are: paths.output_root of the command line (`given`), of local.yaml, or of base.yaml.
+
+    Raises:
+        UserError: it refers to what is not there.
+    """
+    dotenv.load_dotenv(project_root / ".env")  # as `launch` does
+    found: Any = OmegaConf.create({"paths": {"output_root": "_output"}})
+    try:
+        for name in ("base.yaml", "local.yaml"):
+            file = project_root / "configs" / name
+            if file.exists():
+                with open(file) as stream:  # a stream: errors then name the file
+                    content = yaml.safe_load(stream) or {}
+                found = OmegaConf.merge(found, {key: part for key, part in content.items() if part is not None})
+        if given is not None:
+            found.paths.output_root = given
+        return absolute(str(found.paths.output_root), project_root)
+    except OmegaConfBaseException as error:
+        raise UserError(f"paths.output_root: {str(error).partition(chr(10))[0]}") from error
+
+
+def absolute(path: str, project_root: Path) -> Path:
+    """A path of the config: relative ones start at the project's folder, `~` at the user's home."""
+    return project_root / os.path.expanduser(path)  # Path.expanduser raises for a user that is not known

@@ -1,0 +1,79 @@
+"""The signals that ask a run to stop, and how it takes them."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from os import _exit
+from types import FrameType
+from typing import Any
+
+from .errors import Ended
+
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+SAME_WISH = 0.5  # seconds in which the same signal again is no second wish: Slurm and torchrun send it both
+
+
+class Stopped(Ended):
+    """A signal asked the run to stop; it did, with a checkpoint. The code is 128 + the signal's number."""
+
+
+def handle(handler: Any) -> dict[int, Any]:
+    """Give all stop signals a handler; returns those before. Where nohup has SIGHUP ignored, it stays ignored."""
+    before: dict[int, Any] = {}
+    for number in STOP_SIGNALS:
+        if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
+    return before
+
+
+@dataclass
+class StopFlag:
+    """While active, remembers the first stop signal in `received`; a second one ends the process with 128 + number.
+
+    The same signal within SAME_WISH seconds is not a second one.
+    """
+
+    received: signal.Signals | None = None
+    _since: float = 0.0
+    _before: dict[int, Any] = field(default_factory=dict)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received, self._since = signal.Signals(number), time.monotonic()
+        elif number != self.received or time.monotonic() - self._since > SAME_WISH:
+            _exit(128 + number)
+
+    def __enter__(self) -> "StopFlag":
+        if threading.current_thread() is threading.main_thread():  # python allows handlers nowhere else
+            self._before = handle(self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Worker processes started here never see stop signals: only the run itself decides when to stop."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def deaths_ignored() -> Iterator[None]:
+    """DataLoader raises an error wherever the main thread is when a worker dies; not so while they are made to."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
