@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORES = os.cpu_count() or 1
 NOT_COPIED = (".git", ".venv", "_output", "_data", "__pycache__", ".*_cache")
 BEGIN, END = "<!-- written by scripts/template/planted.py -->\n", "<!-- end -->\n"
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # a plugin that lies around may warn, which is an error here
 LIMIT = 3600  # seconds after which the tests count as hanging
 FAILED = re.compile(r"(?m)^(?:FAILED|ERROR) (\S+\.py(?:::\w+(?:\[.*?\])?(?= - |$))?)")
 
@@ -91,7 +92,8 @@ def run_tests(fault: Fault | None, tests: list[str], left_out: Iterable[str], nu
     with TemporaryDirectory(prefix="planted_") as temporary:
         copy = Path(temporary, "copy")
         copy_checkout(copy)
-        words = ["-q", "-m", "not full", "-n", str(num_workers), f"--basetemp={temporary}/tests", *tests]
+        words = ["-p", "xdist.plugin", "-q", "-m", "not full", "-n", str(num_workers)]
+        words += [f"--basetemp={temporary}/tests", *tests]
         words.append("--ignore=tests/template/test_planted.py")  # it would notice that the old text is gone
         words += [f"--deselect={test}" for test in left_out]
         if fault is not None:
@@ -103,8 +105,12 @@ def run_tests(fault: Fault | None, tests: list[str], left_out: Iterable[str], nu
         with open(Path(temporary, "output"), "w+") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", *words],
-                cwd=copy, env=os.environ | {"PYTHONPATH": path}, stdout=output, stderr=output, start_new_session=True,
-            )  # fmt: skip
+                cwd=copy,
+                env=os.environ | {"PYTHONPATH": path} | ALONE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
             try:
                 process.wait(LIMIT)
             except subprocess.TimeoutExpired:
