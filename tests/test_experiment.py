@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Train, generators, tree
+from conftest import TESTS, TINY, Train, generators, tree
 from pairs import trainable
 from tiny import NoisyPoints
 
+from scaffolding.core.config.trust import read_config
 from scaffolding.core.errors import UserError
 from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
@@ -105,3 +106,21 @@ def test_from_config_writes_nothing_and_leaves_the_generators(tmp_path: Path, mo
     assert generators() == before
     assert first_difference(one.model.state_dict(), two.model.state_dict()) is None
     assert "not run" in repr(one) and list(tmp_path.iterdir()) == []
+
+
+def test_imports_that_nothing_needs_are_left_out(train: Train, output_root: Path, tmp_path: Path) -> None:
+    """Fails where a run with imports cannot be looked at without trust, or where it imports them without trust."""
+    (tmp_path / "side_effect.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    words = [f"imports=[{tmp_path}/,side_effect]", "data.dataset._target_=tiny.StillPoints", "run.budget=2"]
+    train(*TINY, *words, "run.name=run")
+    (tmp_path / "ran").unlink()
+    code = f"""
+import sys; sys.path[:0] = {[str(TESTS), str(TESTS.parent / "src")]}
+from {PROJECT.package}.experiment import Experiment
+print(Experiment.from_path({str(output_root / "run")!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith("Experiment(") and not (tmp_path / "ran").exists(), done.stderr
+    assert f"imports are left out, as they are not trusted: '{tmp_path}/', 'side_effect'" in done.stderr
+    with pytest.raises(UserError, match="is not in the list of trusted targets"):
+        read_config(output_root / "run", PROJECT, ())  # as resume= does

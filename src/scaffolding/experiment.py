@@ -107,7 +107,7 @@ class Experiment:
         folder = Path(path).expanduser()
         if not folder.is_dir():
             folder = PROJECT_ROOT / folder
-        cfg = read_config(folder, PROJECT, trust)
+        cfg = read_config(folder, PROJECT, trust, needs_imports=False)
         content = checkpoints.load(find_checkpoint(folder, checkpoint))
         cfg.loader.num_workers = 0
         exp = cls(cfg, device)

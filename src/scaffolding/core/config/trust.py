@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn, optim, utils
 
@@ -29,15 +30,20 @@ LIBRARIES = ("torch.", "torchvision.", "torchmetrics.")  # of these only what ca
 PARTS = (nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler, utils.data.Dataset)
 
 
-def read_config(folder: Path, project: Project, trust: Iterable[str] | None = None) -> DictConfig:
+def read_config(
+    folder: Path, project: Project, trust: Iterable[str] | None = None, needs_imports: bool = True
+) -> DictConfig:
     """The checked config of a run, fit to be built if `trust` is given; UserError as in open_config."""
-    return checked(OmegaConf.create(open_config(folder, project, trust)), project)
+    return checked(OmegaConf.create(open_config(folder, project, trust, needs_imports)), project)
 
 
-def open_config(folder: Path, project: Project, trust: Iterable[str] | None) -> dict[str, Any]:
+def open_config(
+    folder: Path, project: Project, trust: Iterable[str] | None, needs_imports: bool = True
+) -> dict[str, Any]:
     """The plain config of a run; with `trust` fit to be built: all that it names is the owner's code, or in `trust`.
 
-    A setting that the run did not know yet has the value of base.yaml.
+    A setting that the run did not know yet has the value of base.yaml. Without `needs_imports`, `imports:` that are not
+    trusted are left out, with a warning, where nothing else needs trust: training may need them, a look at it need not.
 
     Raises:
         UserError: there is none in `folder`, or it holds what could run code (nothing of it has been imported), or
@@ -58,6 +64,8 @@ def open_config(folder: Path, project: Project, trust: Iterable[str] | None) -> 
     if version != VERSION:
         config = project.upgrade(config)
     if trust is not None:
+        if not needs_imports:
+            config = _without_imports(config, project, trust, folder)
         check_trusted(config, project, trust)
     base = yaml.safe_load((project.configs / "base.yaml").read_text("utf-8"))
     for section, field in known.items():
@@ -94,6 +102,20 @@ def check_no_references(content: Any, file: Path) -> None:
                     f"{file}: {key!r:.100}: {value!r:.100} is refused"
                     "\nallowed: plain values, which may hold ${paths.NAME}"
                 )
+
+
+def _without_imports(config: dict[str, Any], project: Project, trust: Iterable[str], folder: Path) -> dict[str, Any]:
+    """The config without the imports that are not trusted, if all else is; else as it is."""
+    trust, imports = tuple(trust), config.get("imports")
+    if not isinstance(imports, list):
+        return config
+    kept = [name for name in imports if name in trust]
+    rest = {**config, "imports": kept}
+    if kept == imports or untrusted(rest, project, trust):
+        return config
+    left_out = ", ".join(f"{name!r:.100}" for name in imports if name not in trust)
+    logger.warning(f"{folder}: imports are left out, as they are not trusted: {left_out}".translate(CONTROL))
+    return rest
 
 
 def check_trusted(config: Any, project: Project, trust: Iterable[str]) -> None:
