@@ -483,6 +483,12 @@ def test_a_figure_with_a_state_can_be_rehearsed(train: Train) -> None:
     assert done.stderr.count("figure first skipped: ") == 1 and "(ln 3 = 1.0986)" in done.stderr
 
 
+def test_a_state_that_is_not_restored_fails_the_rehearsal(train: Train) -> None:
+    """Fails where the rehearsal goes through and compares nothing."""
+    words = (*TINY, "mode=dev", "loader.num_workers=0", "run.plot_every=null", "loss._target_=tiny.HiddenLoss")
+    assert "differs from the run that went through" in train(*words, code=1).stderr
+
+
 def test_the_estimate_is_of_prod_mode(train: Train) -> None:
     """Fails where it speaks of the steps of dev mode, or its parts do not fit together."""
     done = train(*TINY[:-1], "experiment=long", "mode=dev", "loader.num_workers=0")
