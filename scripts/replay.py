@@ -57,7 +57,8 @@ def main() -> None:
         cfg.tracker, cfg.plots, cfg.rollout = {}, {}, None
         copy = Path(folder)
         for name in ("config.yaml", "provenance.json"):
-            shutil.copy(path / name, copy)
+            if (path / name).exists():
+                shutil.copy(path / name, copy)
         (copy / "checkpoints").mkdir()
         if newest:
             shutil.copy(newest[0], CheckpointFiles(copy).latest)
@@ -76,7 +77,7 @@ def main() -> None:
                 breakpoint()
             raise SystemExit(1) from None
         last = read_status(copy)["step"]
-    print(f"all updates of steps {first} to {last} are finite; the run ended at {read_status(path)['step']}")
+    print(f"all updates of steps {first} to {last} are finite; the run ended at {read_status(path).get('step', '?')}")
 
 
 def run_watched(cfg: Any) -> None:

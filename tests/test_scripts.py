@@ -14,7 +14,7 @@ import yaml
 from conftest import run_train, tree
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core.folder.folder import find_run
+from scaffolding.core.find import find_run
 
 SCRIPTS = PROJECT_ROOT / "scripts"
 RUNS, HARDEST, NOTEBOOK = SCRIPTS / "runs.py", SCRIPTS / "find_hardest.py", SCRIPTS / "explore.ipynb"
@@ -145,7 +145,7 @@ ODD = {  # by file: what it is replaced by
                     None],
     "facts/scalars.csv": ["", "step,split", "\0" * 200, b"\xff\n" * 9, "a,b\n1,2\n", "step,split,loss\nx,val,y\n",
                           to_a_device, os.mkfifo, None],
-    "provenance.json": ["{", os.mkfifo],
+    "provenance.json": ["{", '{"created": 1.2.3}', os.mkfifo],
     ".lock": [os.mkdir, os.mkfifo],
 }  # fmt: skip
 

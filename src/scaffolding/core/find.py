@@ -28,7 +28,7 @@ def list_runs(output_root: Path) -> list[Path]:
 def created(run: Path) -> float:
     """When a run was made, in seconds since 1970; of one that does not say it, the oldest change of its files."""
     file = run / "provenance.json"
-    with contextlib.suppress(UserError):
+    with contextlib.suppress(ValueError):  # of a file that is damaged: a UserError, or not a number
         found = CREATED.match(read_bytes(file, MAX_FACTS))
         if found:
             return float(found[1])
