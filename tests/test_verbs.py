@@ -286,8 +286,8 @@ def test_a_fork_is_not_validated_on_what_it_was_trained_on(train: Train, output_
 def test_paths_output_says_where_a_new_run_goes(train: Train, output_root: Path, tmp_path: Path) -> None:
     train(*BASE, "run.budget=2", "run.name=parent")
     for verb in ("fork", "rerun"):
-        places = (f"paths.output={tmp_path / verb}", f"paths.output_root={output_root}")
-        train(f"{verb}=parent", *BASE[:2], "run.name=child", *places)
+        places = (f"paths.output=~/{verb}", f"paths.output_root={output_root}")
+        train(f"{verb}=parent", *BASE[:2], "run.name=child", *places, env={"HOME": str(tmp_path)})
         assert (tmp_path / verb / "child" / "config.yaml").is_file()
 
 

@@ -42,7 +42,8 @@ def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Projec
         )
     if verb == "rerun":
         cfg.run.name = given.get("run.name")
-        cfg.paths.output = given.get("paths.output") or str(run.parent)  # next to it, wherever it was moved
+        if "paths.output" not in given:
+            cfg.paths.output = str(run.parent)  # next to it, wherever it was moved
     before = portable(read_config(run, project), project)
     if cfg.run.precision == "auto" and (verb != "fork" or cfg.fork_state):
         cfg.run.precision = before["run"]["precision"]  # a run keeps what `auto` meant
