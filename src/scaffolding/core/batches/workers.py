@@ -8,20 +8,19 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import torch
 from loguru import logger
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate, get_worker_info
+from torch.utils.data import DataLoader
 
-from ..errors import RunError, explain
+from ..errors import RunError
 from ..signals import deaths_ignored, signals_blocked
 from ..state import keys
+from .samples import Failed, KeyedSamples
 
 if TYPE_CHECKING:
     from .loader import Loader
@@ -93,11 +92,7 @@ class Workers:
         else:
             iterator = map(self.samples.__getitems__, Order(self.order.loader, epoch, start))
         try:
-            while True:
-                try:
-                    batch = self._next(iterator)
-                except StopIteration:
-                    return
+            for batch in self._waited_for(iterator):
                 yield _whole(batch)
         finally:
             if is_first:
@@ -131,8 +126,8 @@ class Workers:
                 "\nlower loader.num_workers, or raise the limit (ulimit -a lists them)"
             ) from error
 
-    def _next(self, iterator: Any) -> Any:
-        """The next batch, waited for in slices, of which each counts the same, however long it took.
+    def _waited_for(self, iterator: Any) -> Iterator[Any]:
+        """The batches of an iterator, waited for in slices, of which each counts the same, however long it took.
 
         While the process is stopped (Ctrl-Z, a scheduler that suspends it), hardly any time passes so. After each
         slice, DataLoader looks for workers that are gone.
@@ -142,11 +137,14 @@ class Workers:
             iterator._timeout = slice_  # type: ignore[union-attr]
         while True:
             try:
-                return next(iterator)
+                yield next(iterator)
+                waited = 0.0
+            except StopIteration:
+                return
             except RuntimeError as error:
+                waited += slice_
                 if "DataLoader timed out" not in str(error):
                     raise
-                waited += slice_
                 if self.timeout is not None and waited >= self.timeout:
                     why = f"the workers of the {self.name} split gave no batch in {waited:.0f} s (loader.timeout)"
                     raise self.fault(str(error)) or RunError(why) from error
@@ -219,54 +217,6 @@ class Order:
                 times[index] += 1
             if position >= self.start:
                 yield batch
-
-
-class Failed(NamedTuple):
-    """In the place of a batch: what went wrong in reading it, in words and as a traceback."""
-
-    message: str
-    details: str
-
-
-class KeyedSamples:
-    """The dataset as DataLoader reads it: generators are seeded for each sample by (seed, split, epoch, index, ...).
-
-    `at_work`, shared with the workers, shape (num_workers, 2), holds the index each one is reading, or -1, and since
-    when (monotonic seconds).
-    """
-
-    def __init__(self, dataset: Any, name: str, seed: int, num_workers: int) -> None:
-        self.dataset, self.name, self.seed = dataset, name, seed
-        self.at_work = torch.full((num_workers, 2), -1.0, dtype=torch.float64).share_memory_()
-        self.collate = getattr(dataset, "collate", default_collate)
-
-    def __getitems__(self, wanted: list[tuple[int, ...]]) -> Any:
-        samples, info = [], get_worker_info()
-        at_work, where = None, ""
-        if info is not None:
-            at_work, where = self.at_work.numpy()[info.id], f" (worker {info.id})"
-        with keys.set_aside(with_python=True):
-            for epoch, index, *repeat in wanted:
-                if at_work is not None:
-                    at_work[:] = index, time.monotonic()
-                keys.seed_host(keys.key(self.seed, self.name, epoch, index, *repeat))
-                try:
-                    samples.append(self.dataset[index])
-                except (Exception, SystemExit) as error:
-                    return _failed(error, f"sample {index} of the {self.name} split{where}")
-            if at_work is not None:
-                at_work[0] = -1
-            keys.seed_host(keys.key(self.seed, self.name, "collate", *wanted[0]))  # it may mix or mask at random
-            try:
-                return self.collate(samples)
-            except (Exception, SystemExit) as error:
-                return _failed(
-                    error, f"collating samples {[index for _, index, *_ in wanted]} of the {self.name} split"
-                )
-
-
-def _failed(error: BaseException, what: str) -> Failed:
-    return Failed(explain(error, what), "".join(traceback.format_exception(error)))
 
 
 def _whole(batch: Any) -> Any:
