@@ -15,6 +15,7 @@ os.environ["WANDB_API_KEY"] = ""  # nothing of a test leaves this machine
 os.environ["NETRC"] = os.devnull
 
 import numpy as np
+import plain
 import pytest
 import torch
 import zygote
@@ -24,7 +25,9 @@ from zygote import TRAIN
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
+from scaffolding.experiment import PROJECT
 
+plain.use(PROJECT)  # before anything is composed
 TESTS = Path(__file__).parent
 INHERITED = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 ENV = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), *INHERITED])}  # tiny.py, and us

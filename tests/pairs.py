@@ -1,16 +1,17 @@
 """Which datasets and models of configs/ can be trained together, found by composing and building them.
 
 Nothing is named here: a new YAML file is found by listing its folder. One with a `???` to be filled in is left out.
+A comment `# tests: skip test_NAME, test_OTHER` at the start of a line of such a file leaves out batteries.
 """
 
 import functools
 import math
+import re
 
 import yaml
 from omegaconf import DictConfig, open_dict
 
-from scaffolding.core.config.compose import COMPOSE_ERRORS, checked, compose_config, compose_unchecked
-from scaffolding.core.errors import UserError
+from scaffolding.core.config.compose import checked, compose_config, compose_unchecked
 from scaffolding.experiment import PROJECT, Experiment
 
 Pair = tuple[str, str]  # data, model
@@ -41,8 +42,8 @@ def _composed(data: str, model: str) -> DictConfig:
 
 
 @functools.cache
-def _tried(data: str, model: str) -> int | str:
-    """The number of parameters of the network built for a dataset, or the refusal in the template's words.
+def tried(data: str, model: str) -> int | Exception:
+    """The number of parameters of the network for a dataset, ready to be trained on it, or why they do not fit.
 
     Composes each file once, not each pair: the facts of one dataset are put in the place of another's.
     """
@@ -50,16 +51,24 @@ def _tried(data: str, model: str) -> int | str:
         cfg = _composed(complete("data")[0], model).copy()
         with open_dict(cfg):
             cfg.data = _composed(data, complete("model")[0]).data
+            cfg.loader.num_workers = 0
         exp = Experiment(checked(cfg, PROJECT), "cpu")
-    except (UserError, *COMPOSE_ERRORS) as error:
-        return str(error)
+        exp.prepare()
+    except Exception as error:  # a constructor or a loss may raise anything where facts or batches are not its own
+        return error
     return sum(parameter.numel() for parameter in exp.model.parameters())
 
 
 def refusal(data: str, model: str) -> str | None:
-    """Why a model cannot be built for a dataset; None: it can."""
-    tried = _tried(data, model)
-    return tried if isinstance(tried, str) else None
+    """Why a model cannot be trained on a dataset; None: it can."""
+    found = tried(data, model)
+    return str(found) if isinstance(found, Exception) else None
+
+
+def skipped(group: str, name: str) -> set[str]:
+    """The batteries that a YAML file says do not apply to it."""
+    text = (PROJECT.configs / group / f"{name}.yaml").read_text()
+    return {word for line in re.findall(r"(?m)^# tests: skip ([\w, ]+)", text) for word in re.findall(r"\w+", line)}
 
 
 def has_one_loss(data: str, model: str) -> bool:
@@ -69,7 +78,7 @@ def has_one_loss(data: str, model: str) -> bool:
 
 @functools.cache
 def partner(model: str) -> str | None:
-    """The data with the smallest items that a model can be built for."""
+    """The data with the smallest items that a model can be trained on."""
     return next((data for data in complete("data") if refusal(data, model) is None), None)
 
 
@@ -80,7 +89,7 @@ def trainable() -> list[Pair]:
     The first is the smallest pair with one loss of the whole model, if there is one.
     """
     pairs = [(data, model) for model in complete("model") if (data := partner(model)) is not None]
-    pairs.sort(key=lambda pair: (not has_one_loss(*pair), _tried(*pair)))
+    pairs.sort(key=lambda pair: (not has_one_loss(*pair), tried(*pair)))
     models = [model for _, model in pairs]
     for data in complete("data"):
         if data not in [used for used, _ in pairs]:

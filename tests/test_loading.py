@@ -69,6 +69,16 @@ class Shaken(Noisy):
         return indices + random.random()
 
 
+class Graph:
+    """Holds tensors, is none, and moves itself."""
+
+    device = ""
+
+    def to(self, device: torch.device) -> "Graph":
+        self.device = device.type
+        return self
+
+
 class Point(NamedTuple):
     position: Tensor
     weight: Tensor
@@ -300,6 +310,10 @@ def test_every_tensor_moves_to_the_device() -> None:
     assert [tensor.device.type for _, tensor in tensors(moved)] == ["meta"] * 4
     assert moved["list"][1] == "word" and moved["pair"][1] == 3
     assert to_device(batch, CPU)["pair"][0] is batch["pair"][0]
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(2), torch.ones(1)])
+    moved = to_device({"graph": Graph(), "packed": packed}, torch.device("meta"))  # as they move themselves
+    assert moved["graph"].device == "meta" and moved["packed"].data.device.type == "meta"
+    assert moved["packed"].batch_sizes.device.type == "cpu"
 
 
 def test_items_are_what_was_drawn_not_what_stands_first_in_a_batch() -> None:

@@ -99,7 +99,7 @@ def test_a_loss_may_say_what_its_mean_counts(scaling: str) -> None:
 
 
 def test_evaluation_takes_the_weight_of_a_loss() -> None:
-    exp = build("loader.batch_size=7")
+    exp = build("loader.batch_size=7", "loader.drop_last=true")
     exp.losses[""] = TokenLoss()
     points, labels = (torch.cat(parts) for parts in zip(*exp.val_loader, strict=True))
     exp.model.eval()
@@ -119,7 +119,7 @@ class Sparse:
 
 
 def test_a_metric_of_some_batches_is_a_mean_over_these() -> None:
-    exp = build("loader.batch_size=7")  # the last of 30 items make a batch of 2
+    exp = build("loader.batch_size=7", "loader.drop_last=true")  # the last of 30 items make a batch of 2
     exp.losses[""] = Sparse()
     assert evaluate(exp, "val")["rare"] == 3
 
@@ -532,3 +532,19 @@ def test_a_run_without_a_test_split(train: Train, output_root: Path) -> None:
     done = train(*words)
     assert "no test split: nothing is tested" in done.stderr and "tensors identical" in done.stdout
     assert {row["split"] for row in Facts(output_root / "dev/run/facts").rows()} == {"train", "val"}
+
+
+def test_one_loss_with_a_name(train: Train, output_root: Path) -> None:
+    """`loss: {query: ...}` decides what is best and what mode=overfit waits for, as one without a name does."""
+    words = (*TINY[:3], "model=pair", "~loss.generator", *TINY[4:-1], "mode=overfit", "run.eval_every=100")
+    done = train(*words, "optimizer.lr=0.1", "run.target_loss=0.2", "run.monitor=auto", "run.name=run")
+    assert "the loss fell below 0.2 at step" in done.stdout
+    exp = build("~loss.generator", model="pair")
+    assert exp.main_loss == "discriminator/loss" and exp.monitor == "val/discriminator/loss"
+
+
+def test_a_network_without_sizes_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model: weight of LazyLinear has no size .*Lazy"):
+        build(
+            "model._target_=torch.nn.LazyLinear", "+model.out_features=3", "~model.num_features", "~model.num_classes"
+        )

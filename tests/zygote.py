@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import plain
+
 TRAIN = next(Path(__file__).parents[1].glob("src/*/train.py"))
 TIMEOUT = 600  # seconds after which anything started here is ended
 LATE = ("matplotlib.backends.backend_agg", "matplotlib.figure", "wandb")  # what a run imports where it is used
@@ -106,7 +108,9 @@ def _import_all() -> None:
     import torch
     from hydra.core.plugins import Plugins
 
-    runpy.run_path(str(TRAIN), run_name="imported")
+    train = runpy.run_path(str(TRAIN), run_name="imported")
+    if plain.FOLDER in os.environ:  # in tests
+        plain.use(train["PROJECT"])
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports half of torch
     Plugins.instance()  # imports hydra's own
     for name in LATE:

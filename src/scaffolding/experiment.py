@@ -78,10 +78,13 @@ class Experiment:
                 loss.progress = self.state
         self.networks = subnetworks(self.model, self.losses)
         self.monitor = self.settings.monitor  # the logged value that decides what is best; None: the latest is
+        self.main_loss: str | None = None  # the name in rows of the only loss; of several, none says what is best
+        if len(self.losses) == 1:
+            self.main_loss = "/".join([*filter(None, self.losses), "loss"])
         if self.monitor == "auto":
-            self.monitor = None  # with several losses, no single one says what is best
-            if list(self.losses) == [""]:
-                self.monitor = "val/loss"
+            self.monitor = None
+            if self.main_loss is not None:
+                self.monitor = f"val/{self.main_loss}"
         self.ema: AveragedWeights | None = None
         if self.settings.ema_decay is not None:
             self.ema = AveragedWeights(self.model, self.settings.ema_decay)
@@ -296,6 +299,11 @@ class Experiment:
         state, patience = self.state, self.settings.patience
         is_out_of_patience = patience is not None and state.evaluations_since_best >= patience
         return state.step >= self.num_steps or state.target_reached or is_out_of_patience
+
+    def is_below_target(self, values: dict[str, float]) -> bool:
+        """Whether the loss of a logged row is below `run.target_loss`."""
+        target = self.settings.target_loss
+        return target is not None and self.main_loss is not None and values[self.main_loss] < target
 
     def keyed(self, network: str, micro_batches: list[MicroBatch]) -> Iterator[tuple[Any, float]]:
         """(batch, weight) of each micro-batch; torch's generators are seeded by (seed, network, epoch, position)."""

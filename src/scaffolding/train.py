@@ -58,7 +58,7 @@ def train(exp: Experiment) -> None:
         if exp.due("log"):
             # YOURS: put your own numbers into `metrics`; logger.info(...) and print(...) reach the console and log.txt
             values = exp.run.log("train", metrics)
-            state.target_reached = exp.settings.target_loss is not None and values["loss"] < exp.settings.target_loss
+            state.target_reached = exp.is_below_target(values)
         if state.is_new_epoch:
             # YOURS: what happens once per epoch
             advance(exp.schedulers, "epoch")

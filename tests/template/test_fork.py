@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+from plain import plain
 from test_rename import ROOT, copy_repository, run_quick_tests
 
 
@@ -52,6 +54,20 @@ def test_deleted_by_hand(tmp_path: Path, which: str) -> None:
     for file in removed:
         file.unlink()
     run_quick_tests(fork, "--ignore=tests/template")
+
+
+def test_the_tests_count_on_what_base_yaml_says() -> None:
+    base, counted_on = (yaml.safe_load((ROOT / name).read_text()) for name in ("configs/base.yaml", "tests/plain.yaml"))
+    assert counted_on == {part: base[part] for part in ("run", "loader")}
+
+
+def test_nothing_that_is_pinned_in_base_yaml_reaches_the_tests() -> None:
+    text = (ROOT / "configs/base.yaml").read_text()
+    pinned = text.replace("  budget: 5epochs #", "  budget: 20epochs #").replace("scheduler: none", "scheduler: cosine")
+    pinned = pinned.replace("  seed: 42 #", "  birds: 3\n  seed: 7 #") + "\noptimizer:\n  lr: 3e-4\nmodel:\n  size: 3\n"
+    before, after = (yaml.safe_load(plain(each, ROOT / "configs")) for each in (text, pinned))
+    assert after["run"].pop("birds") == 3
+    assert before == after == yaml.safe_load(text)
 
 
 def test_every_example_is_deleted_once_and_the_readme_forgets_no_recipe() -> None:

@@ -45,14 +45,12 @@ def changed_keys(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any,
     return changes
 
 
-def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The batch with `function` applied to every tensor in nested tuples, lists and dicts."""
-    if isinstance(batch, Tensor):
-        return function(batch)
+def map_parts(batch: Any, function: Callable[[Any], Any]) -> Any:
+    """A dict, list or tuple with `function` applied to each of its parts; anything else as it is."""
     if isinstance(batch, Mapping):
-        return {name: map_tensors(value, function) for name, value in batch.items()}
+        return {name: function(value) for name, value in batch.items()}
     if isinstance(batch, list | tuple):
-        values = [map_tensors(value, function) for value in batch]
+        values = [function(value) for value in batch]
         if hasattr(batch, "_fields"):  # a named tuple takes its parts one by one
             return type(batch)(*values)
         return type(batch)(values)

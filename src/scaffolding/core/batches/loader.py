@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import RunError, UserError
 from ..state import keys
 from ..state.progress import RunState
-from ..tree import map_tensors
+from ..tree import map_parts
 
 
 class MicroBatch(NamedTuple):
@@ -148,7 +148,14 @@ class Loader:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch on an accelerator; on its way to a GPU through pinned memory, without waiting."""
-    if device.type == "cuda":
-        return map_tensors(batch, lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
-    return map_tensors(batch, lambda tensor: tensor.to(device))
+    """The batch on a device; tensors on their way to a GPU through pinned memory, without waiting.
+
+    Graphs, packed sequences and other objects have a `to(device)`, which moves them. What has none stays as it is.
+    """
+    if isinstance(batch, Tensor):
+        if device.type == "cuda":
+            batch = batch.pin_memory()
+        return batch.to(device, non_blocking=device.type == "cuda")
+    if hasattr(batch, "to"):
+        return batch.to(device)
+    return map_parts(batch, lambda part: to_device(part, device))

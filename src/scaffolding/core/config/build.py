@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import UserError, nearest
 from ..secrets import hide_secrets
@@ -50,7 +51,7 @@ def check_specs(cfg: Mapping[str, Any]) -> None:
     for key, block in blocks.items():
         if not isinstance(block, Mapping) or "_target_" not in block:
             raise UserError(f"{key}: {block!r:.60} is not a block with a _target_\ngive {key}._target_, a dotted name")
-    if names != [""] and cfg["run"]["target_loss"] is not None:
+    if len(names) > 1 and cfg["run"]["target_loss"] is not None:
         raise UserError(
             f"run.target_loss={cfg['run']['target_loss']}: {', '.join(names)}: a loss of one network need not fall"
             "\na model with several losses has no mode=overfit; leave run.target_loss=null"
@@ -82,7 +83,17 @@ def by_network(spec: Any, key: str, names: Iterable[str] = ("",), marker: str = 
 
 
 def subnetworks(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
-    """The parts of a model that have a loss of their own, "" being all of it; UserError: the model has no such part."""
+    """The parts of a model that have a loss of their own, "" being all of it.
+
+    Raises:
+        UserError: the model has no such part, or parameters whose sizes are not known yet.
+    """
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise UserError(
+                f"model: {name} of {type(model).__name__} has no size before its first batch: it is in a Lazy module"
+                "\ngive the size, e.g. as an argument in the YAML: optimizers and checkpoints need it at the start"
+            )
     parts = dict(model.named_modules())
     for name in names:
         if name not in parts:

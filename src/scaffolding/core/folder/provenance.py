@@ -73,7 +73,7 @@ def keep_changes(run: Path, project: Any, suffix: str = "") -> dict[str, Any]:
     Warns of what neither holds. Returns what provenance.json says of it: commit, dirty, and what is left out.
     """
     patch, packed = (run / f"{name}" for name in (f"changes{suffix}.patch", f"sources{suffix}.tar.gz"))
-    folders = [project.sources, project.configs]
+    folders = [project.sources, project.root / "configs"]
     try:
         changes, kept = uncommitted_changes(project.root, folders), patch.name
         known: dict[str, Any] = {"commit": changes.commit, "dirty": bool(changes.patch or changes.left_out)}

@@ -2,8 +2,6 @@
 
 A tracker is an object with four methods. Whenever it starts, at a resume and in scripts/sync.py too, it is told the
 whole run from the first row on; the figures of a step come after its rows. What it raises ends it, and nothing else.
-Python, numpy and torch have one global generator each for all threads: a tracker that draws from them moves what
-training draws. Give it a `random.Random()` or a `torch.Generator()`.
 
     start(folder, config)         begin, or carry on
     log(row)                      a row of facts/scalars.csv
