@@ -17,7 +17,7 @@ import yaml
 
 HERE = Path(__file__).parent
 CHOICES = {"optimizer": "adamw", "scheduler": "none", "tracker": "none", "plots": "standard", "mode": "dev"}
-FOLDER = "PLAIN_CONFIGS"  # an environment variable: where it is, for the processes that tests start
+FOLDER = "PYTEST_PLAIN_CONFIGS"  # an environment variable: where it is, for the processes that tests start
 
 
 def plain(text: str, configs: Path) -> str:
