@@ -2,7 +2,7 @@
 
 python scripts/verify_resume.py data=NAME model=NAME       # any overrides; dev mode where they say nothing else
 
-The rehearsal of dev mode resumes within one process. Here each start is a process with another order of hashes.
+Dev mode rehearses a resume in one other process. Here a run is killed, and each start has another order of hashes.
 """
 
 import os
@@ -17,7 +17,6 @@ from pathlib import Path
 TRAIN = next(Path(__file__).resolve().parents[1].glob("src/*/train.py"))
 DEFAULTS = ("mode=dev", "tracker=none", "plots=none", "run.rehearse_resume=false", "run.save_every=1",
             "loader.num_workers=0")  # fmt: skip
-HINT = "or an order is another in each process: sort what comes from a set, os.listdir, glob or hash()"
 
 
 def start(root: Path, number: int, *words: str) -> "subprocess.Popen[bytes]":
@@ -79,7 +78,7 @@ def verify(root: Path, whole: Path, killed: Path, number: int) -> None:
     try:
         print(f"identical: killed and resumed at step {step}, {compare(whole, killed, step)} tensors and all rows")
     except RunError as error:
-        print(f"{error}\n{HINT}")
+        print(error)
         sys.exit(1)
 
 

@@ -79,3 +79,45 @@ def test_an_edit_of_the_loop_works(output_root: Path, tmp_path: Path, names: lis
         states = latest(run)["optimizers"]
         updates = {name: int(state["state"][0]["step"]) for name, state in states.items()}
         assert updates == {"discriminator": 10, "generator": 2}
+
+
+NEW_EPOCH = '            advance(exp.schedulers, "epoch")\n'
+EPOCHS_END = {
+    NEW_EPOCH: NEW_EPOCH + "            global level\n            level += 1\n",
+    LOOP: "level = 0\n\n\n" + LOOP,
+    "scale(loss)": "scale(-loss if level else loss)",
+}
+
+
+def test_what_an_epochs_end_changes_and_no_checkpoint_holds_is_found(output_root: Path, tmp_path: Path) -> None:
+    """Fails where the rehearsal begins before the first epoch's end, which it then sees itself, and nowhere else."""
+    text = TRAIN.read_text()
+    for old, new in EPOCHS_END.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    file = tmp_path / TRAIN.name
+    file.write_text(text)
+    done = run_train(*WORDS, f"paths.output_root={output_root}", file=file, code=1)
+    assert "continued from step 6, in another process, " in done.stderr
+
+
+def test_an_order_that_is_another_in_each_process_is_found(output_root: Path) -> None:
+    words = (*TINY[:4], "data.dataset._target_=tiny.SetOrder", "mode=dev", "tracker=none", "plots=none")
+    done = run_train(*words, f"paths.output_root={output_root}", code=1)
+    assert "resume rehearsal: " in done.stderr and "another process" in done.stderr
+    assert "sort what comes from a set" in done.stderr
+
+
+def test_a_fault_of_prod_mode_alone_is_told_and_fails_no_rehearsal(output_root: Path) -> None:
+    """Item 77 raises, which is not among those of dev mode."""
+    words = (
+        *TINY[:4],
+        "data.dataset._target_=tiny.FaultyPoints",
+        "+data.dataset.how=raises",
+        "mode=dev",
+        "run.seed=1",
+        "+data.split_seed=1",
+    )
+    done = run_train(*words, "tracker=none", "plots=none", f"paths.output_root={output_root}")
+    assert "tensors identical" in done.stdout
+    assert "in prod mode: a few steps of it failed: RunError: sample " in done.stdout

@@ -57,7 +57,7 @@ from .find import absolute, find_run
 from .folder.folder import TIME, storage_error, written
 from .output import install
 from .secrets import without_keys
-from .session.console import command
+from .session.console import command, note_program
 from .session.tracking import leave_unfinished
 from .signals import handle
 
@@ -72,6 +72,7 @@ TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong inpu
 def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
     """Compose the config of this command line and call `main` with it, once or, with --multirun, once per job."""
     handle(lambda number, frame: os._exit(128 + number))  # until a run is under way there is nothing to save
+    note_program()
     dotenv.load_dotenv(project.root / ".env")
     install(project.package)
     command()  # remembers the working folder, which may be deleted meanwhile

@@ -1,44 +1,40 @@
-"""The proof that a run resumes bit by bit, and what the same command would take in prod mode.
-
-Both run the owner's own `main`, which takes a config and nothing else, in a temporary folder inside the run's.
-"""
+"""The proof that a run resumes bit by bit, from before and after the end of an epoch, and in another process."""
 
 import contextlib
-import io
-import math
+import os
 import shlex
 import shutil
-import statistics
+import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from hydra.core.hydra_config import HydraConfig
 from loguru import logger
 from omegaconf import open_dict
 from torch import Tensor
 
-from ..config.compose import compose_config, own_words, portable
+from ..config.compose import portable
 from ..errors import RunError
 from ..folder.facts import Facts
-from ..intervals import in_steps
-from ..output import transcript
-from ..session.console import command
-from ..session.record import peak_memory
+from ..session.console import command, program
 from ..state import checkpoint
 from ..state.files import CheckpointFiles
 from ..tree import leaves
-
-NUM_TIMED, MAX_SECONDS = 6, 10.0  # steps that are timed in prod mode; what one of them may be expected to take
+from .estimate import config_dirs, estimate, prod_words, silence
 
 Main = Callable[[Any], Any]
+ORDERS = "an order is another in each process: sort what comes from a set, os.listdir, glob or hash()"
 
 
 def rehearse(exp: Any, main: Main) -> list[str]:
     """Prove that a run which has just reached its last step resumes bit by bit, and look ahead to the real thing.
+
+    It is carried on from a checkpoint of its second epoch by another process, which starts while this one looks ahead
+    and carries it on from one before the end of its first epoch.
 
     Returns:
         The last lines of the run: what was compared, what prod mode would take, and its command.
@@ -46,50 +42,102 @@ def rehearse(exp: Any, main: Main) -> list[str]:
     Raises:
         RunError: names the first state that differs.
     """
-    proof = "none: no checkpoint is left from the first half of the run"
-    if exp.run.record.checkpoints.halfway.exists():  # else the run was resumed after it
-        proof = f"{continue_halfway(exp, main)} tensors identical"
-    lines = [f"resume rehearsal: {proof}"]
-    if not (exp.cfg.resume or exp.cfg.rerun):  # their command lines say little
-        words = [*(word for folder in _config_dirs() for word in ("--config-dir", folder)), *_prod_words()]
-        lines.append(f"in prod mode: {estimate(exp, main)}")
-        lines.append(f"next:     {command()} {shlex.join(words)}")
-    return lines
+    files, proof = exp.run.record.checkpoints, "none: no checkpoint is left from the first half of the run"
+    starts = [file for file in (files.later_epoch, files.halfway) if file.exists()]  # none: it was resumed after them
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory(prefix=".rehearsal_", dir=exp.path) as folder, contextlib.ExitStack() as stack:
+        steps = dict(_copy(exp, file, Path(folder)) for file in starts)
+        others = copies = list(steps)
+        if copies and program():
+            process, others = stack.enter_context(_process(exp, copies[0])), copies[1:]
+            if exp.device.type != "cpu":  # two processes may not fit its memory
+                _wait(exp, process, copies[0])
+        if not (exp.cfg.resume or exp.cfg.rerun):  # their command lines say little
+            words = [*(word for folder in config_dirs() for word in ("--config-dir", folder)), *prod_words()]
+            lines.append(f"in prod mode: {estimate(exp, main)}")
+            lines.append(f"next:     {command()} {shlex.join(words)}")
+        for path in others:
+            logger.info(f"rehearsing the resume from step {steps[path]}")
+            with silence():
+                main(_config(exp, path))
+            proof = f"{compare(exp.path, path, steps[path])} tensors identical"
+        if others != copies:
+            logger.info(f"rehearsing the resume from step {steps[copies[0]]} in another process")
+            _wait(exp, process, copies[0])
+            proof = f"{compare(exp.path, copies[0], steps[copies[0]], 'in another process, ')} tensors identical"
+    return [f"resume rehearsal: {proof}", *lines]
 
 
-def continue_halfway(exp: Any, main: Main) -> int:
-    """Carry a run on from its half-way checkpoint, in a folder inside its own, and compare the end with the run's.
-
-    Returns:
-        The number of tensors that were compared and are identical.
-
-    Raises:
-        RunError: names the first state that differs.
-    """
-    logger.info("rehearsing the resume, from the half-way checkpoint, in a temporary folder")
-    with tempfile.TemporaryDirectory(prefix=".rehearsal_", dir=exp.path) as folder:
-        again = Path(folder)
-        cfg = exp.cfg.copy()
-        with open_dict(cfg):
-            cfg.resume, cfg.fork, cfg.rerun = folder, None, None
-            cfg.tracker, cfg.plots, cfg.run.rehearse_resume = {}, {}, False
-            cfg.loader.num_workers = 0  # nothing may depend on it, and workers take seconds to start
-        (again / "config.yaml").write_text(yaml.safe_dump(portable(cfg, exp.project)))
-        (again / "provenance.json").write_text("{}")
-        shutil.copytree(exp.path / "facts", again / "facts")
-        (again / "checkpoints").mkdir()
-        checkpoint.link_checkpoint(exp.run.record.checkpoints.halfway, CheckpointFiles(again).latest)
-        step = checkpoint.load(CheckpointFiles(again).latest)["state"]["step"]
-        with _silence():
-            main(cfg)
-        return compare(exp.path, again, step)
+def _copy(exp: Any, file: Path, folder: Path) -> tuple[Path, int]:
+    """A run like the one at hand, which stands at a checkpoint of it, and the step of that."""
+    again = folder / file.stem
+    (again / "checkpoints").mkdir(parents=True)
+    (again / "config.yaml").write_text(yaml.safe_dump(portable(_config(exp, again), exp.project)))
+    (again / "provenance.json").write_text("{}")
+    shutil.copytree(exp.path / "facts", again / "facts")
+    files, content = CheckpointFiles(again), checkpoint.load(file)
+    checkpoint.link_checkpoint(file, files.latest)
+    state = content["state"]
+    if state["best_step"] is not None:  # of its best the step is known, and any weights will do: tests are not compared
+        checkpoint.save(files.best, content | {"state": state | {"step": state["best_step"]}})
+    return again, state["step"]
 
 
-def compare(run: Path, again: Path, step: int) -> int:
+def _config(exp: Any, again: Path) -> Any:
+    """The config that carries a copy of the run on."""
+    cfg = exp.cfg.copy()
+    with open_dict(cfg):
+        cfg.resume, cfg.fork, cfg.rerun = str(again), None, None
+        cfg.tracker, cfg.plots, cfg.run.rehearse_resume = {}, {}, False
+        cfg.loader.num_workers = 0  # nothing may depend on it, and workers take seconds to start
+    return cfg
+
+
+@contextlib.contextmanager
+def _process(exp: Any, again: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """The same program, carrying a copy of the run on in a process with another order of hashes."""
+    root = str(again.parent).replace("'", "\\'")
+    words = [f"resume={again.name}", f"paths.output_root='{root}'"]
+    if exp.run.trust:
+        words.append(f"trust={','.join(exp.run.trust)}")
+    environment = {"PYTHONHASHSEED": str(os.getpid()), **os.environ}
+    with open(again / "output.txt", "wb") as output:
+        process = subprocess.Popen(
+            [*program(), *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait(exp: Any, process: "subprocess.Popen[bytes]", again: Path) -> None:
+    """Wait until the other process is done; RunError: it failed."""
+    while process.poll() is None:
+        exp.run.leave_if_asked()
+        time.sleep(0.02)
+    exp.run.leave_if_asked()  # a Ctrl-C reaches both
+    if process.returncode != 0:
+        said = (again / "output.txt").read_text(errors="replace").splitlines()
+        why = [line for line in said if line.startswith("error: ")] or said[-1:] or ["it says nothing"]
+        raise RunError(
+            f"resume rehearsal: another process could not carry the run on (exit code {process.returncode}): {why[0]}"
+            f"\n{ORDERS}"
+        )
+
+
+def compare(run: Path, again: Path, step: int, how: str = "") -> int:
     """The number of tensors in the last checkpoints of two runs, which are identical, as are all logged values.
 
+    Args:
+        run: that went through.
+        again: that was carried on.
+        step: at which.
+        how: said in the message, too.
+
     Raises:
-        RunError: names the first that differs; `step` is where the second run was carried on.
+        RunError: names the first that differs.
     """
     expected, found = (checkpoint.load(CheckpointFiles(path).latest) for path in (run, again))
     expected.pop("config", None)
@@ -103,8 +151,9 @@ def compare(run: Path, again: Path, step: int) -> int:
         difference = "a logged value (facts/scalars.csv)"
     if difference is not None:
         message = (
-            f"resume rehearsal: continued from step {step}, {difference} differs from the run that went through"
+            f"resume rehearsal: continued from step {step}, {how}{difference} differs from the run that went through"
             "\nsomething keeps state that is not in the checkpoint, or draws random numbers outside of a step"
+            f"\nor {ORDERS}"
         )
         if torch.cuda.is_initialized():
             message += "; on a GPU it may also be a kernel that sums in no fixed order (README, What is exact)"
@@ -126,101 +175,3 @@ def _bits(value: Any) -> Any:
         return repr(value)  # NaN equals itself here
     flat = value.detach().cpu().to_dense().contiguous().flatten()
     return value.layout, value.dtype, value.shape, flat.view(torch.uint8).numpy().tobytes()
-
-
-def estimate(exp: Any, main: Main) -> str:
-    """Time, disk and memory of the running command in prod mode.
-
-    Takes a few steps at that mode's batch size on the data at hand (a sample, where a dataset ships one) and reads the
-    rows that they log; where a step would take too long, scales those of the run just done by the number of items.
-    """
-    cfg = _prod_config(exp)
-    speeds = [row["items_per_second"] for row in exp.history() if row["split"] == "train"]
-    items = cfg.loader.batch_size * cfg.run.accumulate
-    seconds = 0.0
-    if speeds:
-        seconds = items / max(speeds)  # at its best: the others include saving and drawing
-    if seconds < MAX_SECONDS:
-        speeds, num_train, num_val = _timed(exp, cfg, main)
-        seconds = items / statistics.median(speeds[1:])
-    else:
-        num_train, num_val = len(exp.datasets["train"]), len(exp.datasets["val"])
-    known = cfg.data.get("num_train")
-    if known and cfg.loader.limit_train is None:  # the full set may be larger than what is here
-        scale = known * (1 - (cfg.data.get("val_from_train") or 0)) / num_train
-        num_train, num_val = round(num_train * scale), round(num_val * scale)
-    steps_per_epoch = math.ceil(num_train / items)
-    num_steps = in_steps(cfg.run.budget, steps_per_epoch)
-    evaluation = num_val * seconds / items / 3  # a forward pass is a third of a step
-    duration = _duration(num_steps * seconds + num_steps / steps_per_epoch * evaluation)
-    disk = (
-        2 + exp.settings.num_checkpoints
-    ) * exp.run.record.checkpoints.latest.stat().st_size  # best, and one being written
-    return (
-        f"about {duration} ({num_steps:,} steps of {1000 * seconds:.3g} ms), "
-        f"{_size(disk)} on disk, {_size(peak_memory())} of memory"
-    )
-
-
-def _timed(exp: Any, cfg: Any, main: Main) -> tuple[list[float], int, int]:
-    """Items per second at each of a few steps in prod mode, and the sizes of its splits."""
-    with tempfile.TemporaryDirectory(prefix=".estimate_", dir=exp.path) as folder:
-        short = cfg.copy()
-        with open_dict(short):
-            short.tracker, short.plots, short.rollout = {}, {}, None
-            short.paths.output = folder
-            short.run.name, short.run.compile, short.run.num_checkpoints = "run", False, 1
-            short.run.budget, short.run.log_every = f"{NUM_TIMED}steps", "1"
-            for name in ("eval_every", "plot_every", "rollout_every", "save_every"):
-                short.run[name] = None
-        with _silence():
-            main(short)
-        rows = Facts(Path(folder) / "run" / "facts").rows()
-        record = checkpoint.load(CheckpointFiles(Path(folder) / "run").latest)
-    speeds = [row["items_per_second"] for row in rows if row["split"] == "train"]
-    return speeds, record["splits"]["train"][0], record["splits"]["val"][0]
-
-
-def _prod_config(exp: Any) -> Any:
-    folders = ",".join(f"'file://{folder}'" for folder in _config_dirs())
-    more = [f"loader.sample={exp.cfg.loader.sample}", "loader.num_workers=0", f"hydra.searchpath=[{folders}]"]
-    return compose_config(exp.project, [*_prod_words(masked=False), *more])
-
-
-def _prod_words(masked: bool = True) -> list[str]:
-    """The running command's overrides for prod mode."""
-    words = list(HydraConfig.get().overrides.task)
-    if masked:
-        words = own_words()
-    return [word for word in words if word.partition("=")[0] not in ("mode", "run.name")] + ["mode=prod"]
-
-
-def _config_dirs() -> list[str]:
-    """The user's own config folders (--config-dir)."""
-    sources = HydraConfig.get().runtime.config_sources
-    return [source.path for source in sources if source.provider == "command-line"]
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """A rehearsal is silent, on the console and in the run's log.txt; it still reacts to the run's signals."""
-    nothing = io.StringIO()
-    with (
-        contextlib.redirect_stdout(nothing),
-        contextlib.redirect_stderr(nothing),
-        transcript.to(lambda text: None),
-    ):
-        yield
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{max(1, seconds):.0f} s"
-
-
-def _size(count: float) -> str:
-    if count >= 1e9:
-        return f"{count / 1e9:.1f} GB"
-    return f"{max(1, count / 1e6):.0f} MB"

@@ -1,6 +1,7 @@
 """What a run says on the console: a line for each row, on a terminal a progress bar, and its own command."""
 
 import functools
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from ..output import Stream, above_bar
 
+launched: list[str] = []  # see `program`
 NOT_SHOWN = ("step", "epoch", "samples", "split", "time", "peak_memory_mb", "items_per_second")
 
 
@@ -49,6 +51,20 @@ class ProgressBar:
     def show(self, step: int, line: str) -> None:
         """Move the bar, and say the newest row next to it."""
         self.progress.update(self.task, completed=step, description=line)
+
+
+def program() -> list[str]:
+    """The command that starts this program again, without its words; empty where `launch` did not start it."""
+    return launched
+
+
+def note_program() -> None:
+    """Remember how this process was started: as `python FILE`, or `python -m MODULE`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None and spec.origin == os.path.abspath(sys.argv[0]):
+        launched[:] = [sys.executable, "-m", spec.name]
+    elif os.path.isfile(sys.argv[0]):
+        launched[:] = [sys.executable, os.path.abspath(sys.argv[0])]
 
 
 @functools.cache  # the folder may be deleted meanwhile

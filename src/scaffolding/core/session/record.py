@@ -113,8 +113,8 @@ class Record:
         try:
             self.facts.sync()  # a checkpoint is never ahead of the rows
             self.checkpoints.save(content, self.saved_step, self.settings.num_checkpoints)
-            if self.settings.rehearse_resume and (2 * step < self.num_steps or step == 1):
-                link_checkpoint(self.checkpoints.latest, self.checkpoints.halfway)
+            if self.settings.rehearse_resume:
+                self._keep_for_rehearsal()
         except StorageError as error:
             self.save_error = error
             self.num_failed_saves += 1
@@ -124,6 +124,14 @@ class Record:
             return
         self.save_error, self.num_failed_saves, self.saved_step = None, 0, step
         self.facts.event("on_save", step=step)
+
+    def _keep_for_rehearsal(self) -> None:
+        """Keep the last checkpoint of the first half, and the first of the second half within a later epoch."""
+        state, files = self.state, self.checkpoints
+        if 2 * state.step < self.num_steps or state.step == 1:
+            link_checkpoint(files.latest, files.halfway)
+        elif state.step < self.num_steps and not files.later_epoch.exists() and (state.epoch, state.position) > (1, 0):
+            link_checkpoint(files.latest, files.later_epoch)
 
     def keep_best(self) -> bool:
         """Make best.pt the checkpoint of this step; False: there is none, as it could not be saved."""

@@ -18,14 +18,14 @@ class CheckpointFiles:
     """checkpoints/ of one run.
 
     latest.pt, best.pt and step_<N>.pt; of a fork parent.pt, from which it started, and parent_best.pt, where it goes on
-    from the whole state of a run; for a rehearsal halfway.pt.
+    from the whole state of a run; for a rehearsal halfway.pt and later_epoch.pt.
     """
 
     def __init__(self, run: Path) -> None:
         self.folder = run / "checkpoints"
-        self.latest, self.best, self.halfway, self.parent, self.parent_best = (
-            self.folder / f"{name}.pt" for name in ("latest", "best", "halfway", "parent", "parent_best")
-        )
+        self.latest, self.best = (self.folder / f"{name}.pt" for name in ("latest", "best"))
+        self.parent, self.parent_best = (self.folder / f"{name}.pt" for name in ("parent", "parent_best"))
+        self.halfway, self.later_epoch = (self.folder / f"{name}.pt" for name in ("halfway", "later_epoch"))
         self.model = run / "model.pt"
 
     def save(self, content: dict[str, Any], before: int | None, num_kept: int) -> None:
