@@ -18,6 +18,12 @@ EDITS = {
         optimizer.zero_grad()
 """
     },
+    "a part that is trained from a step on": {
+        "        optimizer.zero_grad()\n": """\
+        exp.model.generator.bias.requires_grad_(exp.state.step >= 5)
+        optimizer.zero_grad()
+"""
+    },
     "a second backward": {
         BACKWARD: BACKWARD
         + """\
@@ -79,6 +85,9 @@ def test_an_edit_of_the_loop_works(output_root: Path, tmp_path: Path, names: lis
         states = latest(run)["optimizers"]
         updates = {name: int(state["state"][0]["step"]) for name, state in states.items()}
         assert updates == {"discriminator": 10, "generator": 2}
+    if "a part that is trained from a step on" in names:  # the rehearsal begins before that step
+        states = latest(run)["optimizers"]["generator"]["state"]
+        assert (int(states[0]["step"]), int(states[1]["step"])) == ((2, 1) if len(names) > 1 else (10, 5))
 
 
 NEW_EPOCH = '            advance(exp.schedulers, "epoch")\n'
