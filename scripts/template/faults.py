@@ -15,14 +15,13 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("float16 gradients are clipped with their scale", "exp.scaler.unscale_(optimizer)", "pass"),
         ("gradients are measured, not clipped", "exp.settings.clip_grad_norm)\n", "float('inf'))\n"),
         ("accumulated gradients without their weight", "loss, total = loss * weight, ", "loss, total = loss, "),
-        ("gradients are not divided by a weight of the loss", "exp.average_gradients(name, total)", "pass"),
-        ("learning rates are not logged", "numbers |= exp.learning_rates(name)", "pass"),
+        ("gradients keep the weights of a loss", "            average_gradients(", "            (lambda *_: 0)("),
+        ("learning rates are not logged", "numbers |= learning_rates(optimizer, name)", "pass"),
         ("test rows carry the last step", 'evaluate(exp, "test"), best)', 'evaluate(exp, "test"))'),
         ("skipped updates count", "if exp.scaler.took_step():", "if exp.scaler.took_step() is not None:"),
         ("averaged weights are never updated", "exp.ema.update_parameters(exp.model)", "pass"),
         ("schedules of steps stand still", 'advance(exp.schedulers, "step")', "pass"),
         ("schedules of epochs stand still", 'advance(exp.schedulers, "epoch")', "pass"),
-        ("target_loss is passed from below", 'values["loss"] < exp', 'values["loss"] > exp'),
         ("rollouts are never due", '("eval", "rollout", "plot")', '("eval", "plot")'),
         ("figures of the start are not drawn", 'plot.draw(exp, "start")', "pass"),
         ("patience counts nothing", "evaluations_since_best += 1", "evaluations_since_best += 0"),
@@ -40,6 +39,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     f"{SRC}/experiment.py": [
         ("the seed does not reach the weights", 'keys.keyed(self.settings.seed, "model")', 'keys.keyed("model")'),
         ("evaluation of the raw weights", "return self.ema.module", "return self.model"),
+        ("target_loss is passed from below", "values[self.main_loss] < target", "values[self.main_loss] > target"),
         ("patience is one evaluation longer", "since_best >= patience", "since_best > patience"),
         ("noise is the same at every position", "network, epoch, position))", "network, epoch))"),
         ("noise is the same in every epoch", "network, epoch, position))", "network, position))"),
@@ -47,7 +47,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("frozen parameters are handed to the optimizer", "if parameter.requires_grad}", "if True}"),
         ("a schedule's state is not restored", "schedule.scheduler.load_state_dict(", "dict("),
         ("a scaler's state is not restored", 'if content["scaler"]:', "if False:"),
-        ("objects of yours are not restored", 'part.load_state_dict(content["objects"][name])', "pass"),
+        ("objects of yours are not restored", "parts.items():\n            part.load", "{}.items():\n            part.load"),
         ("the count of averages is not restored", "self.ema.n_averaged.fill_", "print"),
         ("from_path leaves the model in training mode", "part.eval()", "pass"),
         (
@@ -78,7 +78,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("a batch read at once is keyed by nothing", "self.name, epoch, position), with", "self.name), with"),
     ],
-    f"{CORE}/batches/workers.py": [
+    f"{CORE}/batches/samples.py": [
         ("augmentation is the same in every epoch", "self.name, epoch, index, ", "self.name, index, "),
         ("collation is not keyed", 'keys.key(self.seed, self.name, "collate", *wanted[0])', "time.time_ns()"),
     ],
@@ -158,7 +158,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     f"{CORE}/resume/rehearsal.py": [
         ("the rehearsal compares nothing", "raise RunError(message)", "pass"),
-        ("the estimate forgets the steps", "_duration(num_steps * seconds + ", "_duration(seconds + "),
+    ],
+    f"{CORE}/resume/estimate.py": [
+        ("the estimate forgets the steps", "_duration(num_steps * step + ", "_duration(step + "),
         ("the estimate counts the batches of dev mode", "/ items)\n", "/ 8)\n"),
     ],
     f"{CORE}/session/record.py": [

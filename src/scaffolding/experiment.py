@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from loguru import logger
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from .config import FETCHING, FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config, RunConfig, upgrade
 from .core.batches.loader import Loader, MicroBatch
@@ -22,7 +22,7 @@ from .core.folder.facts import Facts
 from .core.folder.provenance import numerics
 from .core.intervals import Intervals, in_steps
 from .core.optimizers import build_optimizer
-from .core.precision import AveragedWeights, Scaler
+from .core.precision import AveragedWeights, Scaler, choose_device
 from .core.resume.preflight import check_run
 from .core.secrets import hide_secrets
 from .core.session.run import NoRun
@@ -117,6 +117,9 @@ class Experiment:
         exp.path, exp.saved = folder, content
         exp.state.restore(content["state"])
         exp.load_weights(content)
+        for name, part in exp.objects().items():  # losses with a state
+            if name in content["objects"]:
+                part.load_state_dict(content["objects"][name])
         for part in (exp.model, exp.ema, *exp.losses.values()):
             if isinstance(part, nn.Module):
                 part.eval()
@@ -311,24 +314,6 @@ class Experiment:
             keys.seed_torch(self.device, keys.key(self.settings.seed, network, epoch, position))
             yield batch, weight
 
-    def average_gradients(self, network: str, total: Any) -> None:
-        """Divide gradients that were added up over micro-batches by the micro-batches' total weight.
-
-        Args:
-            network: key of `loss:`.
-            total: a number or, where the loss says what its mean counts, a scalar tensor.
-        """
-        if isinstance(total, Tensor) or abs(total - 1) > 1e-6:  # shares of a step's items add up to 1
-            for parameter in self.trained[network].values():
-                if parameter.grad is not None:
-                    parameter.grad /= total
-
-    def learning_rates(self, network: str) -> dict[str, float]:
-        """The rate of each parameter group of a network's optimizer: "lr", or "lr/<group>" of one with a name."""
-        prefix = f"{network}/lr".lstrip("/")
-        groups = self.optimizers[network].param_groups
-        return {f"{prefix}/{group.get('name', '')}".rstrip("/"): group["lr"] for group in groups}
-
     def check_finite(self) -> None:
         """RunError if a loss since the last look, a weight, a buffer or an optimizer's state is not finite any more."""
         run = "RUN"
@@ -462,27 +447,3 @@ class Experiment:
             where = self.path.name
         what = f"{type(self.model).__name__}, {num_parameters:,} parameters on {self.device}, {self.precision}"
         return f"Experiment({where}: {what}, step {self.state.step})"
-
-
-def choose_device(name: str, precision: str) -> tuple[torch.device, str]:
-    """The device and the number format that `run.device` and `run.precision` ask for.
-
-    `auto` is the first accelerator of this machine, and bfloat16 where that computes it natively, else float32.
-
-    Raises:
-        UserError: the device is not one, or not on this machine.
-    """
-    present = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        present.append("mps")
-    present.append("cpu")
-    if name == "auto":
-        name = present[0]
-    if name not in present and not (name == "cuda" and "cuda:0" in present):
-        raise UserError(f"run.device={name}: no such device on this machine\nhere: auto, {', '.join(present)}")
-    device = torch.device(name)
-    if precision == "auto":
-        precision = "float32"
-        if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-            precision = "bfloat16"
-    return device, precision

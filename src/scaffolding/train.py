@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from scaffolding import plot
 from scaffolding.core.batches.loader import MicroBatch
+from scaffolding.core.optimizers import average_gradients, learning_rates
 from scaffolding.core.session.report import describe_start, report
 from scaffolding.core.session.run import Run
 from scaffolding.core.state import keys
@@ -123,8 +124,8 @@ def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, An
             exp.scaler.scale(loss).backward()  # YOURS: a second loss of this network gets its own backward here
         exp.scaler.unscale_(optimizer)
         if is_split:
-            exp.average_gradients(name, total)
-        numbers |= exp.learning_rates(name)
+            average_gradients(exp.trained[name].values(), total)
+        numbers |= learning_rates(optimizer, name)
         if exp.settings.clip_grad_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(exp.trained[name].values(), exp.settings.clip_grad_norm)
             numbers[f"{name}/grad_norm".lstrip("/")] = norm

@@ -1,12 +1,12 @@
-"""Optimizers with parameter groups, chosen by the names of parameters."""
+"""Optimizers with parameter groups, chosen by the names of parameters; their rates; averages of gradients."""
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from .config.build import build
 from .errors import UserError, nearest
@@ -97,3 +97,22 @@ def _meets(group: dict[str, Any], name: str, parameter: nn.Parameter) -> bool:
     """Whether a group takes a parameter."""
     is_small = parameter.ndim <= group.get("max_ndim", parameter.ndim)
     return is_small and any(pattern.search(name) for pattern in group["match"])
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], total: Any) -> None:
+    """Divide gradients that were added up over micro-batches by the micro-batches' total weight.
+
+    Args:
+        parameters: those with gradients are changed.
+        total: a number or, where the loss says what its mean counts, a scalar tensor.
+    """
+    if isinstance(total, Tensor) or abs(total - 1) > 1e-6:  # shares of a step's items add up to 1
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad /= total
+
+
+def learning_rates(optimizer: Any, network: str) -> dict[str, float]:
+    """The rate of each parameter group: "lr" or, of a group with a name, "lr/<group>"; "<network>/lr" of a network."""
+    prefix = f"{network}/lr".lstrip("/")
+    return {f"{prefix}/{group.get('name', '')}".rstrip("/"): group["lr"] for group in optimizer.param_groups}

@@ -1,4 +1,4 @@
-"""What torch's own gradient scaler and averaged weights lack: whether an update was applied, and extra state."""
+"""Device and number format; what torch's own gradient scaler and averaged weights lack."""
 
 from typing import Any
 
@@ -67,3 +67,27 @@ class AveragedWeights(AveragedModel):
 
 def _has_extra_state(module: nn.Module) -> bool:
     return type(module).get_extra_state is not nn.Module.get_extra_state
+
+
+def choose_device(name: str, precision: str) -> tuple[torch.device, str]:
+    """The device and the number format that `run.device` and `run.precision` ask for.
+
+    `auto` is the first accelerator of this machine, and bfloat16 where that computes it natively, else float32.
+
+    Raises:
+        UserError: the device is not one, or not on this machine.
+    """
+    present = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    present.append("cpu")
+    if name == "auto":
+        name = present[0]
+    if name not in present and not (name == "cuda" and "cuda:0" in present):
+        raise UserError(f"run.device={name}: no such device on this machine\nhere: auto, {', '.join(present)}")
+    device = torch.device(name)
+    if precision == "auto":
+        precision = "float32"
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+            precision = "bfloat16"
+    return device, precision
