@@ -25,6 +25,7 @@ ALONE = ("data", "model", "losses.py", "metrics.py", "plot", "tracker")
 HELPERS = (
     "core/errors.py",
     "core/folder/facts.py",
+    "core/folder/folder.py",
     "core/intervals.py",
     "core/modes.py",
     "core/state/keys.py",

@@ -47,7 +47,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("frozen parameters are handed to the optimizer", "if parameter.requires_grad}", "if True}"),
         ("a schedule's state is not restored", "schedule.scheduler.load_state_dict(", "dict("),
         ("a scaler's state is not restored", 'if content["scaler"]:', "if False:"),
-        ("your objects are not restored", "parts.items():\n            part.load", "{}.items():\n            part.load"),
+        ("objects are not restored", "parts.items():\n            part.load", "{}.items():\n            part.load"),
         ("the count of averages is not restored", "self.ema.n_averaged.fill_", "print"),
         ("from_path leaves the model in training mode", "part.eval()", "pass"),
         (
