@@ -51,9 +51,13 @@ def main() -> None:
     if images.ndim == 4 and images.shape[1] in (1, 3):
         file = path / "figures" / f"hardest-val-{exp.state.step:06d}.png"
         heading = f"Highest validation losses (nats) of {path.name} at step {exp.state.step}"
-        file.parent.mkdir(exist_ok=True)
-        with replacing(file) as stream:
-            draw(images, titles, heading).savefig(stream, format="png", dpi=120)
+        figure = draw(images, titles, heading)
+        try:
+            file.parent.mkdir(exist_ok=True)
+            with replacing(file) as stream:
+                figure.savefig(stream, format="png", dpi=120)
+        except OSError as error:
+            parser.error(f"{file} cannot be written: {error.strerror}")
         print(file)
 
 

@@ -69,8 +69,11 @@ def main() -> None:
                 run_watched(cfg)
         except BadUpdate as found:
             file = path / f"replay_{found.before['step']}.pt"
-            with replacing(file) as stream:
-                torch.save(found.before, stream)
+            try:
+                with replacing(file) as stream:
+                    torch.save(found.before, stream)
+            except (OSError, RuntimeError) as error:  # torch hides the first in the second
+                parser.error(f"{file} cannot be written: {error}")
             print(f"step {found.before['step']}: {found}\nwritten: {file}")
             if args.debug:
                 exp = found.exp  # noqa: F841  (for whoever debugs)

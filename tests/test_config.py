@@ -299,6 +299,11 @@ def test_refused_at_the_door(train: Train, elsewhere: Path, output_root: Path, w
     assert is_empty(output_root) and is_empty(elsewhere)
 
 
+def test_one_of_several_processes_is_refused(train: Train, output_root: Path) -> None:
+    """Fails where each of them makes a run of the same thing."""
+    assert "WORLD_SIZE=2" in train(*TINY, env={"WORLD_SIZE": "2"}, code=2).stderr and is_empty(output_root)
+
+
 def test_a_syntax_error_is_placed_and_has_no_traceback(project: Project, tmp_path: Path) -> None:
     """Not even in the file that a resume reads before Hydra starts, for where the runs are."""
     file = project.configs / "optimizer/fatal.yaml"

@@ -1,5 +1,6 @@
 """Run folders: claimed once, found by name, with one writer and a status."""
 
+import errno
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from scaffolding.core.errors import UserError
 from scaffolding.core.find import find_run, list_runs, open_run, read_output_root, shortest_name
 from scaffolding.core.folder import folder
 from scaffolding.core.folder.folder import claim, read_status
+from scaffolding.core.state.files import find_checkpoint
 
 
 def test_twenty_simultaneous_starts_get_twenty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +177,22 @@ def test_where_the_runs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for text in ("${oc.env:NO_SUCH}", "${paths.nosuch}", "${"):
         with pytest.raises(UserError, match=r"paths\.output_root"):
             read_output_root(tmp_path, text)
+
+
+def test_a_run_that_may_not_be_written_or_read_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A colleague's, or an archive; as these tests may run as root, for whom all is allowed, the calls say it."""
+
+    def forbidden(*arguments: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(folder, "open_here", forbidden)
+    with pytest.raises(UserError, match=r"cannot be written: Permission denied\nfork="):
+        folder.acquire(tmp_path)
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    with pytest.raises(UserError, match=r"best\.pt cannot be read: Permission denied"):
+        find_checkpoint(tmp_path, "best")
 
 
 def test_status(tmp_path: Path) -> None:

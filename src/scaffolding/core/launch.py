@@ -83,6 +83,11 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
         if {"--help", "-h"} & set(sys.argv):
             print(help_text(project, sys.argv))
         else:
+            if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):  # each of them would make a run of the same thing
+                raise UserError(
+                    f"WORLD_SIZE={os.environ['WORLD_SIZE']}: several processes (torchrun?), and a run has one"
+                    f"\nstart it with: {command()}"
+                )
             _run_hydra(main, project, words)
     except (UserError, RunError) as error:
         if full:

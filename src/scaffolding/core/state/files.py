@@ -134,6 +134,10 @@ def set_aside(file: Path) -> None:
 def find_checkpoint(run: Path, name: str) -> Path:
     """The file of a run's checkpoint by its plain name; UserError: there is none, and those that there are."""
     path, there = run / "checkpoints" / f"{name}.pt", run / "checkpoints" / ".pt"
-    if NAME.fullmatch(name) is None or not path.is_file():  # a name with slashes must not list another folder
+    try:
+        is_there = NAME.fullmatch(name) is not None and path.is_file()
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if not is_there:  # a name with slashes must not list another folder
         raise UserError(f"{run} has no checkpoint {name!r:.100}\ncheckpoints there: {others(there)}")
     return path
