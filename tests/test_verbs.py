@@ -185,7 +185,8 @@ def test_the_resume_line_works_as_it_was_printed(train: Train, tmp_path: Path, p
         assert python == "python" and program == str(TRAIN)
         assert "is finished at step 2" in train(*rest, cwd=tmp_path, env=env).stderr
     assert len(lines) == 1 + (place == "a sweep")
-    assert not (tmp_path / "~").exists()
+    if place == "home":
+        assert (tmp_path / "home" / "runs" / "run" / "config.yaml").exists()
 
 
 # --- rerun
