@@ -348,6 +348,12 @@ def test_multirun_makes_one_folder_of_jobs(train: Train, elsewhere: Path, output
     assert not {"outputs", "multirun", ".hydra"} & {path.name for path in output_root.rglob("*")}
 
 
+def test_exit_code_2_means_that_nothing_was_made(train: Train, output_root: Path) -> None:
+    words = (*TINY, "run.budget=1", "run.accumulate=1,0")
+    assert "run.accumulate=0: not allowed" in train("--multirun", *words, code=1).stderr  # the first job made a run
+    assert len(list(output_root.glob("exp_*/*/config.yaml"))) == 1
+
+
 def test_help(train: Train, elsewhere: Path) -> None:
     lines = train("--config-dir", str(TESTS / "configs"), "--help", cwd=elsewhere).stdout.splitlines()
     assert is_empty(elsewhere)
