@@ -86,7 +86,7 @@ def test_dev_mode_walks_every_branch(train: Train, output_root: Path, data: str,
     events = [json.loads(line)["event"] for line in (run / "facts" / "events.jsonl").read_text().splitlines()]
     assert events[0] == "on_start" and events[-1] == "on_train_end" and "on_save" in events
     rows = Facts(run / "facts").rows()
-    assert {row["split"] for row in rows} >= {"train", "val", "test"} and rows[-1]["epoch"] == 2
+    assert {row["split"] for row in rows} >= {"train", "val", "test"} and max(row["epoch"] for row in rows) == 1
     weights = checkpoint.load(run / "checkpoints" / "best.pt")["model"]
     assert not any("_orig_mod" in name or name.startswith("module.") for name in weights)
 
