@@ -85,6 +85,12 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_is_never_saved(train: Trai
     assert f"sample {wrong} of the train split" in said
 
 
+@pytest.mark.parametrize(("mode", "is_told"), [("min", True), ("max", False)])
+def test_the_lowest_accuracy_as_the_best_one_is_told(train: Train, mode: str, is_told: bool) -> None:
+    done = train(*BASE, "run.budget=2", "run.monitor=val/accuracy", f"run.monitor_mode={mode}")
+    assert ("if higher is better, set run.monitor_mode=max" in done.stderr) is is_told
+
+
 # --- workers
 
 

@@ -209,6 +209,31 @@ def test_a_change_at_a_resume_is_not_lost_by_a_kill(train: Train, whole_run: Pat
     train("resume=scheduled", "optimizer.betas=[0.8,0.9]")  # which cosine does not set
 
 
+def test_a_changed_setting_reaches_the_groups_that_do_not_set_it(train: Train, output_root: Path) -> None:
+    groups = "+optimizer.groups=[{max_ndim: 1, lr: 0.004}, {match: '^1', weight_decay: 0.0}]"
+    train(*BASE, groups, "run.name=run", env=STOP, code=143)
+    train("resume=run", "optimizer.lr=0.5", "+optimizer.weight_decay=0.25", "run.budget=8")
+    found = latest(output_root / "run")["optimizers"][""]["param_groups"]
+    assert [(group["lr"], group["weight_decay"]) for group in found] == [(0.5, 0.25), (0.004, 0.25), (0.5, 0.0)]
+
+
+def test_settings_that_came_and_went_since(train: Train, output_root: Path) -> None:
+    """Fails where a field added to config.py, or taken out, locks out every older run."""
+    train(*BASE, "run.name=run", env=STOP, code=143)
+    file = output_root / "run" / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    del config["run"]["patience"], config["loader"]["timeout"]
+    config["run"]["olden"] = 3
+    file.write_text(yaml.safe_dump(config))
+    content = latest(output_root / "run")
+    checkpoint.save(output_root / "run" / "checkpoints" / "latest.pt", dict(content) | {"config": config})
+    done = train("resume=run", "run.budget=8")
+    assert done.stderr.count("run.patience=None") == 1 and done.stderr.count("run: olden") == 1
+    assert "run.patience=None takes effect" not in done.stderr and "run.olden=" not in done.stderr
+    written = yaml.safe_load(file.read_text())
+    assert written["run"]["patience"] is None and "olden" not in written["run"]
+
+
 def test_a_run_that_its_patience_ended_goes_on_with_more(train: Train, output_root: Path) -> None:
     train(*BASE, "run.monitor_mode=max", "run.patience=1", "run.name=run")  # the loss falls
     before = tree(output_root)

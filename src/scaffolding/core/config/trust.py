@@ -4,6 +4,7 @@ The owner's code is the command line, and what this checkout's YAML files (confi
 """
 
 import dataclasses
+import functools
 import inspect
 import re
 from collections.abc import Iterable
@@ -70,10 +71,24 @@ def open_config(
     base = yaml.safe_load((project.configs / "base.yaml").read_text("utf-8"))
     for section, field in known.items():
         if dataclasses.is_dataclass(field.type) and isinstance(config.get(section), dict):
-            names = [inner.name for inner in dataclasses.fields(field.type)]
-            new = {name: value for name, value in base[section].items() if name in names}
-            config[section] = new | config[section]
+            names, own = [inner.name for inner in dataclasses.fields(field.type)], config[section]
+            new = {name: value for name, value in base[section].items() if name in names and name not in own}
+            gone = [name for name in own if name not in names]
+            config[section] = new | {name: value for name, value in own.items() if name in names}
+            if trust is not None:
+                _tell_once(
+                    folder, section, tuple(f"{section}.{name}={value}" for name, value in new.items()), tuple(gone)
+                )
     return dict(config)
+
+
+@functools.cache
+def _tell_once(folder: Path, section: str, new: tuple[str, ...], gone: tuple[str, ...]) -> None:
+    """Say which settings a run did not have yet, and which there are no more."""
+    if new:
+        logger.info(f"{folder.name} is older than {', '.join(new)}: the values of base.yaml")
+    if gone:
+        logger.info(f"{folder.name} has settings that are no more, and are ignored: {section}: {', '.join(gone)}")
 
 
 def read_plain(file: Path) -> Any:

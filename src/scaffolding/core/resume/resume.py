@@ -17,7 +17,7 @@ from ..secrets import HIDDEN, hide_secrets
 from ..state import checkpoint
 from ..state.checkpoint import step_in
 from ..state.files import CheckpointFiles, set_aside
-from ..tree import changed_keys, leaves
+from ..tree import changed_keys, leaves, walk
 from .rules import announce, refuse
 
 PATIENCE = {"run.patience", "run.monitor", "run.monitor_mode"}
@@ -207,10 +207,11 @@ def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, A
             f"{run} was made by an older version, whose dropout and noise came from generators that were saved: "
             "it goes on, but not with the numbers that it would have drawn"
         )
+    built = {name: [dict(group) for group in part.param_groups] for name, part in exp.optimizers.items()}
     exp.load_state_dict(content)
     for key, (_, value) in changes.items():
         if key.startswith("optimizer."):
-            _set_optimizers(exp.optimizers, key, value)
+            _set_optimizers(exp.optimizers, built, key, value)
     if {"run.monitor", "run.monitor_mode"} & changes.keys():  # values of another kind cannot be compared
         exp.state.best = exp.state.best_step = None
         exp.state.evaluations_since_best = 0
@@ -218,13 +219,26 @@ def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, A
         exp.state.target_reached = False
 
 
-def _set_optimizers(optimizers: dict[str, Any], key: str, value: Any) -> None:
-    """Give restored optimizers a changed setting; UserError: an optimizer has no such setting."""
-    name = key.removeprefix("optimizer.")
-    for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
-        if name not in group:
-            raise UserError(f"{key}: refused, an optimizer at work cannot take it over")
-        group[name] = value
+def _set_optimizers(optimizers: dict[str, Any], built: dict[str, list[dict[str, Any]]], key: str, value: Any) -> None:
+    """Give restored optimizers a changed setting, except for groups that set it themselves.
+
+    Args:
+        optimizers: by network; those that are not named in `key` keep what they have.
+        built: their groups as the config makes them.
+        key: "optimizer.lr", or "optimizer.<network>.lr".
+        value: what the config says now.
+
+    Raises:
+        UserError: an optimizer has no such setting.
+    """
+    network, _, name = key.removeprefix("optimizer.").rpartition(".")
+    chosen = [network] if network in optimizers else list(optimizers)
+    for which in chosen:
+        for group, made in zip(optimizers[which].param_groups, built[which], strict=True):
+            if name not in group or network not in ("", *optimizers):
+                raise UserError(f"{key}: refused, an optimizer at work cannot take it over")
+            if made[name] == value or (isinstance(value, list) and list(made[name]) == value):
+                group[name] = made[name]
 
 
 def fork(exp: Any, create: Any) -> Path:
@@ -348,6 +362,23 @@ def _start_like(exp: Any, run: Path) -> dict[str, Path]:
     else:
         _load_weights(exp, content, run.name, is_partial=kept == "partial")
     return links
+
+
+def _changes_since(content: dict[str, Any], exp: Any, run: Path) -> dict[str, Any]:
+    """The settings that differ from those with which a checkpoint was written; a new setting had its default."""
+    config = _config_of(exp, run)
+    saved = content.get("config") or config
+    known = {name for name, _ in walk(saved)}
+    changed, since = changed_keys(saved, exp.config), changed_keys(config, exp.config)
+    gone = {f"{part}.{name}" for part in saved for name in _names(saved, part) - _names(config, part)}
+    return {key: pair for key, pair in changed.items() if (key in known or key in since) and key not in gone}
+
+
+def _names(config: dict[str, Any], part: str) -> set[str]:
+    """The settings in run, loader or paths of a config."""
+    if part not in ("run", "loader", "paths"):
+        return set()
+    return set(config.get(part) or ())
 
 
 def _config_of(exp: Any, run: Path) -> Any:
