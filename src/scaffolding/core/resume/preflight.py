@@ -19,33 +19,10 @@ from ..tree import describe, tensors
 
 COLUMNS = (*AXES, *TIMINGS)  # of every row; a value of such a name would take their place
 OWN_KEYS = ("loss", "grad_norm", "lr")  # that train_step adds to what a loss returns
-HIGHER_IS_BETTER = set(
-    [
-        "accuracy",
-        "acc",
-        "auc",
-        "auroc",
-        "auprc",
-        "f1",
-        "iou",
-        "miou",
-        "dice",
-        "map",
-        "ap",
-        "bleu",
-        "rouge",
-        "reward",
-        "return",
-        "returns",
-        "precision",
-        "recall",
-        "r2",
-        "psnr",
-        "ssim",
-        "score",
-        "coverage",
-    ]
-)  # words in the name of a monitored value
+HIGHER = (  # words in the name of a value of which higher is better
+    "accuracy", "acc", "auc", "auroc", "auprc", "f1", "iou", "miou", "dice", "map", "ap", "bleu", "rouge", "reward",
+    "return", "returns", "precision", "recall", "r2", "psnr", "ssim", "score", "coverage",
+)  # fmt: skip
 NO_METRICS = ("weight", "output")  # keys that say something else: how much a loss counts, what the model gave
 
 
@@ -88,7 +65,7 @@ def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
 def _warn_of_direction(monitor: str | None, mode: str) -> None:
     """Warn where the name of the monitored value says that higher is better, and the lowest would be kept."""
     words = set(re.split(r"[^a-z0-9]+", (monitor or "").lower()))
-    if mode == "min" and words & HIGHER_IS_BETTER:
+    if mode == "min" and words.intersection(HIGHER):
         logger.warning(
             f"run.monitor={monitor} with run.monitor_mode=min: the lowest value is the best one"
             "\nif higher is better, set run.monitor_mode=max"

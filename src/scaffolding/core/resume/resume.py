@@ -17,7 +17,7 @@ from ..secrets import HIDDEN, hide_secrets
 from ..state import checkpoint
 from ..state.checkpoint import step_in
 from ..state.files import CheckpointFiles, set_aside
-from ..tree import changed_keys, leaves, walk
+from ..tree import changed_keys, leaves
 from .rules import announce, refuse
 
 PATIENCE = {"run.patience", "run.monitor", "run.monitor_mode"}
@@ -173,8 +173,8 @@ def _changes(exp: Any, run: Path, content: dict[str, Any]) -> dict[str, Any]:
     if content.get("config"):
         configs = (exp.project.upgrade(content["config"]), exp.config)
         known, now = (lasting(config, exp.project) for config in configs)
-        for section in ("run", "loader"):  # a setting that the run did not know yet
-            known[section] = now[section] | known[section]
+        for section in ("run", "loader"):  # settings that the run did not know yet, or that are no more
+            known[section] = {name: known[section].get(name, value) for name, value in now[section].items()}
         changes |= changed_keys(known, now)
     return changes
 
@@ -362,23 +362,6 @@ def _start_like(exp: Any, run: Path) -> dict[str, Path]:
     else:
         _load_weights(exp, content, run.name, is_partial=kept == "partial")
     return links
-
-
-def _changes_since(content: dict[str, Any], exp: Any, run: Path) -> dict[str, Any]:
-    """The settings that differ from those with which a checkpoint was written; a new setting had its default."""
-    config = _config_of(exp, run)
-    saved = content.get("config") or config
-    known = {name for name, _ in walk(saved)}
-    changed, since = changed_keys(saved, exp.config), changed_keys(config, exp.config)
-    gone = {f"{part}.{name}" for part in saved for name in _names(saved, part) - _names(config, part)}
-    return {key: pair for key, pair in changed.items() if (key in known or key in since) and key not in gone}
-
-
-def _names(config: dict[str, Any], part: str) -> set[str]:
-    """The settings in run, loader or paths of a config."""
-    if part not in ("run", "loader", "paths"):
-        return set()
-    return set(config.get(part) or ())
 
 
 def _config_of(exp: Any, run: Path) -> Any:
