@@ -12,12 +12,13 @@ HIDDEN = "***"
 PASSWORD = r"\w*(secret|password|passwd|passphrase|credential)s?|pwd|pin"
 # those that mean a secret where it is a text
 KINDS = (
-    "access|account|anthropic|api|app|auth|aws|azure|bearer|bot|client|deploy|encryption|gcp|git|github|gitlab|google"
-    "|gpg|hf|hub|huggingface|id|license|master|mlflow|neptune|openai|private|refresh|sas|secret|security|service"
-    "|session|signing|slack|ssh|ssl|storage|subscription|telegram|tracking|wandb|webhook"
+    "access|account|anthropic|api|app|auth|aws|azure|bearer|bot|client|comet|databricks|deploy|discord|encryption|gcp"
+    "|gh|git|github|gitlab|google|gpg|hf|hub|huggingface|kaggle|license|master|mlflow|neptune|npm|openai|private|pypi"
+    "|refresh|sas|secret|security|service|session|signing|slack|ssh|ssl|storage|subscription|telegram|tracking|wandb"
+    "|webhook"
 )
 NAMED = (
-    rf"(\w+_)?({KINDS})_?(key|token)|token|key|\w*secret_(access_)?key|(\w+_)?access_key_id"
+    rf"(\w+_)?({KINDS})_?(key|token)|token|key|(\w+_)?id_token|\w*secret_(access_)?key|(\w+_)?access_key_id"
     r"|pass|(\w+_)?(admin|db|proxy|root|smtp|user)_pass|(proxy_)?authorization|auth|bearer|(set_)?cookies?|dsn|jwt"
     r"|(\w+_)?connection_string|(\w+_)?webhook_url"
 )
@@ -38,8 +39,10 @@ KEYS = {
 }
 KEY = re.compile("|".join(KEYS.values()))
 KEY_BYTES = {what: re.compile(pattern.encode()) for what, pattern in KEYS.items()}
-# other secrets within a text, each with what stands before it
-ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@'\"]*:)[^\s/@'\"]+(?=@)", re.IGNORECASE)
+# other secrets within a text, each with what stands before it; bounded, as a stranger's text may be made to take long
+ADDRESS = re.compile(
+    r"(\b[a-z][a-z0-9+.-]{1,20}://)(?:([^\s/:@'\"]{0,99}:)[^\s/'\"]{1,999}|[^\s/:@'\"]{20,999})(?=@)", re.IGNORECASE
+)
 BEARER = re.compile(
     r"(\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?|\bbearer\s+)[\w.~+/=-]{6,}", re.IGNORECASE
 )
@@ -48,14 +51,13 @@ PAIRS = [  # (before, name, between, value): hidden where the name says so
     re.compile(rf"""((?<![\w-])--)([\w-]+)(['"]?\s*[=,]\s*|\s+){VALUE}"""),  # of a command or a list of its words
     re.compile(rf"""(['"])([\w-]+)(['"]\s*:\s*){VALUE}"""),  # of a printed dict
     re.compile(rf"([?&])([\w-]+)(=){VALUE}"),  # of an address
-    re.compile(rf"(\b)(\w+_\w+)(\s?=\s?){VALUE}"),  # of the environment
+    re.compile(rf"(\b)(\w{{1,40}}_\w{{1,40}})(\s?=\s?){VALUE}"),  # of the environment
 ]
-
-SETTING = re.compile(rf"()([\w.-]+)(\s*:\s*){VALUE}")
+SETTING = re.compile(rf"((?<![\w.-]))([\w.-]+)(\s*:\s*){VALUE}")
 
 KEY_FILES = re.compile(
     r"\.env(\..*)?|.*\.env|.*\.(pem|key|p12|pfx|jks|keystore|kdbx|ppk|gpg)|id_(rsa|dsa|ecdsa|ed25519)(_sk)?|[._]?netrc"
-    r"|\.(npmrc|pypirc|pgpass|git-credentials|htpasswd|dockercfg)|kaggle\.json|.*(credential|service[_-]account).*"
+    r"|\.(npmrc|pypirc|pgpass|git-credentials|htpasswd|dockercfg)|kaggle\.json|client_secret.*\.json|.*(credential|service[_-]account).*"
     rf"|({PASSWORD}|{NAMED})(\.(txt|json|ya?ml|toml|ini|cfg|conf))?",
     re.IGNORECASE,
 )
@@ -84,8 +86,8 @@ def is_secret(name: str, value: Any) -> bool:
 def without_keys(text: str, is_config: bool = False) -> str:
     """A text with the passwords, keys and tokens in it replaced by ***; in a config also all of `name: value`."""
     text = KEY.sub(HIDDEN, text)
-    for pattern in (ADDRESS, BEARER):
-        text = pattern.sub(rf"\1{HIDDEN}", text)
+    text = ADDRESS.sub(lambda found: f"{found[1]}{found[2] or ''}{HIDDEN}", text)
+    text = BEARER.sub(rf"\1{HIDDEN}", text)
     for pattern in (*PAIRS, SETTING) if is_config else PAIRS:
         text = pattern.sub(_hide_pair, text)
     return text
