@@ -140,7 +140,8 @@ class Experiment:
         check_run(self, monitors)
         if self.settings.compile:
             for network in self.networks.values():
-                network.compile()  # in place, so the names of weights stay plain
+                # in place, so the names of weights stay plain; a kernel for each size, or it would depend on those before
+                network.compile(dynamic=False)
 
     @cached_property
     def config(self) -> dict[str, Any]:
