@@ -140,7 +140,7 @@ class Experiment:
         check_run(self, monitors)
         if self.settings.compile:
             for network in self.networks.values():
-                # in place, so the names of weights stay plain; a kernel for each size, or it would depend on those before
+                # in place, so the names of weights stay plain; one kernel per size, whatever sizes came before
                 network.compile(dynamic=False)
 
     @cached_property
