@@ -1,5 +1,6 @@
 """Loading: order, position and a sample's randomness are functions of (seed, epoch, index) and of nothing else."""
 
+import copy
 import errno
 import gc
 import multiprocessing
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import generators
+from tiny import Draws
 from torch import Tensor
 
 from scaffolding.core.batches.loader import Loader, to_device
+from scaffolding.core.batches.stream import StreamLoader
 from scaffolding.core.errors import RunError, UserError
 from scaffolding.core.state import keys
 from scaffolding.core.state.progress import RunState
@@ -412,3 +415,42 @@ def test_workers_that_cannot_be_started_are_no_reason_to_wait_for_ever(monkeypat
     monkeypatch.setattr(kind, "start", begin)
     assert len(next(loader.batches(0))[0]) == BATCH_SIZE  # it is not spoilt
     loader.close()
+
+
+def streamed(stream: Any, num_items: int | None = 20, limit: float | None = 18) -> StreamLoader:
+    """Five batches an epoch."""
+    return StreamLoader(stream, num_items, limit, BATCH_SIZE, 0, CPU)
+
+
+def test_a_stream_goes_on_where_it_stood() -> None:
+    loader, state, seen = streamed(Draws()), RunState(), []
+    steps = loader.steps(state, 2)
+    for _ in range(7):
+        parts = next(steps)
+        state.advance(len(parts), sum(part.num_items for part in parts), len(loader))
+        seen.append((parts, loader.state_dict(), copy.copy(state), random.random(), float(torch.rand(()))))
+    assert [len(parts) for parts, *_ in seen] == [2, 2, 1, 2, 2, 1, 2]  # no step crosses an epoch's end
+    assert [(part.epoch, part.position, part.weight) for part in seen[5][0]] == [(1, 4, 1.0)]
+    _, saved, at, _, _ = seen[3]
+    again = streamed(Draws())
+    again.load_state_dict(saved)
+    (batch, *_), *_ = next(again.steps(at, 2))
+    assert torch.equal(batch, seen[4][0][0].batch)
+    assert (random.random(), float(torch.rand(()))) == seen[4][3:]
+    keys.seed_all(123)
+
+
+def test_a_limit_makes_the_epoch_of_a_stream_shorter() -> None:
+    assert [len(streamed(Draws(), 20, limit)) for limit in (None, 0.5, 9, 100)] == [5, 3, 3, 5]
+
+
+def test_a_stream_that_cannot_be_resumed_is_refused() -> None:
+    with pytest.raises(UserError, match="Noisy has no __iter__, state_dict, load_state_dict"):
+        streamed(Noisy())
+    with pytest.raises(UserError, match=r"data\.num_items"):
+        streamed(Draws(), None)
+    steps = streamed(Draws(1)).steps(RunState(), 1)
+    next(steps)
+    with pytest.raises(RunError, match="Draws ended after step 0"):
+        next(steps)
+    keys.seed_all(123)

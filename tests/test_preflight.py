@@ -200,3 +200,19 @@ def test_a_value_named_like_a_column_ends_the_run(train: Train, output_root: Pat
     said = train(*TINY, *words, code=1).stderr
     assert "error: a value of the rollout row is named step, which is a column" in said and "Traceback" not in said
     assert [row["split"] for row in Facts(output_root / "run/facts").rows()].count("rollout") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["run.monitor=val/loss"], "run.monitor=val/loss: there is no validation split"),
+        (["run.monitor=rollout/return"], "run.monitor=rollout/return: there are no rollouts"),
+        (["data.val_from_train=0.2"], "no items can be kept of data.stream"),
+        (["data.num_items=null"], "data.num_items"),
+        (["data.stream._target_=tiny.TinyLoss"], "TinyLoss has no __iter__, state_dict, load_state_dict"),
+    ],
+)
+def test_a_stream_that_does_not_fit(train: Train, output_root: Path, words: list[str], wanted: str) -> None:
+    stream = ("+data.stream._target_=tiny.Draws", "+data.num_items=20", "data.dataset=null", "data.val_from_train=null")
+    said = train(*TINY, *stream, *words, code=2).stderr
+    assert wanted in said and len(said.splitlines()) <= 3 and not output_root.exists()

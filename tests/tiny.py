@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -360,3 +361,21 @@ class TalkingPoints(NoisyPoints):
             self.says = False
             self.talk("read")
         return super().__getitem__(index)
+
+
+class Draws:
+    """A stream of numbers: how many there were before, and one from each global generator."""
+
+    def __init__(self, length: int | None = None) -> None:
+        self.count, self.length = 0, length
+
+    def __iter__(self) -> Iterator[Tensor]:
+        while self.count != self.length:
+            self.count += 1
+            yield torch.tensor([self.count, float(torch.rand(())), np.random.rand(), random.random()])
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]

@@ -13,6 +13,7 @@ from torch import nn
 
 from .config import FETCHING, FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config, RunConfig, upgrade
 from .core.batches.loader import Loader, MicroBatch
+from .core.batches.stream import StreamLoader
 from .core.config.build import build, by_network, check_specs, interval_of, subnetworks, takes_total
 from .core.config.compose import Project, compose_config, lasting, portable
 from .core.config.plugins import import_plugins
@@ -133,7 +134,9 @@ class Experiment:
         Raises:
             UserError: with the key, the value and what is allowed.
         """
-        _ = self.metrics, self.plots, self.rollout, self.trackers, self.datasets, self.optimizers, self.schedulers
+        _ = self.metrics, self.plots, self.rollout, self.trackers, self.loaders, self.optimizers, self.schedulers
+        if self.settings.monitor == "auto" and "val" not in self.loaders:
+            self.monitor = None
         monitors = {"run.monitor": self.monitor} | {
             f"scheduler.{name}.monitor": schedule.monitor for name, schedule in self.schedulers.items()
         }
@@ -170,22 +173,30 @@ class Experiment:
         return seen_in_training(self.datasets, self.config["data"], config)
 
     @cached_property
-    def loaders(self) -> dict[str, Loader]:
-        """A loader for each split; the training one has another order every epoch.
+    def loaders(self) -> dict[str, Any]:
+        """A loader for each split; the training one has another order every epoch, or reads `data.stream`.
 
         "rollout" reads what `loader.limit_rollout` keeps of the validation split.
         """
         settings: Any = OmegaConf.to_container(self.cfg.loader)
         names = ("batch_size", "num_workers", "start_method", "timeout")
         common = {"seed": self.settings.seed, "device": self.device, **{name: settings[name] for name in names}}
-        loaders = {}
+        loaders: dict[str, Any] = {}
+        if self.cfg.data.get("stream"):
+            with keys.keyed(self.settings.seed, "stream"):
+                stream = build(self.cfg.data.stream, "data.stream")
+            if hasattr(stream, "model"):  # it acts, as in reinforcement learning
+                stream.model = self.train_model
+            limits = (self.cfg.data.get("num_items"), settings["limit_train"], settings["batch_size"])
+            loaders["train"] = StreamLoader(stream, *limits, self.settings.seed, self.device)
         for name, split in self.datasets.items():
             is_train = name == "train"
             loaders[name] = Loader(
                 split, name, shuffle=is_train, drop_last=is_train and settings["drop_last"], **common
             )
-        loaders["rollout"] = loaders["val"]
-        if settings["limit_rollout"] is not None:
+        if "val" in loaders:
+            loaders["rollout"] = loaders["val"]
+        if settings["limit_rollout"] is not None and "val" in self.datasets:
             part = limit(self.datasets["val"], settings["limit_rollout"], split_seed(self.cfg.data))
             loaders["rollout"] = Loader(part, "val", shuffle=False, **common)
         return loaders
@@ -193,7 +204,7 @@ class Experiment:
     train_loader = property(lambda self: self.loaders["train"])
     val_loader = property(lambda self: self.loaders["val"])
     test_loader = property(lambda self: self.loaders["test"])
-    rollout_loader = property(lambda self: self.loaders["rollout"])
+    rollout_loader = property(lambda self: self.loaders.get("rollout"))
 
     def start_workers(self) -> None:
         """Start the worker processes of all loaders where late ones would run code that was edited since."""
@@ -226,7 +237,10 @@ class Experiment:
     @cached_property
     def intervals(self) -> Intervals:
         """Answers which `*_every` is due."""
-        return Intervals(vars(self.settings), self.steps_per_epoch, self.num_steps)
+        settings = dict(vars(self.settings))
+        if "val" not in self.loaders:
+            settings["eval_every"] = None
+        return Intervals(settings, self.steps_per_epoch, self.num_steps)
 
     @cached_property
     def trained(self) -> dict[str, dict[str, nn.Parameter]]:

@@ -137,7 +137,36 @@ def make_splits(
     Raises:
         UserError: a split would be empty, or a dataset is a stream.
     """
-    read = partial(read_items, read)
+    read, seed = partial(read_items, read), split_seed(data)
+    if data.get("stream"):
+        splits = splits_besides_stream(read, data)
+    else:
+        splits = train_and_val(read, data)
+    test = None
+    if data.get("dataset") or not data.get("stream"):
+        test = read_test(read, data)
+    if test is not None:
+        splits["test"] = Split(test, None, "test")
+    for name, setting in (("train", limit_train), ("val", limit_eval), ("test", limit_eval)):
+        if setting is not None and name in splits:
+            splits[name] = limit(splits[name], setting, seed)
+    return splits
+
+
+def splits_besides_stream(read: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Split]:
+    """The validation split, if there is a dataset for it: what is trained on comes from `data.stream`."""
+    if data.get("val_from_train"):
+        raise UserError(
+            "data.val_from_train: no items can be kept of data.stream, which has no positions"
+            "\ngive data.dataset, which validates, or remove val_from_train"
+        )
+    if not data.get("dataset"):
+        return {}
+    return {"val": Split(read("val"), None, "val")}
+
+
+def train_and_val(read: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Split]:
+    """The splits that are trained on and validated on."""
     train, seed = read("train"), split_seed(data)
     fraction, changes = data.get("val_from_train"), data.get("val_arguments") or {}
     changes = {name: value for name, value in changes.items() if (data.get("dataset") or {}).get(name) != value}
@@ -150,12 +179,6 @@ def make_splits(
         if changes:
             validation = read("train", **changes)
         splits["val"] = Split(validation, held_out, "val")
-    test = read_test(read, data)
-    if test is not None:
-        splits["test"] = Split(test, None, "test")
-    for name, setting in (("train", limit_train), ("val", limit_eval), ("test", limit_eval)):
-        if setting is not None and name in splits:
-            splits[name] = limit(splits[name], setting, seed)
     return splits
 
 
@@ -171,7 +194,7 @@ def read_items(read: Callable[..., Any], split: str, **changes: Any) -> Any:
             problem = "is a stream: it has no positions from which a run could be resumed"
         raise UserError(
             f"data.dataset: {kind.__name__}, the {split} split, {problem}"
-            "\na dataset has __len__ and __getitem__; for a stream, see Streams in configs/README.md"
+            "\na dataset has __len__ and __getitem__; a stream stands in data.stream: see Streams in configs/README.md"
         )
     return dataset
 
@@ -212,6 +235,8 @@ def carve(num_items: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
 
 def seen_in_training(splits: dict[str, Split], data: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """How many validation items of `splits`, made from `data`, are training items of a run with another `config`."""
+    if not {"train", "val"} <= splits.keys():  # a stream
+        return 0
     other, positions = config["data"], splits["val"].indices
     if data["dataset"] != other["dataset"] or positions is None or data.get("val_from_train") is None:
         return 0  # items of other data; or the dataset's author split them

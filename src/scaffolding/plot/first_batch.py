@@ -30,6 +30,8 @@ class FirstBatch:
 
     def __call__(self, exp: Any) -> Drawing:
         """The sheet of the first batch of epoch 0."""
+        if "train" not in exp.datasets:
+            return "a stream is not read for a figure"
         # another loader, without workers: it reads the same items, and the one that trains does not notice
         loader = exp.train_loader
         first = type(loader)(

@@ -29,6 +29,8 @@ class Predictions:
 
     def __call__(self, exp: Any) -> Drawing:
         """The sheet for `exp.eval_model`; batches must be (images, labels), logits (B, num_classes)."""
+        if "val" not in exp.datasets:
+            return "there is no validation split"
         batch = some_items(exp, self.num_images)
         if not (
             isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)

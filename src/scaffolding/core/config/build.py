@@ -25,7 +25,11 @@ def check_specs(cfg: Mapping[str, Any]) -> None:
     Raises:
         UserError: the key, what it holds, and what is wanted there.
     """
-    blocks = {"data.dataset": by_network(cfg["data"], "data", marker="").get("dataset"), "model": cfg["model"]}
+    data = by_network(cfg["data"], "data", marker="")
+    blocks = {f"data.{name}": data[name] for name in ("dataset", "stream") if data.get(name) is not None}
+    if not blocks:
+        blocks["data.dataset"] = None
+    blocks["model"] = cfg["model"]
     for part in ("loss", "optimizer"):
         blocks |= {f"{part}.{name}".rstrip("."): block for name, block in by_network(cfg[part], part).items()}
     for part in ("metrics", "plots", "tracker"):

@@ -14,6 +14,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
+from ..batches.stream import items_of_epoch
 from ..config.compose import compose_config, own_words
 from ..folder.facts import Facts
 from ..intervals import in_steps
@@ -47,10 +48,14 @@ def _estimate(exp: Any, main: Main) -> str:
     reading, step = items * _reading(exp), 0.0
     if speeds:
         step = items / max(speeds)  # at its best: the others include saving and drawing
-    num_train = len(exp.datasets["train"])
+    is_stream = "train" not in exp.datasets
+    num_train = exp.train_loader.num_items
     if NUM_TIMED * max(step, reading) < MAX_SECONDS:
-        speeds, num_train = _timed(exp, cfg, main)  # without workers: a sample is read when it is needed
+        speeds, num_read = _timed(exp, cfg, main)  # without workers: a sample is read when it is needed
         step = items / statistics.median(speeds[1:])
+        num_train = num_read or num_train
+    if is_stream:
+        num_train = items_of_epoch(num_train, cfg.loader.limit_train)
     computing = max(step - reading, 0.0)
     known = cfg.data.get("num_train")
     fraction = cfg.data.get("val_from_train") or 0
@@ -80,8 +85,8 @@ def _together(computing: float, reading: float, num_workers: int) -> float:
 
 def _reading(exp: Any) -> float:
     """Seconds that reading a sample takes in one process; 0 for datasets that are read a batch at a time."""
-    dataset = exp.datasets["train"]
-    if hasattr(dataset, "get_batch"):
+    dataset = exp.datasets.get("train")
+    if dataset is None or hasattr(dataset, "get_batch"):  # a stream is read by the steps alone
         return 0.0
     begin, count = time.perf_counter(), 0
     with keys.keyed(exp.settings.seed, "estimate"):
@@ -93,6 +98,8 @@ def _reading(exp: Any) -> float:
 
 def _num_val(exp: Any, cfg: Any, num_train: int, fraction: float) -> int:
     """Items of the validation split in prod mode."""
+    if "val" not in exp.datasets:
+        return 0
     count = round(num_train * fraction / (1 - fraction))
     if not fraction:
         count = len(exp.datasets["val"].dataset)
@@ -103,11 +110,12 @@ def _num_val(exp: Any, cfg: Any, num_train: int, fraction: float) -> int:
 
 
 def _timed(exp: Any, cfg: Any, main: Main) -> tuple[list[float], int]:
-    """Items per second at each of a few steps in prod mode, and the number of training items."""
+    """Items per second at each of a few steps in prod mode, and the number of training items; 0: it is a stream."""
     with tempfile.TemporaryDirectory(prefix=".estimate_", dir=exp.path) as folder:
         short = cfg.copy()
         with open_dict(short):
             short.tracker, short.plots, short.rollout = {}, {}, None
+            short.run.monitor = None  # it may be a rollout's value
             short.paths.output = folder
             short.loader.num_workers = 0
             short.loader.limit_eval = cfg.loader.batch_size  # main tests in the end: a batch will do
@@ -120,7 +128,7 @@ def _timed(exp: Any, cfg: Any, main: Main) -> tuple[list[float], int]:
             main(short)
         rows = Facts(Path(folder) / "run" / "facts").rows()
         record = checkpoint.load(CheckpointFiles(Path(folder) / "run").latest)
-    return [row["items_per_second"] for row in rows if row["split"] == "train"], record["splits"]["train"][0]
+    return [row["items_per_second"] for row in rows if row["split"] == "train"], record["splits"].get("train", [0])[0]
 
 
 def _prod_config(exp: Any) -> Any:

@@ -39,6 +39,21 @@ def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
     """
     check_schedules(exp)
     check_metrics(exp)
+    if "train" in exp.datasets:  # a stream would lose what is read here
+        _check_training(exp)
+    names = []
+    if "val" in exp.datasets:
+        names = [*_check_evaluation(exp), *exp.metrics]
+    has_rollouts = exp.rollout is not None and exp.settings.rollout_every is not None
+    if "val" in exp.datasets or "val" not in exp.loaders:
+        check_monitors(monitors, names, list(exp.metrics), has_rollouts)
+    if {"train", "val"} <= exp.datasets.keys():
+        _warn_of_random_validation(exp)
+    _warn_of_direction(monitors.get("run.monitor"), exp.settings.monitor_mode)
+
+
+def _check_training(exp: Any) -> None:
+    """Call every loss on two items, and on an epoch's last batch where that holds one item."""
     batch = _first_batch(exp, "train")
     _check_inputs(exp, batch)
     batch = to_device(batch, exp.device)
@@ -54,12 +69,7 @@ def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
                     f"{_key(name)}: the loss has no gradient: it depends on no parameter that is trained"
                     "\nlook for detach(), .item(), no_grad() or requires_grad=False on the way from the model to it"
                 )
-    names = _check_evaluation(exp)
-    has_rollouts = exp.rollout is not None and exp.settings.rollout_every is not None
-    check_monitors(monitors, [*names, *exp.metrics], list(exp.metrics), has_rollouts)
     _check_last_batch(exp)
-    _warn_of_random_validation(exp)
-    _warn_of_direction(monitors.get("run.monitor"), exp.settings.monitor_mode)
 
 
 def _warn_of_direction(monitor: str | None, mode: str) -> None:
@@ -88,6 +98,10 @@ def check_monitors(
             )
         if any(monitor.startswith(f"val/{metric}/") for metric in metrics):  # one of the numbers of a metric
             continue
+        if not allowed:
+            raise UserError(
+                f"{key.replace('..', '.')}={monitor}: there is no validation split\ngive null, or rollout/KEY"
+            )
         near = nearest(monitor, allowed)[0]
         raise UserError(
             f"{key.replace('..', '.')}={monitor}: an evaluation gives no such value"

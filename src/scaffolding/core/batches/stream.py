@@ -1,0 +1,94 @@
+"""Training batches from a stream, which has no positions: it keeps in its state where it stands."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ..errors import RunError, UserError
+from ..state import keys
+from ..state.progress import RunState
+from .loader import MicroBatch, to_device
+
+
+class StreamLoader:
+    """Takes the place of a `Loader` for training; a checkpoint holds the stream's state.
+
+    Args:
+        stream: an endless iterable of batches, each of `batch_size` items, with `state_dict()` and
+            `load_state_dict(state)`; it is read in the training process, and never further than it is trained on.
+        num_items: that count as an epoch.
+        limit: how much of an epoch to keep: below 1 a fraction, else a number of items; None: all.
+        batch_size: items in a batch.
+        seed: of the run; what the stream draws from the global generators is a function of (seed, step).
+        device: where batches go.
+
+    Raises:
+        UserError: the stream cannot be resumed, or `num_items` is missing.
+    """
+
+    workers = None  # what reads ahead stands somewhere else than training
+
+    def __init__(
+        self, stream: Any, num_items: int | None, limit: float | None, batch_size: int, seed: int, device: torch.device
+    ) -> None:
+        if not num_items:
+            raise UserError("data.num_items: how many items of data.stream count as an epoch is not said")
+        missing = [name for name in ("__iter__", "state_dict", "load_state_dict") if not hasattr(stream, name)]
+        if missing:
+            raise UserError(
+                f"data.stream: {type(stream).__name__} has no {', '.join(missing)}"
+                "\na stream is iterable, and its state says where it stands; see Streams in configs/README.md"
+            )
+        self.stream, self.batch_size, self.seed, self.device = stream, batch_size, seed, device
+        self.num_batches = math.ceil(items_of_epoch(num_items, limit) / batch_size)
+        self.num_items = num_items
+
+    def __len__(self) -> int:
+        """Batches that count as an epoch."""
+        return self.num_batches
+
+    def close(self) -> None:
+        """There are no worker processes to end."""
+
+    def state_dict(self) -> Any:
+        """Where the stream stands."""
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go on from there."""
+        self.stream.load_state_dict(state)
+
+    def steps(self, state: RunState, accumulate: int) -> Iterator[list[MicroBatch]]:
+        """Endless optimizer steps of up to `accumulate` micro-batches; as of a `Loader`, none crosses an epoch's end.
+
+        Raises:
+            RunError: the stream ended.
+        """
+        batches = iter(self.stream)
+        while True:
+            count = min(accumulate, self.num_batches - state.position)
+            key = keys.key(self.seed, "step", state.step)
+            keys.seed_host(key)
+            parts = []
+            for position in range(state.position, state.position + count):
+                try:
+                    batch = to_device(next(batches), self.device)
+                except StopIteration:
+                    raise RunError(
+                        f"data.stream: {type(self.stream).__name__} ended after step {state.step}"
+                        "\na stream for training is endless: let it begin again"
+                    ) from None
+                parts.append(MicroBatch(batch, 1 / count, self.batch_size, state.epoch, position))
+            keys.seed_host(key)  # the step draws the same, however much the stream drew
+            yield parts
+
+
+def items_of_epoch(num_items: int, limit: float | None) -> int:
+    """How many items of an epoch a limit keeps (loader.limit_train): below 1 a fraction, else a number."""
+    if limit is None:
+        return num_items
+    if limit < 1:
+        return max(1, round(num_items * limit))
+    return min(num_items, int(limit))
