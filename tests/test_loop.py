@@ -19,7 +19,7 @@ from scaffolding.core.folder.facts import Facts
 from scaffolding.core.modes import evaluating
 from scaffolding.core.precision import MAX_SKIPPED
 from scaffolding.core.resume.rehearsal import first_difference
-from scaffolding.core.resume.resume import load_state
+from scaffolding.core.resume.restore import load_state
 from scaffolding.core.state import checkpoint
 from scaffolding.evaluate import evaluate, mean
 from scaffolding.experiment import PROJECT, Experiment

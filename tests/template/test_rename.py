@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which
 REFERENCE = re.compile(  # the contexts in which the word is the package, its folder, its command or its project
     r"""src/scaffolding\b | /home/me/scaffolding\b | \bscaffolding-train\b | \bscaffolding\.(?=[a-z_]+)
     | \bfrom\ scaffolding\ import\b | \bimport\ scaffolding\b | (?<=["'`])scaffolding(?=["'`])
-    | (?<=:\ )scaffolding(?=\ \#) | \A\#\ scaffolding\n""",
+    | (?<=:\ )scaffolding(?=\ \#) | (?<=,)scaffolding(?=\}) | (?<=\(\?!)scaffolding(?=\|) | \A\#\ scaffolding\n""",
     re.VERBOSE,
 )
 

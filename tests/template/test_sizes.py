@@ -25,14 +25,14 @@ def test_train_is_short() -> None:
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
 def test_a_file_of_core_has_one_purpose_and_no_name(path: Path) -> None:
     """About 250 lines; the project's name is not even in a comment, as a project that copies core/ has another."""
-    assert house.num_lines(path) <= 280
+    assert house.num_lines(path) <= 300
     assert not re.search(rf"\b{FOLDER.name}\b", path.read_text())
 
 
 @pytest.mark.parametrize("wing", WINGS, ids=lambda path: path.name)
 def test_a_wing_of_core_has_one_purpose(wing: Path) -> None:
-    """About 700 lines; the wing of configs, with its checks and messages, is the largest."""
-    assert house.num_lines(*wing.glob("*.py")) <= 900
+    """About 1,000 lines."""
+    assert house.num_lines(*wing.glob("*.py")) <= 1200
 
 
 def test_functions_are_measured(tmp_path: Path) -> None:

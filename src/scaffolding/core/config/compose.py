@@ -209,6 +209,7 @@ def lasting(config: dict[str, Any], project: Project) -> dict[str, Any]:
         elif field.name in config and field.metadata.get("change") != "free":
             kept[field.name] = value
     kept["run"].pop("name", None)
+    kept["version"] = config.get("version")
     return kept
 
 

@@ -120,6 +120,7 @@ def _timed(exp: Any, cfg: Any, main: Main) -> tuple[list[float], int]:
             short.loader.num_workers = 0
             short.loader.limit_eval = cfg.loader.batch_size  # main tests in the end: a batch will do
             short.run.name, short.run.compile, short.run.num_checkpoints = "run", False, 1
+            short.run.rehearse_resume = False  # a rehearsal within the rehearsal would never end
             short.run.budget, short.run.log_every = f"{NUM_TIMED}steps", "1"
             short.run.eval_every = short.run.budget  # a schedule may want an evaluation
             for name in ("plot_every", "rollout_every", "save_every"):

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,23 +10,20 @@ from loguru import logger
 from torch import Tensor, nn
 
 from ..batches.loader import to_device
-from ..errors import RunError, UserError, explain, nearest
-from ..folder.facts import AXES, TIMINGS
+from ..errors import RunError, UserError, explain
 from ..modes import evaluating
 from ..state import keys
 from ..tree import describe, tensors
+from .checks import COLUMNS, check_metrics, check_monitors, check_name, check_schedules, warn_of_direction
 
-COLUMNS = (*AXES, *TIMINGS)  # of every row; a value of such a name would take their place
 OWN_KEYS = ("loss", "grad_norm", "lr")  # that train_step adds to what a loss returns
-HIGHER = (  # words in the name of a value of which higher is better
-    "accuracy", "acc", "auc", "auroc", "auprc", "f1", "iou", "miou", "dice", "map", "ap", "bleu", "rouge", "reward",
-    "return", "returns", "precision", "recall", "r2", "psnr", "ssim", "score", "coverage",
-)  # fmt: skip
 NO_METRICS = ("weight", "output")  # keys that say something else: how much a loss counts, what the model gave
 
 
 def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
-    """Read two items of training and validation, call every loss on them, and look at what it returns.
+    """Read two items of training and validation, call every loss on the first of them, and look at what it returns.
+
+    A loss is called once where that is enough: it may count its calls.
 
     Args:
         exp: the experiment.
@@ -39,27 +35,37 @@ def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
     """
     check_schedules(exp)
     check_metrics(exp)
+    names, is_called = [], False
     if "train" in exp.datasets:  # a stream would lose what is read here
-        _check_training(exp)
-    names = []
+        names, is_called = _check_training(exp)
     if "val" in exp.datasets:
-        names = [*_check_evaluation(exp), *exp.metrics]
+        batch = to_device(_first_batch(exp, "val"), exp.device)
+        if not is_called:
+            names = _check_evaluation(exp, batch)
+        names += exp.metrics
     has_rollouts = exp.rollout is not None and exp.settings.rollout_every is not None
     if "val" in exp.datasets or "val" not in exp.loaders:
         check_monitors(monitors, names, list(exp.metrics), has_rollouts)
     if {"train", "val"} <= exp.datasets.keys():
         _warn_of_random_validation(exp)
-    _warn_of_direction(monitors.get("run.monitor"), exp.settings.monitor_mode)
+    warn_of_direction(monitors.get("run.monitor"), exp.settings.monitor_mode)
 
 
-def _check_training(exp: Any) -> None:
-    """Call every loss on two items, and on an epoch's last batch where that holds one item."""
+def _check_training(exp: Any) -> tuple[list[str], bool]:
+    """Call every loss on two items, and on an epoch's last batch where that holds one item.
+
+    Returns:
+        The names of the values that an evaluation gives; whether an evaluation will go as this did: no derivatives were
+        computed, which evaluations have none of.
+    """
+    names: list[str] = []
     batch = _first_batch(exp, "train")
     _check_inputs(exp, batch)
     batch = to_device(batch, exp.device)
-    with _without_trace(exp, exp.train_model):
+    with _without_trace(exp, exp.train_model), _derivatives_noted() as noted:
         for name, loss in exp.losses.items():
-            value, _ = _call(exp, name, loss, exp.train_model, batch)
+            value, metrics = _call(exp, name, loss, exp.train_model, batch)
+            names += [f"{name}/{key}".lstrip("/") for key in ("loss", *metrics) if key not in NO_METRICS]
             if not value.requires_grad:  # a network may compute no gradients in eval mode
                 exp.train_model.train()
                 value, _ = _call(exp, name, loss, exp.train_model, batch)
@@ -70,77 +76,24 @@ def _check_training(exp: Any) -> None:
                     "\nlook for detach(), .item(), no_grad() or requires_grad=False on the way from the model to it"
                 )
     _check_last_batch(exp)
+    return names, not noted
 
 
-def _warn_of_direction(monitor: str | None, mode: str) -> None:
-    """Warn where the name of the monitored value says that higher is better, and the lowest would be kept."""
-    words = set(re.split(r"[^a-z0-9]+", (monitor or "").lower()))
-    if mode == "min" and words.intersection(HIGHER):
-        logger.warning(
-            f"run.monitor={monitor} with run.monitor_mode=min: the lowest value is the best one"
-            "\nif higher is better, set run.monitor_mode=max"
-        )
+@contextlib.contextmanager
+def _derivatives_noted() -> Iterator[list[int]]:
+    """While active, a list that grows when somebody computes derivatives, as a loss with a gradient penalty does."""
+    noted: list[int] = []
+    grad = torch.autograd.grad
 
+    def noting(*arguments: Any, **more: Any) -> Any:
+        noted.append(1)
+        return grad(*arguments, **more)
 
-def check_monitors(
-    monitors: Mapping[str, str | None], names: list[str], metrics: list[str], has_rollouts: bool
-) -> None:
-    """UserError: no evaluation gives a monitored value; those that it gives (`names`) are named."""
-    allowed = [f"val/{name}" for name in names]
-    for key, monitor in monitors.items():
-        if monitor is None or monitor in allowed:
-            continue
-        if monitor.startswith("rollout/"):  # its names show when it runs
-            if has_rollouts:
-                continue
-            raise UserError(
-                f"{key.replace('..', '.')}={monitor}: there are no rollouts\nset rollout and run.rollout_every"
-            )
-        if any(monitor.startswith(f"val/{metric}/") for metric in metrics):  # one of the numbers of a metric
-            continue
-        if not allowed:
-            raise UserError(
-                f"{key.replace('..', '.')}={monitor}: there is no validation split\ngive null, or rollout/KEY"
-            )
-        near = nearest(monitor, allowed)[0]
-        raise UserError(
-            f"{key.replace('..', '.')}={monitor}: an evaluation gives no such value"
-            f"\nnearest: {near}; allowed: {', '.join(allowed)}"
-        )
-
-
-def check_metrics(exp: Any) -> None:
-    """UserError: a metric lacks a method, or its name is that of a column."""
-    for name, metric in exp.metrics.items():
-        _check_name(f"metrics.{name}", name, (*COLUMNS, "loss"))
-        missing = [method for method in ("update", "compute", "reset") if not hasattr(metric, method)]
-        if missing:
-            raise UserError(
-                f"metrics.{name}: {type(metric).__name__} has no {', '.join(missing)}"
-                "\na metric has update(model, batch), compute() and reset()"
-            )
-
-
-def check_schedules(exp: Any) -> None:
-    """UserError: a schedule cannot be advanced as often as the run does it."""
-    for name, schedule in exp.schedulers.items():
-        count, scheduler = exp.num_steps, schedule.scheduler
-        if schedule.interval == "metric":
-            continue
-        if schedule.interval == "epoch":
-            count //= exp.steps_per_epoch
-        key = f"scheduler.{name}".rstrip(".") + ".schedule"
-        total = getattr(scheduler, "total_steps", count)
-        if count > total:
-            raise UserError(
-                f"{key}: {type(scheduler).__name__} ends after {total} {schedule.interval}s, and the run has {count}"
-                "\ngive it as many, or a smaller run.budget; run.schedule_budget=null makes it as long as the run"
-            )
-        for multiplier in getattr(scheduler, "lr_lambdas", ()):
-            try:
-                multiplier(count)
-            except Exception as error:
-                raise UserError(explain(error, f"{key}, at {schedule.interval} {count}")) from error
+    torch.autograd.grad = noting
+    try:
+        yield noted
+    finally:
+        torch.autograd.grad = grad
 
 
 def _check_inputs(exp: Any, batch: Any) -> None:
@@ -153,10 +106,9 @@ def _check_inputs(exp: Any, batch: Any) -> None:
                 raise UserError(f"{_key(name)}: {error}") from error
 
 
-def _check_evaluation(exp: Any) -> list[str]:
+def _check_evaluation(exp: Any, batch: Any) -> list[str]:
     """The names of the values that an evaluation gives, from one of two items."""
     names = []
-    batch = to_device(_first_batch(exp, "val"), exp.device)
     with _without_trace(exp, exp.eval_model):
         for name, loss in exp.losses.items():
             with torch.no_grad():
@@ -230,7 +182,7 @@ def _call(exp: Any, name: str, loss_fn: Any, model: nn.Module, batch: Any) -> tu
         if metric == "output":
             continue
         place = f"{key}: {type(loss_fn).__name__}: metrics[{metric!r}]"
-        _check_name(place, metric, OWN_KEYS if name else (*OWN_KEYS, *COLUMNS))
+        check_name(place, metric, OWN_KEYS if name else (*OWN_KEYS, *COLUMNS))
         if not isinstance(value, float | int) and not (isinstance(value, Tensor) and value.numel() == 1):
             raise UserError(f"{place} is {_words(value)}{wanted}")
     return loss, metrics
@@ -240,13 +192,6 @@ def _advised(error: UserError, advice: str, cause: str = "") -> UserError:
     """The error of a loss with better advice in the place of its last line."""
     lines = str(error).splitlines()
     return UserError("\n".join([cause + lines[0], *lines[1:-1], advice]))
-
-
-def _check_name(place: str, name: Any, taken: tuple[str, ...]) -> None:
-    if not isinstance(name, str):
-        raise UserError(f"{place}: {name!r} is a {type(name).__name__}, not a name")
-    if name in taken:
-        raise UserError(f"{place}: the name {name!r} is taken\nchoose another than {', '.join(taken)}")
 
 
 def _words(value: Any) -> str:

@@ -72,7 +72,7 @@ def _copy(exp: Any, file: Path, folder: Path) -> tuple[Path, int]:
     """A run like the one at hand, which stands at a checkpoint of it, and the step of that."""
     again = folder / file.stem
     (again / "checkpoints").mkdir(parents=True)
-    (again / "config.yaml").write_text(yaml.safe_dump(portable(_config(exp, again), exp.project)))
+    (again / "config.yaml").write_text(yaml.safe_dump(portable(_config(exp, again), exp.project), sort_keys=False))
     (again / "provenance.json").write_text("{}")
     shutil.copytree(exp.path / "facts", again / "facts")
     files, content = CheckpointFiles(again), checkpoint.load(file)

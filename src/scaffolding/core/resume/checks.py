@@ -1,0 +1,94 @@
+"""Checks of what a config plans, before a run is made: monitors, metrics, schedules, the names of values."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from loguru import logger
+
+from ..errors import UserError, explain, nearest
+from ..folder.facts import AXES, TIMINGS
+
+COLUMNS = (*AXES, *TIMINGS)  # of every row; a value of such a name would take their place
+HIGHER = (  # words in the name of a value of which higher is better
+    "accuracy", "acc", "auc", "auroc", "auprc", "f1", "iou", "miou", "dice", "map", "ap", "bleu", "rouge", "reward",
+    "return", "returns", "precision", "recall", "r2", "psnr", "ssim", "score", "coverage",
+)  # fmt: skip
+
+
+def warn_of_direction(monitor: str | None, mode: str) -> None:
+    """Warn where the name of the monitored value says that higher is better, and the lowest would be kept."""
+    words = set(re.split(r"[^a-z0-9]+", (monitor or "").lower()))
+    if mode == "min" and words.intersection(HIGHER):
+        logger.warning(
+            f"run.monitor={monitor} with run.monitor_mode=min: the lowest value is the best one"
+            "\nif higher is better, set run.monitor_mode=max"
+        )
+
+
+def check_monitors(
+    monitors: Mapping[str, str | None], names: list[str], metrics: list[str], has_rollouts: bool
+) -> None:
+    """UserError: no evaluation gives a monitored value; those that it gives (`names`) are named."""
+    allowed = [f"val/{name}" for name in names]
+    for key, monitor in monitors.items():
+        if monitor is None or monitor in allowed:
+            continue
+        if monitor.startswith("rollout/"):  # its names show when it runs
+            if has_rollouts:
+                continue
+            raise UserError(
+                f"{key.replace('..', '.')}={monitor}: there are no rollouts\nset rollout and run.rollout_every"
+            )
+        if any(monitor.startswith(f"val/{metric}/") for metric in metrics):  # one of the numbers of a metric
+            continue
+        if not allowed:
+            raise UserError(
+                f"{key.replace('..', '.')}={monitor}: there is no validation split\ngive null, or rollout/KEY"
+            )
+        near = nearest(monitor, allowed)[0]
+        raise UserError(
+            f"{key.replace('..', '.')}={monitor}: an evaluation gives no such value"
+            f"\nnearest: {near}; allowed: {', '.join(allowed)}"
+        )
+
+
+def check_metrics(exp: Any) -> None:
+    """UserError: a metric lacks a method, or its name is that of a column."""
+    for name, metric in exp.metrics.items():
+        check_name(f"metrics.{name}", name, (*COLUMNS, "loss"))
+        missing = [method for method in ("update", "compute", "reset") if not hasattr(metric, method)]
+        if missing:
+            raise UserError(
+                f"metrics.{name}: {type(metric).__name__} has no {', '.join(missing)}"
+                "\na metric has update(model, batch), compute() and reset()"
+            )
+
+
+def check_schedules(exp: Any) -> None:
+    """UserError: a schedule cannot be advanced as often as the run does it."""
+    for name, schedule in exp.schedulers.items():
+        count, scheduler = exp.num_steps, schedule.scheduler
+        if schedule.interval == "metric":
+            continue
+        if schedule.interval == "epoch":
+            count //= exp.steps_per_epoch
+        key = f"scheduler.{name}".rstrip(".") + ".schedule"
+        total = getattr(scheduler, "total_steps", count)
+        if count > total:
+            raise UserError(
+                f"{key}: {type(scheduler).__name__} ends after {total} {schedule.interval}s, and the run has {count}"
+                "\ngive it as many, or a smaller run.budget; run.schedule_budget=null makes it as long as the run"
+            )
+        for multiplier in getattr(scheduler, "lr_lambdas", ()):
+            try:
+                multiplier(count)
+            except Exception as error:
+                raise UserError(explain(error, f"{key}, at {schedule.interval} {count}")) from error
+
+
+def check_name(place: str, name: Any, taken: tuple[str, ...]) -> None:
+    if not isinstance(name, str):
+        raise UserError(f"{place}: {name!r} is a {type(name).__name__}, not a name")
+    if name in taken:
+        raise UserError(f"{place}: the name {name!r} is taken\nchoose another than {', '.join(taken)}")
