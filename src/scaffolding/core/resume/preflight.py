@@ -35,7 +35,8 @@ def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
     """
     check_schedules(exp)
     check_metrics(exp)
-    names, is_called = [], False
+    names: list[str] = []
+    is_called = False
     if "train" in exp.datasets:  # a stream would lose what is read here
         names, is_called = _check_training(exp)
     if "val" in exp.datasets:
