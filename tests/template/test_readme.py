@@ -90,7 +90,7 @@ def test_every_command_and_example(tmp_path: Path) -> None:
         shutil.copytree(Path(DATA, "mnist"), copy / "_data/MNIST/raw", copy_function=shutil.copyfile)
     files = execute(README, copy)
     files += execute((copy / "configs/README.md").read_text(), copy)  # renamed by now
-    assert len(files) == 4
+    assert len(files) == 7
     for command in (["ruff", "check", *files], ["ruff", "format", "--check", *files], ["mypy", *files]):
         run(copy, *command)
     tree = next(body for kind, body in BLOCK.findall(README) if kind == "text" and "provenance.json" in body)
