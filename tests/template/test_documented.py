@@ -14,9 +14,10 @@ from conftest import TESTS, run_train
 from test_streams import BLOCKS, DOCUMENT
 
 from scaffolding.core.state.progress import RunState
+from scaffolding.experiment import PROJECT
 
 COMMANDS = [line.replace("\\\n", "") for line in DOCUMENT.split("```") if line.startswith("bash\n")]
-PLACES = ("scaffolding.data.", "scaffolding.")
+PLACES = (f"{PROJECT.package}.data.", f"{PROJECT.package}.")
 
 
 def documented(folder: Path, name: str) -> tuple[list[str], dict[str, str]]:
