@@ -134,13 +134,13 @@ def test_what_libraries_say_reaches_console_and_log_once_and_in_order(
         for text in (log, out):
             assert [text.count(mark) for mark in marks] == [times] * len(MARKS), text
         assert sorted(marks, key=log.index) == marks
-    assert re.search(r"WARNING a\.library: MARK built logging", log) and "MARK not shown" not in out
+    assert re.search(r"WARNING some\.package: MARK built logging", log) and "MARK not shown" not in out
 
 
 def test_who_configures_logging_is_left_alone(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Messages that have a handler already are not shown a second time."""
     monkeypatch.setattr(logging, "lastResort", output.LogHandler())
-    logger = logging.getLogger("configured.library")
+    logger = logging.getLogger("configured.package")
     monkeypatch.setattr(logger, "propagate", False)
     monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(sys.stdout)])
     logger.error("once")

@@ -348,8 +348,8 @@ class TalkingPoints(NoisyPoints):
 
     def talk(self, where: str) -> None:
         print(f"MARK {where} print", flush=True)
-        logging.getLogger("a.library").info("MARK not shown")
-        logging.getLogger("a.library").warning(f"MARK {where} logging")
+        logging.getLogger("some.package").info("MARK not shown")
+        logging.getLogger("some.package").warning(f"MARK {where} logging")
         logging.getLogger("scaffolding.some.module").info(f"MARK {where} of our own")
         warnings.warn(f"MARK {where} warning", stacklevel=1)  # the line itself is shown, too
         logger = logging.getLogger("own.handler")

@@ -114,12 +114,7 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     given = {key.lstrip("+"): unquoted(value) for key, _, value in pairs if value != "null"}
     rest = [word for word in words if word.partition("=")[0] not in (*VERBS, "trust")]
     rest = readable(rest, project.schema, is_sweep)
-    # Hydra is kept from making folders and a log
-    more = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
-    more += [f"hydra/{log}=none" for log in ("job_logging", "hydra_logging")]
-    if is_sweep:
-        OmegaConf.register_new_resolver("in_project", lambda path: str(absolute(path, project.root)), replace=True)
-        more.append(f"hydra.sweep.dir='${{in_project:${{paths.output_root}}}}/exp_{datetime.now():{TIME}}'")
+    more = _settings_of_hydra(project, is_sweep)
     source: list[str] = []
     verb = ""
     if {*VERBS, "trust"} & set(given):
@@ -172,6 +167,16 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
         raise
     if raised:
         raise raised[0]
+
+
+def _settings_of_hydra(project: Project, is_sweep: bool) -> list[str]:
+    """Words that keep Hydra from making folders and a log and, in a sweep, say where its runs go."""
+    words = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
+    words += [f"hydra/{log}=none" for log in ("job_logging", "hydra_logging")]
+    if is_sweep:
+        OmegaConf.register_new_resolver("in_project", lambda path: str(absolute(path, project.root)), replace=True)
+        words.append(f"hydra.sweep.dir='${{in_project:${{paths.output_root}}}}/exp_{datetime.now():{TIME}}'")
+    return words
 
 
 def _go_on(given: dict[str, str], words: list[str], project: Project) -> tuple[str, Path, list[str], list[str]]:
