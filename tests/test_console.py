@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import zygote
-from conftest import BASE, ENV, TRAIN, Train, command, wait_until
+from conftest import BASE, ENV, TINY, TRAIN, Train, command, wait_until
 
 from scaffolding.core import output
 from scaffolding.core.folder.folder import read_status
@@ -90,7 +90,7 @@ def test_a_terminal_that_is_closed_does_not_end_a_run(
 def test_closed_streams_are_no_error(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     shell = 'cd "$1" && rmdir "$1" && shift && exec "$@" >&- 2>&-'
-    words = ["sh", "-c", shell, "sh", str(tmp_path / "gone"), *command("--cfg", "job")]
+    words = ["sh", "-c", shell, "sh", str(tmp_path / "gone"), *command(*TINY, "--cfg", "job")]
     assert subprocess.run(words, env=os.environ | ENV).returncode == 0
 
 

@@ -25,9 +25,9 @@ from ..state import checkpoint
 from ..state.files import CheckpointFiles
 from ..tree import leaves
 from .estimate import config_dirs, estimate, prod_words, silence
+from .restore import ORDERS
 
 Main = Callable[[Any], Any]
-ORDERS = "an order is another in each process: sort what comes from a set, os.listdir, glob or hash()"
 
 
 def rehearse(exp: Any, main: Main) -> list[str]:

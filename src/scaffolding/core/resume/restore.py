@@ -15,6 +15,8 @@ from ..state.checkpoint import step_in
 from ..state.files import CheckpointFiles
 from ..tree import changed_keys
 
+ORDERS = "an order is another in each process: sort what comes from a set, os.listdir, glob or hash()"
+
 
 def config_of(exp: Any, run: Path) -> Any:
     """The config of a run as config.yaml would hold it today."""
@@ -101,7 +103,10 @@ def _check_content(exp: Any, content: dict[str, Any], run: str) -> None:
             continue
         text = f"data: the {name} split is not the one of {run}: its items have other values now"
         if content["numerics"] == numerics(exp.device):
-            raise UserError(f"{text}\ngive back the data that it was trained on, or start a new run with fork={run}")
+            raise UserError(
+                f"{text}\ngive back the data that it was trained on, or start a new run with fork={run}; "
+                f"if nothing has changed, {ORDERS}"
+            )
         logger.warning(f"{text}, or another machine computes other last bits")
 
 
