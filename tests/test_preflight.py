@@ -9,11 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY, Train, generators
+from loguru import logger
 from test_loop import build
 from torch import Tensor, nn
 
 from scaffolding.core.errors import UserError
 from scaffolding.core.folder.facts import AXES, TIMINGS, Facts
+from scaffolding.core.resume.checks import warn_of_direction
 from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.experiment import Experiment
 from scaffolding.schedules import Schedule
@@ -186,6 +188,29 @@ def test_a_schedule_that_fails_at_its_end() -> None:
     exp.schedulers = {"": Schedule(scheduler, "step", None)}
     said = refused(exp)
     assert "ZeroDivisionError" in said and "test_preflight.py" in said
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "advice"),
+    [
+        ("val/accuracy", "min", "run.monitor_mode=max"),
+        ("rollout/mean_return", "min", "run.monitor_mode=max"),
+        ("val/loss", "max", "run.monitor_mode=min"),
+        ("val/coordinates/RMSE", "max", "run.monitor_mode=min"),
+        ("val/accuracy", "max", None),
+        ("val/loss", "min", None),
+        ("val/score_error", "min", None),
+        ("val/birds", "max", None),
+        (None, "max", None),
+    ],
+)
+def test_a_monitor_whose_worst_value_would_be_kept(monitor: str | None, mode: str, advice: str | None) -> None:
+    said: list[str] = []
+    sink = logger.add(said.append, format="{message}")
+    warn_of_direction(monitor, mode)
+    logger.remove(sink)
+    assert [line for line in said if advice is None or advice not in line] == []
+    assert len(said) == (advice is not None)
 
 
 def test_nothing_is_made(train: Train, output_root: Path) -> None:

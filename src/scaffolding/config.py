@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from .core.intervals import parse
+from .core.intervals import is_limit, parse
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]  # relative paths in `paths` are taken from here
 
@@ -55,6 +55,7 @@ def one_of(*options: str, change: str = IDENTITY) -> Any:
 
 
 POSITIVE = ("a number above 0", partial(operator.lt, 0))
+LIMIT = ("a number of items (500) or a fraction of them (0.1; 1.0 is all)", is_limit)
 FRACTION = ("a number between 0 and 1", lambda value: 0 < value < 1)
 BUDGET = ("optimizer steps (500 or 500steps) or epochs (5epochs)", partial(parse, units=("step", "epoch")))
 INTERVAL = ("optimizer steps (500), epochs (1epoch) or minutes (10min)", parse)
@@ -97,9 +98,9 @@ class LoaderConfig:
     num_workers: int = at_least(0, FREE)
     start_method: str | None = one_of("fork", "spawn", "forkserver", change=FREE)
     timeout: float | None = setting(FREE, *POSITIVE)
-    limit_train: float | None = setting(IDENTITY, *POSITIVE)
-    limit_eval: float | None = setting(IDENTITY, *POSITIVE)
-    limit_rollout: float | None = setting(COURSE, *POSITIVE)
+    limit_train: Any = setting(IDENTITY, *LIMIT)
+    limit_eval: Any = setting(IDENTITY, *LIMIT)
+    limit_rollout: Any = setting(COURSE, *LIMIT)
     drop_last: bool = setting(IDENTITY)
     sample: bool = setting(IDENTITY)
 
@@ -158,6 +159,9 @@ def upgrade(config: dict[str, Any]) -> dict[str, Any]:
     data, run = config.get("data"), config.get("run")
     if isinstance(data, dict) and isinstance(run, dict):  # splits were drawn by the run's seed
         data.setdefault("split_seed", run.get("seed"))
+        for name, value in (config.get("loader") or {}).items():  # 1.0 was one item
+            if name.startswith("limit_") and isinstance(value, float) and value >= 1:
+                config["loader"][name] = int(value)
     tracker, loss, scheduler = (config.get(name) for name in ("tracker", "loss", "scheduler"))
     if isinstance(tracker, dict) and not all(isinstance(block, dict) for block in tracker.values()):
         module = str(tracker.get("_target_", "wandb.Wandb")).rpartition(".")[0]

@@ -16,6 +16,7 @@ from loguru import logger
 from torch import Tensor
 
 from .core.errors import UserError
+from .core.intervals import num_kept
 from .core.state import keys
 from .core.tree import leaves
 
@@ -121,7 +122,7 @@ def split_seed(data: Mapping[str, Any]) -> int:
 
 
 def make_splits(
-    read: Callable[..., Any], data: Mapping[str, Any], limit_train: float | None, limit_eval: float | None
+    read: Callable[..., Any], data: Mapping[str, Any], limit_train: int | float | None, limit_eval: int | float | None
 ) -> dict[str, Split]:
     """The splits by name. "train" and "val" are disjoint where `val_from_train` carves them from one dataset.
 
@@ -132,7 +133,7 @@ def make_splits(
         data: the data config; `val_from_train` is the fraction of "train" kept for validation (null: the dataset has a
             own "val" split), `val_arguments` what the dataset's constructor is given otherwise for these items,
             `split_seed` the seed of all that is drawn here (0 where it says none).
-        limit_train, limit_eval: how much to keep: below 1 a fraction, else a number of items; None: all.
+        limit_train, limit_eval: how much to keep: a number of items, or a fraction of them up to 1.0; None: all.
 
     Raises:
         UserError: a split would be empty, or a dataset is a stream.
@@ -248,12 +249,10 @@ def seen_in_training(splits: dict[str, Split], data: Mapping[str, Any], config: 
     return int(torch.isin(positions, kept).sum())
 
 
-def limit(split: Split, setting: float, seed: int) -> Split:
+def limit(split: Split, setting: int | float, seed: int) -> Split:
     """The split with only some of its items, drawn by (seed, name) rather than the first ones."""
-    count = max(1, round(len(split) * setting)) if setting < 1 else int(setting)
-    if setting >= 1 and count != setting:
-        raise UserError(f"loader.limit_*={setting}: a fraction below 1 or a whole number of items is needed")
-    if count >= len(split):
+    count = num_kept(len(split), setting)
+    if count == len(split):
         return split
     chosen = torch.randperm(len(split), generator=keys.generator(seed, "limit", split.name))[:count].sort().values
     if split.indices is not None:

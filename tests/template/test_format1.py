@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import Train, latest
 
+from scaffolding.core.config.trust import open_config
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.state.checkpoint import FORMAT
 from scaffolding.evaluate import evaluate
-from scaffolding.experiment import Experiment
+from scaffolding.experiment import PROJECT, Experiment
 
 RUNS = Path(__file__).parent / "format1"
 
@@ -36,6 +38,14 @@ def test_it_can_be_forked(train: Train, old: Path, output_root: Path) -> None:
     assert child["format"] == FORMAT and child["state"]["step"] == 2
     weights = torch.load(old / "checkpoints" / "best.pt", weights_only=True)["ema"]["model"]
     assert child["model"].keys() == weights.keys()
+
+
+def test_a_limit_of_one_item_is_still_one(old: Path) -> None:
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    config["loader"] |= {"limit_train": 1.0, "limit_eval": 0.5}
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    limits = open_config(old, PROJECT, None)["loader"]
+    assert limits["limit_train"] == 1 and isinstance(limits["limit_train"], int) and limits["limit_eval"] == 0.5
 
 
 def test_it_goes_on_and_says_why_not_exactly(train: Train, old: Path) -> None:

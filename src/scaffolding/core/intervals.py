@@ -1,4 +1,4 @@
-"""Budgets and intervals: `500` or `500steps`, `5epochs`, and for intervals `10min`."""
+"""Budgets, intervals and limits: `500` or `500steps`, `5epochs`, for intervals `10min`, for limits `0.1`."""
 
 import math
 import re
@@ -63,3 +63,19 @@ class Intervals:
         if is_due:
             self.last_time[name] = now
         return is_due
+
+
+def is_limit(value: Any) -> bool:
+    """Whether a value is a number of items (3, 2e3) or a fraction of them (0.1, 1.0)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return value > 0 and (value <= 1 or float(value).is_integer())
+
+
+def num_kept(num_items: int, limit: int | float | None) -> int:
+    """How many of some items a limit keeps, at least one: 1.0 is all of them, 1 is one."""
+    if limit is None:
+        return num_items
+    if isinstance(limit, float) and limit <= 1:
+        return max(1, round(num_items * limit))
+    return min(num_items, int(limit))

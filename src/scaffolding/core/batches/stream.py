@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import RunError, UserError
+from ..intervals import num_kept
 from ..state import keys
 from ..state.progress import RunState
 from .loader import MicroBatch, to_device
@@ -42,7 +43,7 @@ class StreamLoader:
                 "\na stream is iterable, and its state says where it stands; see Streams in configs/README.md"
             )
         self.stream, self.batch_size, self.seed, self.device = stream, batch_size, seed, device
-        self.num_batches = math.ceil(items_of_epoch(num_items, limit) / batch_size)
+        self.num_batches = math.ceil(num_kept(num_items, limit) / batch_size)
         self.num_items = num_items
 
     def __len__(self) -> int:
@@ -83,12 +84,3 @@ class StreamLoader:
                 parts.append(MicroBatch(batch, 1 / count, self.batch_size, state.epoch, position))
             keys.seed_host(key)  # the step draws the same, however much the stream drew
             yield parts
-
-
-def items_of_epoch(num_items: int, limit: float | None) -> int:
-    """How many items of an epoch a limit keeps (loader.limit_train): below 1 a fraction, else a number."""
-    if limit is None:
-        return num_items
-    if limit < 1:
-        return max(1, round(num_items * limit))
-    return min(num_items, int(limit))

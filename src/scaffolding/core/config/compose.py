@@ -34,7 +34,7 @@ TOP_KEY = re.compile(r"(?m)^([A-Za-z]\w*):")
 GLOBAL = "# @package _global_"
 PLAIN_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_*][\w.*-]*", re.ASCII)
 
-VERSION = 3  # of a run's config.yaml; 1 had none, 2 drew splits by run.seed
+VERSION = 4  # of a run's config.yaml; 1 had none, 2 drew splits by run.seed, 3 took a limit of 1.0 for one item
 
 
 @dataclass(frozen=True)

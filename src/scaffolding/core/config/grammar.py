@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
@@ -42,12 +43,12 @@ def unquoted(text: str) -> str:
     return text
 
 
-def free_texts(schema: Any, section: str = "") -> Iterator[str]:
-    """The settings of a schema that may be any text: `run.description`, paths and others without a rule."""
+def free_texts(schema: Any, section: str = "", kinds: tuple[Any, ...] = (str, str | None)) -> Iterator[str]:
+    """The settings of a schema that may be any text, or of other `kinds`: `run.description` and paths are texts."""
     for field in dataclasses.fields(schema):
         if dataclasses.is_dataclass(field.type):
-            yield from free_texts(field.type, f"{field.name}.")
-        elif section and field.type in (str, str | None) and field.metadata["check"] is None:
+            yield from free_texts(field.type, f"{field.name}.", kinds)
+        elif section and field.type in kinds and field.metadata["check"] is None:
             yield f"{section}{field.name}"
 
 
@@ -59,11 +60,11 @@ def readable(words: list[str], schema: Any, is_sweep: bool) -> list[str]:
     Raises:
         UserError: several values without --multirun; what Hydra cannot read, with quotes to be pasted.
     """
-    texts = set(free_texts(schema))
-    return [_readable(word, texts, is_sweep) for word in words]
+    texts, lists = set(free_texts(schema)), set(free_texts(schema, kinds=(list[str],)))
+    return [_readable(word, texts, lists, is_sweep) for word in words]
 
 
-def _readable(word: str, texts: set[str], is_sweep: bool) -> str:
+def _readable(word: str, texts: set[str], lists: set[str], is_sweep: bool) -> str:
     key, _, value = word.partition("=")
     name, is_quoted, parsed, problem = key.lstrip("+"), f"{key}={quoted(value)}", None, ""
     if value in ("", "null") or name.startswith("hydra"):
@@ -83,12 +84,26 @@ def _readable(word: str, texts: set[str], is_sweep: bool) -> str:
             f"{word}: several values"
             f"\none run for each of them: add --multirun; a list: {key}=[{value}]; one text: {shlex.quote(is_quoted)}"
         )
+    if parsed is not None and name in lists:
+        return _with_texts(word, parsed.value())
     if parsed is not None:
         return word
     looks_like_text = any(letter in "/~" or letter.isspace() or not letter.isascii() for letter in value)
     if looks_like_text and value[0] not in "[{('\"" and not is_sweep:
         return is_quoted
     raise UserError(f"{word}: {problem}\nif it is one text, put it into quotes: {shlex.quote(is_quoted)}")
+
+
+def _with_texts(word: str, items: Any) -> str:
+    """A list of texts in which Hydra reads numbers, with quotes: [1234e5] means the text."""
+    key, _, value = word.partition("=")
+    if not isinstance(items, list) or all(isinstance(item, str) for item in items):
+        return word
+    try:
+        texts = yaml.load(value, yaml.BaseLoader)
+    except yaml.YAMLError:
+        raise UserError(f"{word}: a number is not a text\nput each text into quotes: {key}=['1e5','b']") from None
+    return f"{key}=[{','.join(quoted(str(text)) for text in texts)}]"
 
 
 def _is_plain_text(parsed: Override, value: str) -> bool:

@@ -14,15 +14,22 @@ HIGHER = (  # words in the name of a value of which higher is better
     "accuracy", "acc", "auc", "auroc", "auprc", "f1", "iou", "miou", "dice", "map", "ap", "bleu", "rouge", "reward",
     "return", "returns", "precision", "recall", "r2", "psnr", "ssim", "score", "coverage",
 )  # fmt: skip
+LOWER = (
+    "loss", "error", "err", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "bpb", "bpc", "fid", "wer", "cer", "ece",
+)  # fmt: skip
 
 
 def warn_of_direction(monitor: str | None, mode: str) -> None:
-    """Warn where the name of the monitored value says that higher is better, and the lowest would be kept."""
+    """Warn where the name of the monitored value says that the worst one would be kept."""
     words = set(re.split(r"[^a-z0-9]+", (monitor or "").lower()))
-    if mode == "min" and words.intersection(HIGHER):
+    kept, better, other = "lowest", "higher", "max"
+    if mode == "max":
+        kept, better, other = "highest", "lower", "min"
+    says = {"higher": bool(words.intersection(HIGHER)), "lower": bool(words.intersection(LOWER))}
+    if says.pop(better) and not any(says.values()):  # "error of the score" says both
         logger.warning(
-            f"run.monitor={monitor} with run.monitor_mode=min: the lowest value is the best one"
-            "\nif higher is better, set run.monitor_mode=max"
+            f"run.monitor={monitor} with run.monitor_mode={mode}: the {kept} value is the best one"
+            f"\nif {better} is better, set run.monitor_mode={other}"
         )
 
 

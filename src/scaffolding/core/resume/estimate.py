@@ -14,10 +14,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from ..batches.stream import items_of_epoch
 from ..config.compose import compose_config, own_words
 from ..folder.facts import Facts
-from ..intervals import in_steps
+from ..intervals import in_steps, num_kept
 from ..output import transcript
 from ..session.record import peak_memory
 from ..state import checkpoint, keys
@@ -55,7 +54,7 @@ def _estimate(exp: Any, main: Main) -> str:
         step = items / statistics.median(speeds[1:])
         num_train = num_read or num_train
     if is_stream:
-        num_train = items_of_epoch(num_train, cfg.loader.limit_train)
+        num_train = num_kept(num_train, cfg.loader.limit_train)
     computing = max(step - reading, 0.0)
     known = cfg.data.get("num_train")
     fraction = cfg.data.get("val_from_train") or 0
