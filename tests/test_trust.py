@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import yaml
 from conftest import TESTS, TINY, Train, tree
 from hydra.utils import instantiate
+from loguru import logger
 
 from scaffolding.core.config.trust import check_trusted, needed_trust, read_config, read_plain
 from scaffolding.core.config.words import read_words
@@ -133,7 +135,7 @@ def test_plain_words_pass(run: Path) -> None:
     plain = [
         "optimizer.lr=1e-3", "+data.x=[1,2]", "~tracker", "model=mlp", "model.hidden_sizes=[1, 2]", "run.name='a b'",
         "optimizer._target_=torch.optim.SGD", "run.tags=[a,b]",
-        "plots=[curves,samples]", "++a.b={c: 1}", "data.root=${paths.data}/x", "x.y=null",
+        "plots=[curves,samples]", "++data.b={c: 1}", "data.root=${paths.data}/x", "data.y=null",
     ]  # fmt: skip
     (run / "overrides.yaml").write_text(yaml.safe_dump([*plain, "fork='/x y'", "resume=z"]))
     assert read_words(run / "overrides.yaml", PROJECT, ()) == plain
@@ -279,6 +281,32 @@ def test_a_run_that_knows_a_setting_less_has_that_of_base_yaml(run: Path) -> Non
     cfg = read_config(run, PROJECT)
     assert (cfg.run.patience, cfg.loader.timeout) == (base["run"]["patience"], base["loader"]["timeout"])
     assert cfg.run.budget == config["run"]["budget"]
+
+
+@pytest.mark.parametrize("verb", ["resume", "fork", "rerun", "from_path"])
+def test_a_run_of_another_version_of_the_settings_is_opened(
+    train: Train, run: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails where a setting that was added or removed locks out the runs made before; it is said, once."""
+    file, words = run / "config.yaml", run / "overrides.yaml"
+    config = read_yaml(file) | {"augment": {"strength": 1}}
+    for name in ("tags", "patience"):
+        del config["run"][name]
+    config["run"]["mixup"] = config["loader"]["shards"] = 3
+    file.write_text(yaml.safe_dump(config))
+    words.write_text(yaml.safe_dump([*read_yaml(words), "augment=strong", "run.mixup=3", "+loader.shards=3"]))
+    if verb == "from_path":
+        capsys.readouterr()
+        logger.add(sys.stderr, format="{message}")
+        Experiment.from_path(run, trust=("tiny",))
+        said = capsys.readouterr().err
+    else:
+        more = ["run.budget=13"] if verb == "resume" else ["run.name=child"]
+        said = train(f"{verb}=dev/run", *TINY[:2], *more, "run.rehearse_resume=false").stderr
+    gone = [line for line in said.splitlines() if "are no more" in line]
+    assert len(gone) == 1 and all(key in gone[0] for key in ("augment", "run.mixup", "loader.shards")), said
+    if verb != "fork":  # which is composed again
+        assert "dev/run is older than run.tags=[], run.patience=None" in said.replace("run is", "dev/run is", 1)
 
 
 @pytest.mark.skipif(not (PROJECT.configs / "model" / "module.yaml").exists(), reason="the example has been deleted")

@@ -4,7 +4,6 @@ The owner's code is the command line, and what this checkout's YAML files (confi
 """
 
 import dataclasses
-import functools
 import inspect
 import re
 from collections.abc import Iterable
@@ -59,7 +58,7 @@ def open_config(
         raise UserError(f"{file} is not a mapping of settings")
     version = config.pop("version", 1)
     for key in config:
-        if key not in known or key in NOT_KEPT:
+        if key in (*NOT_KEPT, "trust", "defaults", "hydra") or not str(key).isidentifier():
             allowed = ", ".join(sorted(set(known).difference(NOT_KEPT)))
             raise UserError(f"{file}: {key!r:.100} is not a part of a run's config\nallowed: {allowed}")
     if version != VERSION:
@@ -68,27 +67,42 @@ def open_config(
         if not needs_imports:
             config = _without_imports(config, project, trust, folder)
         check_trusted(config, project, trust)
-    base = yaml.safe_load((project.configs / "base.yaml").read_text("utf-8"))
+    base, new = yaml.safe_load((project.configs / "base.yaml").read_text("utf-8")), list[str]()
+    gone = [key for key in config if is_gone([str(key)], project)]
     for section, field in known.items():
         if dataclasses.is_dataclass(field.type) and isinstance(config.get(section), dict):
-            names, own = [inner.name for inner in dataclasses.fields(field.type)], config[section]
-            new = {name: value for name, value in base[section].items() if name in names and name not in own}
-            gone = [name for name in own if name not in names]
-            config[section] = new | {name: value for name, value in own.items() if name in names}
-            if trust is not None:
-                _tell_once(
-                    folder, section, tuple(f"{section}.{name}={value}" for name, value in new.items()), tuple(gone)
-                )
-    return dict(config)
+            own, names = config[section], [inner.name for inner in dataclasses.fields(field.type)]
+            missing = {name: value for name, value in base[section].items() if name in names and name not in own}
+            config[section] = missing | {name: value for name, value in own.items() if name in names}
+            new += [f"{section}.{name}={value}" for name, value in missing.items()]
+            gone += [f"{section}.{name}" for name in own if name not in names]
+    if trust is not None:
+        tell_of_age(folder, new, gone)
+    return {key: value for key, value in config.items() if key in known}
 
 
-@functools.cache
-def _tell_once(folder: Path, section: str, new: tuple[str, ...], gone: tuple[str, ...]) -> None:
-    """Say which settings a run did not have yet, and which there are no more."""
+def is_gone(key: list[str], project: Project) -> bool:
+    """Whether a setting of a run, by the parts of its key, is one that this checkout has no more."""
+    known = {field.name: field.type for field in dataclasses.fields(project.schema)}
+    if key[0] not in known:
+        return not (project.configs / key[0]).is_dir()  # mode, experiment
+    section = known[key[0]]
+    if len(key) == 1 or not dataclasses.is_dataclass(section):
+        return False
+    return key[1] not in {field.name for field in dataclasses.fields(section)}
+
+
+def tell_of_age(folder: Path, new: Iterable[str], gone: Iterable[str]) -> None:
+    """Say once which settings a run did not have yet, and which there are no more."""
+    new, gone = ([text for text in texts if (folder, text) not in _told] for texts in (new, gone))
+    _told.update((folder, text) for text in (*new, *gone))
     if new:
         logger.info(f"{folder.name} is older than {', '.join(new)}: the values of base.yaml")
     if gone:
-        logger.info(f"{folder.name} has settings that are no more, and are ignored: {section}: {', '.join(gone)}")
+        logger.warning(f"{folder.name} has settings that are no more, and are ignored: {', '.join(gone)}")
+
+
+_told: set[tuple[Path, str]] = set()
 
 
 def read_plain(file: Path) -> Any:

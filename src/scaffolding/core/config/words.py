@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
 from .compose import NOT_KEPT, Project
-from .trust import check_no_references, check_trusted, read_plain
+from .trust import check_no_references, check_trusted, is_gone, read_plain, tell_of_age
 
 SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCII | re.DOTALL)
 
@@ -22,6 +22,7 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
     words = [str(word) for word in (found if isinstance(found, list) else [found])]
     words = [word for word in words if word.partition("=")[0].lstrip("+~") not in NOT_KEPT]
     present: dict[str, list[str]] = {}
+    gone: list[str] = []
     for word in sorted(words, key=lambda word: not word.lstrip("+").startswith("imports")):  # others may need them
         try:
             setting = OverridesParser.create().parse_override(word)
@@ -35,13 +36,17 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
         except (HydraException, ValueError, RecursionError) as error:
             text = f"{file}: {word!r:.100} is refused"
             raise UserError(f"{text}\nallowed: KEY=VALUE, and GROUP=OPTION of this checkout") from error
+        if is_gone(key, project):
+            gone.append(".".join(key))
+            continue
         for part in reversed(key):
             value = {part: value}
         check_no_references(value, file)
         now = project.upgrade(value)
         check_trusted(now, project, trust)
         present[word] = [word] if now == value else _as_words(now, word)
-    return [now for word in words for now in present[word]]
+    tell_of_age(file.parent, [], gone)
+    return [now for word in words for now in present.get(word, [])]
 
 
 def _as_words(config: Any, word: str) -> list[str]:
