@@ -36,11 +36,11 @@ def main() -> None:
     import torch
     from loguru import logger
 
-    from scaffolding.core.config.trust import read_config
     from scaffolding.core.errors import UserError
     from scaffolding.core.find import open_run
     from scaffolding.core.folder.folder import read_status, replacing
     from scaffolding.core.state.files import CheckpointFiles
+    from scaffolding.core.trust.config import read_config
     from scaffolding.experiment import PROJECT
 
     try:

@@ -21,12 +21,12 @@ def main() -> None:
 
     from scaffolding.core.config.build import build
     from scaffolding.core.config.compose import compose_config
-    from scaffolding.core.config.trust import check_trusted, read_config
     from scaffolding.core.errors import UserError
     from scaffolding.core.find import open_run
     from scaffolding.core.folder.folder import acquire, read_status
     from scaffolding.core.folder.reading import read_yaml
     from scaffolding.core.session.tracking import Follower, leave_unfinished, unfinished
+    from scaffolding.core.trust.config import check_trusted, read_config
     from scaffolding.experiment import PROJECT
 
     try:

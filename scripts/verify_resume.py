@@ -65,10 +65,10 @@ def verify(root: Path, whole: Path, killed: Path, number: int) -> None:
     """Resume the killed run and compare it with the other; exit code 1 if they differ."""
     import yaml
 
-    from scaffolding.core.config.trust import needed_trust
+    from scaffolding.core.checks.rehearsal import compare
     from scaffolding.core.errors import RunError
-    from scaffolding.core.resume.rehearsal import compare
     from scaffolding.core.state.files import CheckpointFiles
+    from scaffolding.core.trust.config import needed_trust
     from scaffolding.experiment import PROJECT
 
     found = CheckpointFiles(killed).newest()

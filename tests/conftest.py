@@ -22,8 +22,8 @@ import zygote
 from pairs import has_one_loss, trainable
 from zygote import TRAIN
 
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.folder.facts import Facts
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.experiment import PROJECT
 

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from scaffolding.core.batches.loader import Loader, MicroBatch
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.config.compose import compose_config
 from scaffolding.core.errors import UserError
 from scaffolding.core.folder.facts import Facts
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint, keys
 from scaffolding.core.tree import leaves, map_parts
 from scaffolding.evaluate import evaluate

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import nn
 
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.errors import DamagedError, RunError, StorageError, UserError
 from scaffolding.core.folder import folder
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import CheckpointFiles
 from scaffolding.core.state.finite import FiniteWatch, nonfinite

@@ -9,7 +9,7 @@ from conftest import Train
 from pairs import options
 from torch import Tensor
 
-from scaffolding.core.resume.rehearsal import first_difference
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.experiment import Experiment
 

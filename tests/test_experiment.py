@@ -13,10 +13,10 @@ from conftest import TESTS, TINY, Train, generators, tree
 from pairs import trainable
 from tiny import NoisyPoints
 
-from scaffolding.core.config.trust import read_config
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.errors import UserError
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
+from scaffolding.core.trust.config import read_config
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from scaffolding import plot
 from scaffolding.core.batches.loader import MicroBatch
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.config.compose import compose_config
 from scaffolding.core.errors import RunError, UserError
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.modes import evaluating
 from scaffolding.core.precision import MAX_SKIPPED
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.resume.restore import load_state
 from scaffolding.core.state import checkpoint
 from scaffolding.evaluate import evaluate, mean

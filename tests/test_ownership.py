@@ -19,7 +19,7 @@ IMPORTS = [found for file in FILES for found in imports(FOLDER, file)]
 # imported inside the functions that use them; coolname is small, but draws from the global generator at its import
 HEAVY = {"coolname", "datasets", "matplotlib", "rich", "tokenizers", "torchmetrics", "torchvision", "wandb"}
 # the wings that most runs do not use: they, too, may be imported where they are needed
-LATER = ("core/resume/", "core/batches/workers.py")
+LATER = ("core/resume/", "core/checks/", "core/batches/workers.py")
 # what stands alone, and all of this package that it may import; a model may also use the losses and metrics
 ALONE = ("data", "model", "losses.py", "metrics.py", "plot", "tracker")
 HELPERS = (

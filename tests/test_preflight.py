@@ -13,10 +13,10 @@ from loguru import logger
 from test_loop import build
 from torch import Tensor, nn
 
+from scaffolding.core.checks.plan import warn_of_direction
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.errors import UserError
 from scaffolding.core.folder.facts import AXES, TIMINGS, Facts
-from scaffolding.core.resume.checks import warn_of_direction
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.experiment import Experiment
 from scaffolding.schedules import Schedule
 

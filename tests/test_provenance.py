@@ -18,8 +18,8 @@ import yaml
 from conftest import tree
 from loguru import logger
 
-from scaffolding.core.folder import git as asked
-from scaffolding.core.folder import patch, provenance
+from scaffolding.core.provenance import git as asked
+from scaffolding.core.provenance import patch, provenance
 
 CPU = torch.device("cpu")
 

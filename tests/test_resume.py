@@ -13,9 +13,9 @@ import yaml
 import zygote
 from conftest import BASE, ENV, TRAIN, Train, assert_same_run, latest, run_train, tree, wait_until
 
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import Experiment

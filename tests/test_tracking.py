@@ -21,9 +21,9 @@ from pairs import options
 from tiny import OddMetric
 
 from scaffolding.config import PROJECT_ROOT
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.folder import folder as run_folder
 from scaffolding.core.folder.facts import Facts
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.session import tracking
 from scaffolding.core.session.tracking import Tracking
 

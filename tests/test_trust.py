@@ -15,8 +15,6 @@ from conftest import TESTS, TINY, Train, tree
 from hydra.utils import instantiate
 from loguru import logger
 
-from scaffolding.core.config.trust import check_trusted, needed_trust, read_config, read_plain
-from scaffolding.core.config.words import read_words
 from scaffolding.core.errors import UserError
 from scaffolding.core.find import find_run
 from scaffolding.core.folder import folder
@@ -24,6 +22,8 @@ from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import claim, release
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import find_checkpoint
+from scaffolding.core.trust.config import check_trusted, needed_trust, read_config, read_plain
+from scaffolding.core.trust.words import read_words
 from scaffolding.experiment import PROJECT, Experiment
 
 

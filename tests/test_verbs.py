@@ -13,10 +13,10 @@ import yaml
 from conftest import BASE, TESTS, TRAIN, Train, assert_same_run, latest, run_train, tree
 
 from scaffolding.config import Config
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.config.usage import change_of
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import CheckpointFiles
 from scaffolding.core.tree import leaves

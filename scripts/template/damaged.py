@@ -20,9 +20,9 @@ from interrupted import KINDS, begin, expect
 from loguru import logger
 from shared import Row, content, parallel, start, tell
 
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.errors import UserError
 from scaffolding.core.folder.folder import claim
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.session.run import Run
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import CheckpointFiles

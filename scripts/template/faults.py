@@ -117,12 +117,12 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a lock that workers inherit", "fcntl.lockf(file, ", "fcntl.flock(file, "),
         ("files are not flushed to the disk", "os.fsync(file.fileno())", "pass"),
     ],
-    f"{CORE}/folder/patch.py": [
+    f"{CORE}/provenance/patch.py": [
         ("the patch lacks new files", "found.setdefault(name, Entry(name))", "pass"),
         ("the patch has key files", "if is_key_file(path.name):", "if False:"),
         ("the patch has huge files", "if size > MAX_FILE:", "if False:"),
     ],
-    f"{CORE}/folder/provenance.py": [
+    f"{CORE}/provenance/provenance.py": [
         ("packages are not noted", "for found in installed", "for found in installed[:1]"),
     ],
     f"{CORE}/optimizers.py": [
@@ -160,10 +160,10 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a resume may change what a run is", 'if word == "identity":', "if False:"),
         ("a rerun may change its course", 'if verb == "rerun" and', "if False and"),
     ],
-    f"{CORE}/resume/rehearsal.py": [
+    f"{CORE}/checks/rehearsal.py": [
         ("the rehearsal compares nothing", "raise RunError(message)", "pass"),
     ],
-    f"{CORE}/resume/estimate.py": [
+    f"{CORE}/checks/estimate.py": [
         ("the estimate forgets the steps", "_duration(num_steps * step + ", "_duration(step + "),
         ("the estimate counts the batches of dev mode", "/ items)\n", "/ 8)\n"),
     ],

@@ -14,9 +14,9 @@ from pathlib import Path
 from shared import CORES, TESTS, Row, content, parallel, start, tell
 from zygote import TRAIN, Started
 
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.signals import SAME_WISH, STOP_SIGNALS
 
 WORDS = f"""--config-dir {TESTS / "configs"} data=noisy data.dataset._target_=subject.Points model=tiny

@@ -22,9 +22,9 @@ from torch.optim import Optimizer, lr_scheduler, swa_utils
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "tests")]
 
+from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.config.compose import compose_config
 from scaffolding.core.errors import RunError, UserError
-from scaffolding.core.resume.rehearsal import first_difference
 from scaffolding.core.state import checkpoint, keys
 from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.schedules import advance

@@ -14,17 +14,16 @@ from torch import nn
 from .config import FETCHING, FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config, RunConfig, upgrade
 from .core.batches.loader import Loader, MicroBatch
 from .core.batches.stream import StreamLoader
+from .core.checks.losses import check_run
 from .core.config.build import build, by_network, check_specs, interval_of, subnetworks, takes_total
 from .core.config.compose import Project, compose_config, lasting, portable
 from .core.config.plugins import import_plugins
-from .core.config.trust import read_config
 from .core.errors import UserError
 from .core.folder.facts import Facts
-from .core.folder.provenance import numerics
 from .core.intervals import Intervals, in_steps
 from .core.optimizers import build_optimizer
 from .core.precision import AveragedWeights, Scaler, choose_device
-from .core.resume.preflight import check_run
+from .core.provenance.provenance import numerics
 from .core.secrets import hide_secrets
 from .core.session.run import NoRun
 from .core.state import checkpoint as checkpoints
@@ -32,6 +31,7 @@ from .core.state import keys
 from .core.state.files import CheckpointFiles, find_checkpoint, set_aside
 from .core.state.finite import FiniteWatch
 from .core.state.progress import RunState
+from .core.trust.config import read_config
 from .schedules import Schedule
 from .splits import Split, limit, make_splits, seen_in_training, split_seed
 

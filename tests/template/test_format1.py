@@ -8,9 +8,9 @@ import torch
 import yaml
 from conftest import Train, latest
 
-from scaffolding.core.config.trust import open_config
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.state.checkpoint import FORMAT
+from scaffolding.core.trust.config import open_config
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
 

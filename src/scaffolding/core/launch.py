@@ -49,9 +49,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, masked, without_words
 from .config.grammar import readable, split_options, unquoted
-from .config.trust import open_config
 from .config.usage import help_text
-from .config.words import read_words
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
 from .find import absolute, find_run
 from .folder.folder import TIME, storage_error, written
@@ -60,6 +58,8 @@ from .secrets import without_keys
 from .session.console import command, note_program
 from .session.tracking import leave_unfinished
 from .signals import handle
+from .trust.config import open_config
+from .trust.words import read_words
 
 gc.enable()
 if "triton" not in sys.modules:  # what is frozen is never freed, and triton complains of that at exit

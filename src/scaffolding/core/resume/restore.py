@@ -6,14 +6,14 @@ from typing import Any
 from loguru import logger
 
 from ..config.compose import lasting, portable
-from ..config.trust import read_config
 from ..errors import DamagedError, UserError
-from ..folder.provenance import numerics
 from ..folder.reading import read_json, read_yaml
+from ..provenance.provenance import numerics
 from ..secrets import hide_secrets
 from ..state.checkpoint import step_in
 from ..state.files import CheckpointFiles
 from ..tree import changed_keys
+from ..trust.config import read_config
 
 ORDERS = "an order is another in each process: sort what comes from a set, os.listdir, glob or hash()"
 

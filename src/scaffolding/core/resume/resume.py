@@ -8,15 +8,15 @@ from loguru import logger
 
 from ..config.build import check_specs
 from ..config.compose import Project, own_words, portable
-from ..config.trust import read_config
 from ..errors import Ended, UserError
 from ..folder import folder
-from ..folder.provenance import code_hash
 from ..folder.reading import MAX_FACTS, read_bytes
+from ..provenance.provenance import code_hash
 from ..secrets import HIDDEN, hide_secrets
 from ..state import checkpoint
 from ..state.files import CheckpointFiles, set_aside
 from ..tree import changed_keys, leaves
+from ..trust.config import read_config
 from .lineage import fork, rerun, start_like
 from .restore import best_of, changes_since, config_of, load_state, read_record, words_of
 from .rules import announce, refuse

@@ -9,9 +9,9 @@ from loguru import logger
 from torch import Tensor
 
 from ..errors import ONE_LINE, RunError
-from ..folder import provenance
 from ..folder.facts import Facts
 from ..folder.reading import read_json
+from ..provenance import provenance
 from ..state.checkpoint import check_plain
 from ..tree import describe
 
@@ -72,7 +72,7 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
             outcome = f"fell below {settings.target_loss} at step {exp.state.step}"
         run.closing.append(f"overfit:  the loss {outcome}")
     if settings.rehearse_resume:
-        from ..resume.rehearsal import rehearse  # only in rehearsals
+        from ..checks.rehearsal import rehearse  # only in rehearsals
 
         run.closing += rehearse(exp, main)
     run.closing += _compare_with_parent(run.path)

@@ -20,7 +20,6 @@ from hydra.types import RunMode
 from loguru import logger
 
 from ..config.compose import own_words
-from ..config.trust import needed_trust
 from ..errors import UserError, ended_early
 from ..find import absolute, shortest_name
 from ..folder import folder
@@ -29,6 +28,7 @@ from ..output import transcript
 from ..signals import StopFlag, Stopped
 from ..state.checkpoint import link_checkpoint
 from ..state.progress import RunState
+from ..trust.config import needed_trust
 from .console import ProgressBar, command
 from .record import Record, Start
 

@@ -15,11 +15,11 @@ from loguru import logger
 
 from ..config.compose import masked
 from ..errors import ONE_LINE, UserError
+from ..folder.folder import replacing, storage_error, write_text
+from ..folder.reading import read_json
 from ..secrets import hide_secrets
-from .folder import replacing, storage_error, write_text
 from .git import GitError
 from .patch import Changes, archive, uncommitted_changes
-from .reading import read_json
 
 ARGV = hide_secrets([masked(word) for word in sys.argv])  # as it was typed: what Hydra is given comes later
 NUM_NAMED, NUM_SAID = 200, 5  # files that are left out: in provenance.json, in the log

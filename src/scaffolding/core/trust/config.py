@@ -15,12 +15,12 @@ from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn, optim, utils
 
+from ..config.build import locate
+from ..config.compose import NOT_KEPT, VERSION, Project, checked
+from ..config.plugins import import_plugins
 from ..errors import CONTROL, UserError
 from ..folder.reading import SafeLoader, check_plain_files, read_yaml
 from ..tree import specs, walk
-from .build import locate
-from .compose import NOT_KEPT, VERSION, Project, checked
-from .plugins import import_plugins
 
 PATHS = re.compile(r"\$\{paths\.\w+\}", re.ASCII)
 DOTTED = re.compile(r"\w+(\.\w+)+", re.ASCII)

@@ -20,12 +20,12 @@ from torch import Tensor
 from ..config.compose import portable
 from ..errors import RunError
 from ..folder.facts import Facts
+from ..resume.restore import ORDERS
 from ..session.console import command, program
 from ..state import checkpoint
 from ..state.files import CheckpointFiles
 from ..tree import leaves
 from .estimate import config_dirs, estimate, prod_words, silence
-from .restore import ORDERS
 
 Main = Callable[[Any], Any]
 

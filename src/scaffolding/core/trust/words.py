@@ -8,10 +8,10 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from ..config.compose import NOT_KEPT, Project
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
-from .compose import NOT_KEPT, Project
-from .trust import check_no_references, check_trusted, is_gone, read_plain, tell_of_age
+from .config import check_no_references, check_trusted, is_gone, read_plain, tell_of_age
 
 SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCII | re.DOTALL)
 

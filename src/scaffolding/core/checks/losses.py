@@ -14,7 +14,7 @@ from ..errors import RunError, UserError, explain
 from ..modes import evaluating
 from ..state import keys
 from ..tree import describe, tensors
-from .checks import COLUMNS, check_metrics, check_monitors, check_name, check_schedules, warn_of_direction
+from .plan import COLUMNS, check_metrics, check_monitors, check_name, check_schedules, warn_of_direction
 
 OWN_KEYS = ("loss", "grad_norm", "lr")  # that train_step adds to what a loss returns
 NO_METRICS = ("weight", "output")  # keys that say something else: how much a loss counts, what the model gave
