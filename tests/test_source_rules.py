@@ -54,7 +54,8 @@ def test_offences_are_found() -> None:
         "load_dataset(x, trust_remote_code=True)",
     ]  # fmt: skip
     right = [
-        "torch.load(p, weights_only=True)", "yaml.safe_load(f)", "yaml.load(f, yaml.CSafeLoader)", "yaml.load(f, yaml.BaseLoader)", "model.eval()",
+        "torch.load(p, weights_only=True)", "yaml.safe_load(f)", "yaml.load(f, yaml.CSafeLoader)", "model.eval()",
+        "yaml.load(f, yaml.BaseLoader)",
         "json.load(f)", "checkpoint.load(p)", "np.load(p)", "subprocess.run(x)", "re.compile(x)",
     ]  # fmt: skip
     assert [line for line in wrong + right if offences(line)] == wrong
