@@ -228,7 +228,7 @@ def test_settings_that_came_and_went_since(train: Train, output_root: Path) -> N
     content = latest(output_root / "run")
     checkpoint.save(output_root / "run" / "checkpoints" / "latest.pt", dict(content) | {"config": config})
     done = train("resume=run", "run.budget=8")
-    assert done.stderr.count("run.patience=None") == 1 and done.stderr.count("run: olden") == 1
+    assert done.stderr.count("run.patience=None") == 1 and done.stderr.count("run.olden") == 1
     assert "run.patience=None takes effect" not in done.stderr and "run.olden=" not in done.stderr
     written = yaml.safe_load(file.read_text())
     assert written["run"]["patience"] is None and "olden" not in written["run"]

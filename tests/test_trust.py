@@ -22,7 +22,7 @@ from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import claim, release
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import find_checkpoint
-from scaffolding.core.trust.config import check_trusted, needed_trust, read_config, read_plain
+from scaffolding.core.trust.config import check_trusted, needed_trust, read_plain
 from scaffolding.core.trust.words import read_words
 from scaffolding.experiment import PROJECT, Experiment
 
@@ -272,15 +272,6 @@ def test_trust_is_asked_for_and_given(train: Train, output_root: Path) -> None:
 
 
 # --- runs of earlier versions ---
-
-
-def test_a_run_that_knows_a_setting_less_has_that_of_base_yaml(run: Path) -> None:
-    config, base = read_yaml(run / "config.yaml"), read_yaml(PROJECT.configs / "base.yaml")
-    del config["run"]["patience"], config["loader"]["timeout"]
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
-    cfg = read_config(run, PROJECT)
-    assert (cfg.run.patience, cfg.loader.timeout) == (base["run"]["patience"], base["loader"]["timeout"])
-    assert cfg.run.budget == config["run"]["budget"]
 
 
 @pytest.mark.parametrize("verb", ["resume", "fork", "rerun", "from_path"])

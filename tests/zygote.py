@@ -130,7 +130,8 @@ def _become(job: dict[str, Any]) -> None:
     sys.argv = job["argv"]
     if not sys.argv[0].endswith(TRAIN.name):  # train.py itself takes its folder off the path
         sys.path.insert(0, str(Path(sys.argv[0]).parent))
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the program has its own handlers
+    for number in (signal.SIGINT, signal.SIGHUP):  # until the program has its own handlers; `nohup pytest` ignores one
+        signal.signal(number, signal.SIG_DFL)
     signal.alarm(TIMEOUT)
     code: Any = 0
     try:

@@ -2,16 +2,20 @@
 
 A block is ```bash (commands), ```python or ```yaml (a file, where one of its first lines is a comment with its path,
 else a program), ```diff (lines to replace) or ```text. A ```text block right after commands is what they print.
+`Commands within a sentence` are executed, too. What is installed is installed, by a pip of this test.
 """
 
 import os
 import re
 import shutil
-import tomllib
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from test_rename import ROOT, copy_repository, run
+from test_rename import ROOT, commit, copy_repository
 
 from scaffolding.config import Config
 from scaffolding.core.config.usage import rules_table
@@ -19,22 +23,39 @@ from scaffolding.core.config.usage import rules_table
 DATA = os.environ.get("SCAFFOLDING_TEST_DATA")
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:python|pdm|pip|source) [^`]*)`")
 FILE = re.compile(r"^# (added at the end of )?((?:src|configs|scripts|tests)/[\w./]+)", re.MULTILINE)
 # the real run is cut short, and without the data it trains on the sample that the package ships
 SHORT = "run.budget=20steps" + ("" if DATA else " loader.sample=true")
+CALLED = {"data=NAME": "data=birdcall", "model=NAME": "model=birdnet"}  # of the names that a user puts in
 
 
-def script(name: str, copy: Path) -> str:
-    """What `pdm run NAME` runs. The quick tests are only collected: they have their own turn."""
-    found = tomllib.loads((copy / "pyproject.toml").read_text())["tool"]["pdm"]["scripts"].get(name, name)
-    return f"{found} --collect-only" if found.startswith("pytest") else str(found)
+@pytest.fixture
+def clone() -> Iterator[Path]:
+    """A clone on a machine with Python, pip and git. It goes with its environment, which takes gigabytes."""
+    with TemporaryDirectory(prefix="readme_") as folder:
+        subprocess.run([sys.executable, "-m", "venv", f"{folder}/python"], check=True)
+        yield copy_repository(Path(folder, "clone"))
 
 
-def run_bash(body: str, copy: Path) -> str:
-    body = re.sub(r"\b(pip|pdm) install( '[^']*')?", "true", body)  # set-up: done
-    body = re.sub(r"\bpdm run (\S+)", lambda match: script(match[1], copy), body)
+def run(clone: Path, *command: str) -> str:
+    """The output of a command, as in a shell that has nothing of this test's environment."""
+    dropped = ("PYTEST_", "PYTHON", "VIRTUAL_ENV", "PDM_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    places = [clone / ".venv/bin", clone.parent / "python/bin"]  # as after `source .venv/bin/activate`
+    environment["PATH"] = os.pathsep.join([*map(str, places), os.environ["PATH"]])
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-5000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+def run_bash(body: str, clone: Path) -> str:
+    # a clone as it is: these tests are running; the fork that README.md leads to is tested in the end
+    body = re.sub(r"^pdm run test\b", "pdm run test --collect-only", body, flags=re.MULTILINE)
     body = re.sub(r"^(python .*data=mnist mode=prod.*)$", rf"\1 {SHORT}", body, flags=re.MULTILINE)
-    return run(copy, "bash", "-euo", "pipefail", "-c", body)
+    for name, called in CALLED.items():
+        body = body.replace(name, called)
+    return run(clone, "bash", "-euo", "pipefail", "-c", body)
 
 
 def replace_lines(body: str, copy: Path) -> None:
@@ -56,47 +77,60 @@ def looks_like(line: str) -> re.Pattern[str]:
     return re.compile(pattern.replace(r"\.\.\.", ".*"))
 
 
-def execute(text: str, copy: Path) -> list[str]:
+def execute(text: str, clone: Path) -> list[str]:
     """Do what a document says; returns the Python files that it shows."""
     files, output, last_end = [], "", 0
     for match in BLOCK.finditer(text):
         kind, body = match.groups()
-        follows = not text[last_end : match.start()].strip()
+        between = text[last_end : match.start()]
+        run_inline(between, clone)
         last_end = match.end()
         named = FILE.search("\n".join(body.splitlines()[:2]))
         if kind == "bash":
-            output = run_bash(body, copy)
+            output = run_bash(body, clone)
         elif kind == "diff":
-            replace_lines(body, copy)
+            replace_lines(body, clone)
         elif kind in ("python", "yaml") and named:
-            file = copy / named[2]
+            file = clone / named[2]
             file.write_text(file.read_text() + "\n" + body if named[1] else body)
             files += [named[2]] if kind == "python" else []
         elif kind == "python":
-            output = run(copy, "python", "-c", body)
-        elif kind == "text":
-            missing = [line for line in body.splitlines() if follows and not looks_like(line).search(output)]
+            output = run(clone, "python", "-c", body)
+        elif kind == "text" and not between.strip():
+            missing = [line for line in body.splitlines() if not looks_like(line).search(output)]
             assert not missing, f"not printed: {missing}\nprinted:\n{output}"
-        else:
+        elif kind != "text":
             pytest.fail(f"a {kind} block that names no file:\n{body}")
+    run_inline(text[last_end:], clone)
     return files
 
 
+def run_inline(prose: str, clone: Path) -> None:
+    """Run the commands within sentences."""
+    for command in INLINE.findall(prose):
+        run_bash(" ".join(command.split()), clone)
+
+
 @pytest.mark.full
-def test_every_command_and_example(tmp_path: Path) -> None:
-    """Fails where a command, a file or a number of the README does not work as it stands there."""
-    copy = copy_repository(tmp_path / "clone")
+def test_every_command_and_example(clone: Path) -> None:
+    """Fails where a command, a file or a number of the README does not work as it stands there.
+
+    In the end the quick tests of the fork pass: it has another name, its own data and model, a number of its own in
+    base.yaml, a copy of an example, and an example less, and all that configs/README.md adds.
+    """
     if DATA:
-        shutil.copytree(Path(DATA, "mnist"), copy / "_data/MNIST/raw", copy_function=shutil.copyfile)
-    files = execute(README, copy)
-    files += execute((copy / "configs/README.md").read_text(), copy)  # renamed by now
-    assert len(files) == 7
-    for command in (["ruff", "check", *files], ["ruff", "format", "--check", *files], ["mypy", *files]):
-        run(copy, *command)
+        shutil.copytree(Path(DATA, "mnist"), clone / "_data/MNIST/raw", copy_function=shutil.copyfile)
+    files = execute(README, clone)
     tree = next(body for kind, body in BLOCK.findall(README) if kind == "text" and "provenance.json" in body)
     for line in tree.splitlines()[1:]:
         for name in re.split(r"\s{3,}", line.strip())[0].replace("->", "").split():
-            assert list((copy / "_output/calls").rglob(Path(name).name)), f"no {name} in a run's folder"
+            assert list((clone / "_output/calls").rglob(Path(name).name)), f"no {name} in a run's folder"
+    files += execute((clone / "configs/README.md").read_text(), clone)  # renamed by now
+    assert len(files) == 7
+    for command in (["ruff", "check", *files], ["ruff", "format", "--check", *files], ["mypy", *files]):
+        run(clone, *command)
+    commit(clone)
+    run(clone, "pdm", "run", "test")
 
 
 def test_the_map_is_that_of_the_folders() -> None:
