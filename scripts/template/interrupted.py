@@ -166,6 +166,58 @@ def kills(quick: bool) -> Iterator[Row]:
     yield "... equal to the uninterrupted run", measured, "all", not any(wrong)
 
 
+# How runs begin that come from another: `parent` went through, `stopped` was stopped in the midst of it, `fork` is the
+# first of these here.
+STARTS: dict[str, list[str]] = {
+    "fork": ["fork=parent", "run.budget=30"],
+    "fork_state": ["fork=stopped", "fork_state=true", "run.monitor_mode=min"],
+    "rerun": ["rerun=parent"],
+    "rerun_of_fork": ["rerun=fork"],
+    "fork_of_rerun": ["fork=rerun", "run.budget=30", "run.seed=3"],
+    "changed": ["resume=stopped", "run.clip_grad_norm=0.5", "run.eval_every=9"],
+}
+
+
+def lineage(quick: bool) -> Iterator[Row]:
+    """Kill runs that come from another, or that a resume changed, at points between two steps, and carry them on."""
+    folder, count = Path("lineage").absolute(), 4 if quick else 40
+    expect(0, begin(folder / "parent", *KINDS[-1]))
+    expect(128 + signal.SIGTERM, begin(folder / "stopped", *KINDS[-1], KILL_AT="33", KILL_WITH="SIGTERM"))
+
+    def derive(name: str, run: Path, **env: str) -> Started:
+        words = [*WORDS[:2], *STARTS[name], "trust=subject,tiny", f"paths.output_root={run.parent}"]
+        if name != "changed":
+            return start([TRAIN, *words, f"run.name={run.name}"], log_of(run), **env)
+        shutil.copytree(folder / "stopped", run, symlinks=True)
+        return carry_on(run, *STARTS[name][1:], **env)
+
+    cells = list[tuple[str, int]]()
+    for name in STARTS:
+        expect(0, derive(name, folder / name, TRACE=f"{folder / name}.trace"))
+        points = Path(f"{folder / name}.trace").read_text().splitlines()
+        first = points.index("os.replace config.yaml") + 1
+        early = range(first - 3, min(first + 15, len(points) + 1))  # around the moment from which on there is a run
+        chosen = random.sample(early, count // 2) + random.sample(range(first, len(points) + 1), count - count // 2)
+        cells += [(name, at) for at in chosen]
+    shutil.copytree(folder / "stopped", folder / "unchanged", symlinks=True)
+    expect(0, carry_on(folder / "unchanged"))
+
+    def cell(number: int, name: str, at: int) -> str | None:
+        run, whole = folder / f"{number}_{name}_at_{at}", folder / name
+        expect(-signal.SIGKILL, derive(name, run, STRIKE=str(at)))
+        if not (run / "config.yaml").exists():  # killed before there was a run
+            shutil.rmtree(run, ignore_errors=True)
+            expect(0, derive(name, run))
+            return problem(run, whole)
+        if name == "changed" and "clip_grad_norm: 0.5" not in (run / "config.yaml").read_text():
+            whole = folder / "unchanged"  # killed before the change was the run's
+        return resumed(run, whole)
+
+    found = parallel(cell, itertools.count(), *zip(*cells, strict=True))
+    what = f"killed and carried on: {', '.join(STARTS)}; equal to the one that went through"
+    yield what, f"{found.count(None)} of {len(cells)}{tell(found)}", "all", not any(found)
+
+
 def matrix(quick: bool) -> Iterator[Row]:
     folder = Path("matrix").absolute()
     whole = uninterrupted(folder, KINDS)
@@ -198,9 +250,11 @@ def matrix(quick: bool) -> Iterator[Row]:
 ALL = ["run.precision=float16", "run.ema_decay=0.9", "run.monitor_mode=max", "run.patience=100"]
 STATES: dict[str, tuple[list[str], str, dict[str, str]]] = {
     "plain": (ALL, "metric 5", {  # in the third evaluation
-        "model buffers": "model/0.1.running_mean model/0.1.running_var model/0.1.num_batches_tracked",
+        "buffers of the average": "model/0.1.running_mean model/0.1.running_var",
+        "model buffers": "ema/raw/0.1.running_mean ema/raw/0.1.running_var ema/raw/0.1.num_batches_tracked",
         "optimizer moments": "optimizers//state", "optimizer settings": "optimizers//param_groups",
-        "scheduler": "schedulers", "scaler": "scaler", "EMA weights": "ema/model", "EMA count": "ema/count",
+        "scheduler": "schedulers", "scaler": "scaler", "EMA weights": "model",
+        "weights under EMA": "ema/raw", "EMA count": "ema/count",
         "an object of the user's": "objects/losses",
     } | {name: f"state/{name}" for name in (
         "step", "epoch", "position", "samples", "looks", "best", "best_step", "evaluations_since_best"
@@ -321,6 +375,7 @@ def signals(quick: bool) -> Iterator[Row]:
 
 SECTIONS = {
     "kills": kills,
+    "lineage": lineage,
     "matrix": matrix,
     "ablation": ablation,
     "signals": signals,

@@ -1,6 +1,6 @@
 """What torture.py trains: small, with everything that could make a resumed run another run. It builds on tests/tiny.py.
 
-In the environment of a run, LEAVE_OUT names states of the checkpoint ("ema/model ema/count") that are not restored.
+In the environment of a run, LEAVE_OUT names states of the checkpoint ("ema/raw ema/count") that are not restored.
 """
 
 import copy
