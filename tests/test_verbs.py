@@ -160,7 +160,18 @@ def test_a_schedule_that_keeps_its_total_refuses_another(train: Train) -> None:
     train(*BASE, *words, "run.name=cycle", env=STOP, code=143)
     assert "a schedule sets it" in train("resume=cycle", "optimizer.betas=[0.8,0.9]", code=2).stderr
     done = train("resume=cycle", "run.budget=30", "run.schedule_budget=30", code=2)
-    assert "was made for 24 steps" in done.stderr
+    assert "OneCycleLR of cycle was made with total_steps=24, which would now be 30" in done.stderr
+    own = ("+scheduler.schedule={_target_:tiny.annealed}", "+scheduler.interval=step")
+    train(*BASE, *own, "run.name=cosine", env=STOP, code=143)
+    done = train("resume=cosine", "trust=tiny", "run.budget=30", "run.schedule_budget=30", code=2)
+    assert "made with T_max=24, which would now be 30" in done.stderr
+
+
+def test_a_schedule_that_is_longer_than_its_run_goes_on(train: Train) -> None:
+    """Fails where a resume takes the length that the owner gave it for another one than that of the run."""
+    own = "{_target_:torch.optim.lr_scheduler.OneCycleLR,max_lr:0.1,total_steps:100,cycle_momentum:false}"
+    train(*BASE, f"+scheduler.schedule={own}", "+scheduler.interval=step", "run.name=run", env=STOP, code=143)
+    train("resume=run")
 
 
 PLACES = {  # what the command line says of where runs go

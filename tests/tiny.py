@@ -379,3 +379,8 @@ class Draws:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.count = state["count"]
+
+
+def annealed(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.CosineAnnealingLR:
+    """A schedule that keeps the total in its state."""
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_steps)

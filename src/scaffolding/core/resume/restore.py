@@ -15,6 +15,7 @@ from ..state.files import CheckpointFiles
 from ..tree import changed_keys
 from ..trust.config import read_config
 
+LENGTHS = ("total_steps", "T_max", "total_iters", "milestones")  # of torch's schedules that keep theirs
 ORDERS = "an order is another in each process: sort what comes from a set, os.listdir, glob or hash()"
 
 
@@ -69,12 +70,7 @@ def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, A
         saved, now = content["splits"].get(name, [0]), split.fingerprint()
         if saved[:2] != now[:2]:
             raise UserError(f"data: the {name} split is not the one of {run}: {saved[0]} items, now {now[0]}")
-    for schedule in content["schedulers"].values():
-        if schedule.get("total_steps", exp.schedule_steps) != exp.schedule_steps:
-            raise UserError(
-                f"run.schedule_budget: refused, the schedule of {run} was made for {schedule['total_steps']} steps"
-                f"\nkeep run.schedule_budget={schedule['total_steps']}: it cannot be stretched"
-            )
+    _check_lengths(exp, content, run)
     if content["format"] == 1:
         logger.warning(
             f"{run} was made by an older version, whose dropout and noise came from generators that were saved: "
@@ -91,6 +87,20 @@ def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, A
         exp.state.evaluations_since_best = 0
     if "run.target_loss" in changes:
         exp.state.target_reached = False
+
+
+def _check_lengths(exp: Any, content: dict[str, Any], run: str) -> None:
+    """UserError: a schedule keeps its length in its state, and another total was chosen: it would have no effect."""
+    for name, schedule in exp.schedulers.items():
+        saved = content["schedulers"].get(name, {})
+        for length in LENGTHS:
+            made, now = saved.get(length), getattr(schedule.scheduler, length, None)
+            if made is not None and now is not None and made != now:
+                raise UserError(
+                    f"run.schedule_budget: refused, the {type(schedule.scheduler).__name__} of {run} was made with "
+                    f"{length}={made}, which would now be {now}"
+                    "\nkeep the total that it had: it cannot be stretched"
+                )
 
 
 def _check_content(exp: Any, content: dict[str, Any], run: str) -> None:
