@@ -7,6 +7,9 @@ whole run from the first row on; the figures of a step come after its rows. What
     log(row)                      a row of facts/scalars.csv
     log_figure(kind, file, step)  a figure <kind>-<moment>-<step>.png
     finish(exit_code)             0, 1 where the run failed, 128 + the number of the signal that stopped it
+
+A tracker that needs random numbers has its own generator (`random.Random()`): threads share the global ones of torch,
+numpy and Python, and what it took from them would be missing in training, at a moment that nobody knows.
 """
 
 import contextlib
