@@ -233,6 +233,12 @@ def test_options_are_told_from_overrides() -> None:
     options, others = split_options(words)
     assert options == ["-m", "--config-dir", "/tmp/x=1", "--cfg", "job", "--package"]
     assert others == ["run.seed=1,2", "run.name=-x"]
+    for wrong in (["--data", "mnist"], ["--data=mnist"], ["-x"], ["--"]):
+        with pytest.raises(
+            UserError, match=r"no such option\nsettings are written without dashes: [a-zA-Z]+=VALUE"
+        ) as said:
+            split_options(wrong)
+        assert "mnist" not in str(said.value)  # it may be a key
     assert readable(["run.seed=1,2", "run.description=a,b", "paths.data=/a,b"], Config, is_sweep=True) == [
         "run.seed=1,2", "run.description=a,b", "paths.data='/a,b'",
     ]  # fmt: skip

@@ -13,13 +13,26 @@ from hydra.errors import HydraException
 from ..errors import UserError
 
 WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
+OPTIONS = (
+    *WITH_VALUE, "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
+    "--shell-completion", "-sc", "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
 
 
 def split_options(words: list[str]) -> tuple[list[str], list[str]]:
-    """The options among the words of a command line, with their values, and the others."""
+    """The options among the words of a command line, with their values, and the others.
+
+    Raises:
+        UserError: an option that there is not; its value, perhaps a key, is not repeated.
+    """
     options, others, rest = list[str](), list[str](), iter(words)
     for word in rest:
         if word.startswith("-"):
+            name = word.partition("=")[0]
+            if name not in OPTIONS:
+                raise UserError(
+                    f"{name}: no such option\nsettings are written without dashes: {name.lstrip('-') or 'KEY'}=VALUE"
+                )
             options.append(word)
             if word in WITH_VALUE:
                 options += [value for value in [next(rest, None)] if value is not None]
