@@ -9,7 +9,6 @@ CORE = f"{SRC}/core"
 
 FAULTS: dict[str, list[tuple[str, str, str]]] = {
     f"{SRC}/train.py": [
-        ("the final test on the last weights", "exp.load_best_weights()", "pass"),
         ("main returns None", "return exp.state.best", "return None"),
         ("gradients are never zeroed", "optimizer.zero_grad()", "pass"),
         ("float16 gradients are clipped with their scale", "exp.scaler.unscale_(optimizer)", "pass"),
@@ -37,6 +36,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("evaluation draws from training's generators", ', keys.keyed(seed, "evaluate", split):', ":"),
     ],
     f"{SRC}/experiment.py": [
+        ("the final test on the last weights", "self.load_weights(content)\n        return R", "return R"),
         ("the seed does not reach the weights", 'keys.keyed(self.settings.seed, "model")', 'keys.keyed("model")'),
         ("evaluation of the raw weights", "return self.ema.module", "return self.model"),
         ("target_loss is passed from below", "values[self.main_loss] < target", "values[self.main_loss] > target"),

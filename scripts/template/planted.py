@@ -11,6 +11,7 @@ more, and nothing was run.
 """
 
 import argparse
+import ast
 import os
 import re
 import shutil
@@ -59,13 +60,18 @@ def faults() -> list[Fault]:
 
 
 def misfits() -> list[str]:
-    """Faults whose old text does not stand exactly once in its file, or whose name is there twice."""
+    """Faults whose old text does not stand exactly once in its file, that leave no Python, or that have one name."""
     found = []
     names = [fault.name for fault in faults()]
     for fault in faults():
         count = (ROOT / fault.file).read_text().count(fault.old)
         if count != 1:
             found.append(f"{fault.name}: {fault.file} holds {count} times {fault.old!r}")
+        if fault.file.endswith(".py"):
+            try:
+                ast.parse((ROOT / fault.file).read_text().replace(fault.old, fault.new))
+            except SyntaxError as error:  # which any test would find
+                found.append(f"{fault.name}: {fault.file} is not Python with it: line {error.lineno}")
         if names.count(fault.name) > 1:
             found.append(f"{fault.name}: there are two of this name")
     return found + [f"{name}: UNSEEN names it, and there is no such fault" for name in set(UNSEEN).difference(names)]
