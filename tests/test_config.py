@@ -355,13 +355,18 @@ def test_multirun_makes_one_folder_of_jobs(train: Train, elsewhere: Path, output
         assert yaml.safe_load((jobs[name] / "config.yaml").read_text())["run"]["seed"] == seed
         assert f"run.seed={seed}" in yaml.safe_load((jobs[name] / "overrides.yaml").read_text())
     assert is_empty(elsewhere)
-    assert not {"outputs", "multirun", ".hydra"} & {path.name for path in output_root.rglob("*")}
+    assert not {"outputs", "multirun", "multirun.yaml", ".hydra"} & {path.name for path in output_root.rglob("*")}
 
 
 def test_exit_code_2_means_that_nothing_was_made(train: Train, output_root: Path) -> None:
     words = (*TINY, "run.budget=1", "run.accumulate=1,0")
-    assert "run.accumulate=0: not allowed" in train("--multirun", *words, code=1).stderr  # the first job made a run
+    said = train("--multirun", *words, code=1).stderr  # the first job made a run
+    assert "ERROR   job 1: run.accumulate=0: not allowed" in said and "\nerror: run.accumulate=0: not allowed" in said
     assert len(list(output_root.glob("exp_*/*/config.yaml"))) == 1
+    for wrong in ("run.accumulate=0,-1", "run.budget=-1,0", "model=tiny,nosuch", "run.nosuch=1,2"):
+        done = train("--multirun", *TINY, wrong, f"paths.output_root={output_root}/a/b", code=2)
+        assert "Error executing job" not in done.stderr  # Hydra's line repeats the overrides, keys included
+        assert not (output_root / "a").exists(), wrong
 
 
 def test_help(train: Train, elsewhere: Path) -> None:

@@ -29,9 +29,11 @@ if sys.path[0] and Path(sys.path[0]).resolve() == _package:  # started as a scri
     sys.path[0] = str(_package.parent)  # installed package of that name
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: a Ctrl-C just ends it
 
+import contextlib
 import dataclasses
 import errno
 import gc
+import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -114,7 +116,8 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     given = {key.lstrip("+"): unquoted(value) for key, _, value in pairs if value != "null"}
     rest = [word for word in words if word.partition("=")[0] not in (*VERBS, "trust")]
     rest = readable(rest, project.schema, is_sweep)
-    more = _settings_of_hydra(project, is_sweep)
+    made: list[Path] = []  # folders, by Hydra, for a sweep
+    more = _settings_of_hydra(project, is_sweep, made)
     source: list[str] = []
     verb = ""
     if {*VERBS, "trust"} & set(given):
@@ -130,6 +133,7 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     raised: list[Exception] = []
 
     def task(composed: DictConfig) -> Any:
+        _remove_listing(made)
         try:
             if not source:  # composed of this checkout's files
                 check_files(HydraConfig.get().runtime, project)
@@ -152,8 +156,9 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
             raise
         except (Exception, SystemExit) as error:  # kept, and raised below: Hydra would print its own lines first
             raised.append(ended_early(error) if isinstance(error, SystemExit) else error)
-            if is_sweep:
-                raise raised[0] from None
+            if is_sweep:  # the others run; the first error is told again in the end
+                logger.error(f"job {HydraConfig.get().job.num}: {without_words(str(raised[-1]), words)}")
+            return math.nan  # to a sweeper: it failed
 
     os.environ[TRACEBACK] = "1"  # errors come here as they were raised, instead of Hydra's own report
     # Hydra would compose the whole config a first time, only to look for hydra.mode in it; --multirun says that here
@@ -165,17 +170,39 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
         if not raised:
             raise explained(error, project, rest) from error
         raise
+    finally:
+        _remove_listing(made)
+        for folder in made:  # of a sweep that was refused nothing stays
+            with contextlib.suppress(OSError):
+                folder.rmdir()
     if raised:
         raise raised[0]
 
 
-def _settings_of_hydra(project: Project, is_sweep: bool) -> list[str]:
-    """Words that keep Hydra from making folders and a log and, in a sweep, say where its runs go."""
+def _remove_listing(made: list[Path]) -> None:
+    """Remove Hydra's multirun.yaml, which repeats what each job's folder says, secrets included."""
+    for folder in made[:1]:
+        (folder / "multirun.yaml").unlink(missing_ok=True)
+
+
+def _settings_of_hydra(project: Project, is_sweep: bool, made: list[Path]) -> list[str]:
+    """Words that keep Hydra from making folders and a log and, in a sweep, say where its runs go.
+
+    The sweep's folder and those around it that do not exist yet are added to `made`, the inner ones first.
+    """
     words = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
     words += [f"hydra/{log}=none" for log in ("job_logging", "hydra_logging")]
     if is_sweep:
-        OmegaConf.register_new_resolver("in_project", lambda path: str(absolute(path, project.root)), replace=True)
-        words.append(f"hydra.sweep.dir='${{in_project:${{paths.output_root}}}}/exp_{datetime.now():{TIME}}'")
+        name = f"exp_{datetime.now():{TIME}}"
+
+        def sweep_folder(output_root: str) -> str:
+            folder = absolute(output_root, project.root) / name
+            if not made:
+                made.extend(path for path in (folder, *folder.parents) if not path.exists())
+            return str(folder)
+
+        OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+        words.append("hydra.sweep.dir='${sweep_folder:${paths.output_root}}'")
     return words
 
 
