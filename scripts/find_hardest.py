@@ -13,7 +13,10 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--num", type=int, default=25, help="items to show (default: 25)")
     parser.add_argument("--checkpoint", default="best", help="best, latest, or another in checkpoints/ (default: best)")
+    parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="a package the run may name")
     args = parser.parse_args()
+    if args.num < 1:
+        parser.error(f"--num {args.num}: 1 or more is needed")
 
     import torch
     import torch.nn.functional as F
@@ -25,14 +28,21 @@ def main() -> None:
 
     try:
         path = open_run(args.run, PROJECT.output_root)
-        exp = Experiment.from_path(path, args.checkpoint)
+        exp = Experiment.from_path(path, args.checkpoint, trust=args.trust)
     except UserError as error:
         parser.error(str(error))
+    if "val" not in exp.datasets:
+        parser.error(f"{path.name}: there is no validation split")
     parts = []
     with torch.no_grad():
-        for inputs, labels in exp.val_loader:
-            logits = exp.model(inputs)
-            if logits.ndim != 2 or labels.ndim != 1:
+        for batch in exp.val_loader:
+            try:
+                inputs, labels = batch
+                logits = exp.model(inputs)
+                is_classifier = logits.ndim == 2 and labels.ndim == 1
+            except Exception:  # a generator takes noise
+                is_classifier = False
+            if not is_classifier:
                 parser.error(f"{path.name}: a {type(exp.model).__name__} classifies no items")
             losses = F.cross_entropy(logits, labels, reduction="none")
             parts.append(torch.stack([losses.double(), labels.double(), logits.argmax(dim=1).double()], dim=1))

@@ -36,7 +36,7 @@ def main() -> None:
     import torch
     from loguru import logger
 
-    from scaffolding.core.errors import UserError
+    from scaffolding.core.errors import RunError, UserError
     from scaffolding.core.find import open_run
     from scaffolding.core.folder.folder import read_status, replacing
     from scaffolding.core.state.files import CheckpointFiles
@@ -50,6 +50,9 @@ def main() -> None:
     except UserError as error:
         parser.error(str(error))
     first = newest[1]["state"]["step"] + 1 if newest else 1
+    if read_status(path)["status"] == "finished":
+        print(f"{path.name} is finished at step {first - 1}: there is nothing to replay")
+        return
     print(f"replaying {path.name} from step {first}", flush=True)
     logger.remove()
     with tempfile.TemporaryDirectory(prefix="replay_") as folder:
@@ -79,6 +82,8 @@ def main() -> None:
                 exp = found.exp  # noqa: F841  (for whoever debugs)
                 breakpoint()
             raise SystemExit(1) from None
+        except RunError as error:
+            parser.exit(1, f"{str(error).partition(chr(10))[0]}: no gradient says why\n")
         last = read_status(copy)["step"]
     print(f"all updates of steps {first} to {last} are finite; the run ended at {read_status(path).get('step', '?')}")
 
@@ -94,14 +99,16 @@ def run_watched(cfg: Any) -> None:
             for part, pair in zip(micro_batches, super().keyed(network, micro_batches), strict=True):
                 weights = {name: value.clone() for name, value in self.model.state_dict().items()}
                 yield pair  # and the backward pass has been done
-                for name, weight in self.networks[network].named_parameters():
+                for name, weight in self.trained[network].items():
                     is_bad = weight.grad is not None and not weight.grad.isfinite().all()
                     if is_bad and not self.scaler.is_enabled():  # a float16 scaler skips those updates itself
                         raise self.bad_update(name, network, part, weights)
 
         def bad_update(self, name: str, network: str, part: Any, weights: dict[str, Any]) -> BadUpdate:
             key = [self.settings.seed, network, part.epoch, part.position]
-            samples = next(self.train_loader.indices(part.epoch, part.position)).tolist()
+            samples = []  # of a stream nobody knows them
+            if hasattr(self.train_loader, "indices"):
+                samples = next(self.train_loader.indices(part.epoch, part.position)).tolist()
             optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
             before = {"step": self.state.step + 1, "batch": part.batch, "samples": samples, "key": key}
             before |= {"model": weights, "optimizers": optimizers}
@@ -125,6 +132,8 @@ def describe(batch: Any, samples: list[int]) -> str:
         if tensor.is_floating_point() and len(tensor) == len(samples):
             values = tensor.reshape(len(samples), -1)
             bad.update(sample for sample, row in zip(samples, values, strict=True) if not row.isfinite().all())
+    if not samples:
+        return "the batch came from a stream"
     if bad:
         return f"not finite in the batch: sample {', '.join(map(str, sorted(bad)))} of the train split"
     return f"the batch is finite: samples {', '.join(map(str, samples))}"

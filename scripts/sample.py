@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     parser.add_argument("--checkpoint", default="best", help="best, latest, or another in checkpoints/ (default: best)")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:1, mps (default: cpu)")
+    parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="a package the run may name")
     args = parser.parse_args()
     for name, value, least in (("num-tokens", args.num_tokens, 1), ("temperature", args.temperature, 0)):
         if value < least:
@@ -36,7 +37,7 @@ def main() -> None:
 
     try:
         path = open_run(args.run, PROJECT.output_root)
-        exp = Experiment.from_path(path, args.checkpoint, args.device)
+        exp = Experiment.from_path(path, args.checkpoint, args.device, trust=args.trust)
         kept = checkpoint.load(find_checkpoint(path, args.checkpoint))["objects"].get("datasets.train", {})
         if "tokenizer" not in kept:
             parser.error(f"{path.name} was not trained on text: its model is a {type(exp.model).__name__}")

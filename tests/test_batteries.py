@@ -100,9 +100,11 @@ def test_all_other_pairs_that_fit_can_be_trained() -> None:
 
 
 def test_every_dataset_and_every_model_fits_another() -> None:
+    this = "test_every_dataset_and_every_model_fits_another"
     for model in MODELS:
-        assert partner(model), f"model={model} fits no data: " + str({data: refusal(data, model) for data in DATA})
-    left = set(DATA) - {data for data, _ in trainable()}
+        if this not in skipped("model", model):
+            assert partner(model), f"model={model} fits no data: " + str({data: refusal(data, model) for data in DATA})
+    left = {data for data in DATA if this not in skipped("data", data)} - {data for data, _ in trainable()}
     assert not left, {data: {model: refusal(data, model) for model in MODELS} for data in left}
 
 

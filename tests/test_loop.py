@@ -21,10 +21,11 @@ from scaffolding.core.modes import evaluating
 from scaffolding.core.precision import MAX_SKIPPED
 from scaffolding.core.resume.restore import load_state
 from scaffolding.core.state import checkpoint
-from scaffolding.evaluate import evaluate, mean
+from scaffolding.core.state.finite import FiniteWatch
+from scaffolding.evaluate import Means, evaluate, mean
 from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.schedules import Schedule, advance
-from scaffolding.train import train_step
+from scaffolding.train import finish_step, train_step
 
 SEARCH = f"hydra.searchpath=['file://{TESTS / 'configs'}']"
 SGD = ("optimizer=sgd", "optimizer.lr=0.0", "optimizer.momentum=0.0", "optimizer.nesterov=false")
@@ -139,8 +140,8 @@ class Several:
 
 
 def test_metrics_share_the_forward_pass_and_may_have_several_values() -> None:
-    exp = build("+metrics.m._target_=test_loop.Several", "loader.batch_size=16", "run.monitor=val/m/num")
-    exp.losses[""] = TokenLoss()
+    words = ("+metrics.m._target_=test_loop.Several", "loss._target_=test_loop.TokenLoss", "loader.batch_size=16")
+    exp = build(*words, "run.monitor=val/m/num")
     calls: list[int] = []
     exp.model.register_forward_hook(lambda *_: calls.append(1))
     values = evaluate(exp, "val")
@@ -548,3 +549,34 @@ def test_a_network_without_sizes_is_refused() -> None:
         build(
             "model._target_=torch.nn.LazyLinear", "+model.out_features=3", "~model.num_features", "~model.num_classes"
         )
+
+
+@pytest.mark.parametrize("network", ["", "query"])
+def test_values_of_one_item_are_means_like_any_other(network: str) -> None:
+    """Fails where a tensor of shape (1,) is multiplied with the weights of all batches."""
+    means = Means()
+    for value, weight in ((1.0, 10.0), (2.0, 10.0), (3.0, 5.0)):
+        one, counts = torch.tensor([value], requires_grad=True), torch.tensor([weight])
+        assert means.add(network, one, {"rate": one, "share": value, "weight": counts}, 99.0).shape == ()
+    assert means.values() == {f"{network}/{key}".lstrip("/"): pytest.approx(1.8) for key in ("loss", "rate", "share")}
+
+
+def test_rollouts_are_in_eval_mode_and_leave_the_modes(tmp_path: Path) -> None:
+    """Fails where a rollout that calls the model draws dropout, or batch norm learns from it."""
+    exp = build("run.rollout_every=1", "+rollout._target_=tiny.Rollout", "run.eval_every=null", "run.save_every=null")
+    modes: list[bool] = []
+    exp.rollout = lambda model, loader: {"training": float(modes.append(model.training) or 0)}  # type: ignore[func-returns-value]
+    exp.run, exp.state.looks = Mock(start=Mock(step=0)), ["rollout"]
+    exp.run.stop.received = None
+    finish_step(exp)
+    assert modes == [False] and exp.model.training
+
+
+def test_a_loss_under_a_name_of_its_own_is_watched_as_a_number() -> None:
+    """Fails where a metric called loss is a float, and the watch wants a tensor."""
+    watch = FiniteWatch(torch.device("cpu"), {})
+    watch.add({"kl/loss": 0.5, "loss": torch.tensor(1.0)})  # type: ignore[dict-item]
+    watch.check({}, 1)
+    watch.add({"kl/loss": float("nan")})  # type: ignore[dict-item]
+    with pytest.raises(RunError, match="the training loss"):
+        watch.check({}, 2)

@@ -12,6 +12,7 @@ from conftest import TINY, Train, generators
 from loguru import logger
 from test_loop import build
 from torch import Tensor, nn
+from torch.autograd import grad
 
 from scaffolding.core.checks.plan import warn_of_direction
 from scaffolding.core.checks.rehearsal import first_difference
@@ -59,7 +60,7 @@ class Penalty:
     def __call__(self, model: nn.Module, batch: Any) -> Any:
         with torch.set_grad_enabled(self.is_careful or torch.is_grad_enabled()):
             points = batch[0].clone().requires_grad_()
-            (slope,) = torch.autograd.grad(model(points).sum(), points, create_graph=True)
+            (slope,) = grad(model(points).sum(), points, create_graph=True)
         return slope.square().mean(), {}
 
 
@@ -174,10 +175,15 @@ def refused_at_build(*overrides: str) -> str:
         (["+metrics.labels._target_=tiny.TinyLoss"], ["metrics.labels: TinyLoss has no update, compute, reset"]),
         (["data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how=raises", "loader.limit_train=[77]"], ["77"]),
         (["scheduler=one_cycle", "run.schedule_budget=5", "run.budget=6"], ["OneCycleLR ends after 5 steps", "has 6"]),
+        (["scheduler=step", "scheduler.schedule.step_size=0"], ["scheduler.schedule, at its first step: ZeroDivision"]),
+        (["+metrics.labels={_target_:test_preflight.Wrong}"], ["metrics.labels: TypeError", "the batch is [(2, 8)"]),
+        (["run.monitor=null", "run.patience=3"], ["run.patience=3: nothing is monitored", "run.patience=null"]),
+        (["+optimizer.groups=[{max_ndim: one}]"], ["optimizer.groups.0.max_ndim=one: not a number"]),
+        (["+optimizer.groups=[{match: '0', name: a}, {match: '1', name: a}]"], ["groups.1.name=a: another group"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
-def test_names_items_and_schedules(words: list[str], parts: list[str]) -> None:
+def test_names_items_schedules_and_metrics(words: list[str], parts: list[str]) -> None:
     said = refused_at_build(*words)
     assert all(part in said for part in parts), said
 
@@ -241,3 +247,22 @@ def test_a_stream_that_does_not_fit(train: Train, output_root: Path, words: list
     stream = ("+data.stream._target_=tiny.Draws", "+data.num_items=20", "data.dataset=null", "data.val_from_train=null")
     said = train(*TINY, *stream, *words, code=2).stderr
     assert wanted in said and len(said.splitlines()) <= 3 and not output_root.exists()
+
+
+class Wrong:
+    """A metric that takes the batch for its first part."""
+
+    def update(self, model: nn.Module, batch: Any) -> None:
+        model(batch)
+
+    def compute(self) -> float:
+        return 0.0
+
+    def reset(self) -> None:
+        pass
+
+
+def test_an_argument_of_another_kind_is_told_with_its_line() -> None:
+    """Fails where it is a traceback: the class is the owner's own."""
+    said = refused_at_build("model.num_features=[8]")
+    assert "model: tiny.TinyNet: " in said and "(" in said and "given: " in said

@@ -20,6 +20,7 @@ from loguru import logger
 
 from scaffolding.core.provenance import git as asked
 from scaffolding.core.provenance import patch, provenance
+from scaffolding.core.provenance.git import GitError
 
 CPU = torch.device("cpu")
 
@@ -365,3 +366,17 @@ def test_a_broken_package_ends_nothing(tmp_path: Path, monkeypatch: pytest.Monke
             (folder / "METADATA").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     assert provenance.describe(tmp_path, CPU)["packages"]["whole"] == "1.0"
+
+
+def test_a_git_that_becomes_slow_has_named_the_commit(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where what git has said is lost with what it has not."""
+
+    def too_slow(*_: Any) -> Any:
+        raise GitError("git took longer than 5 s")
+
+    monkeypatch.setattr(patch, "_differing", too_slow)
+    known, said = keep(repository, tmp_path / "run")
+    commit = git(repository, "rev-parse", "HEAD").strip()
+    assert known["commit"] == commit and commit[:10] in said and list((tmp_path / "run").glob("sources.tar.gz"))

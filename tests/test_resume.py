@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import zipfile
 from itertools import product
@@ -11,12 +12,14 @@ import pytest
 import torch
 import yaml
 import zygote
-from conftest import BASE, ENV, TRAIN, Train, assert_same_run, latest, run_train, tree, wait_until
+from conftest import BASE, ENV, TESTS, TRAIN, Train, assert_same_run, latest, run_train, tree, wait_until
 
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
 from scaffolding.core.state import checkpoint
+from scaffolding.core.state.checkpoint import step_in
+from scaffolding.core.tree import changed_keys
 from scaffolding.evaluate import evaluate
 from scaffolding.experiment import Experiment
 
@@ -76,19 +79,19 @@ def test_the_averaged_weights_are_evaluated(looking_run: Path) -> None:
 
 STRIKES = [  # environment, exit code, the step that is saved: most of them at step 4, a step with every kind of look
     ({"STRIKE": "os.replace latest.pt 3"}, -signal.SIGKILL, 3),
-    ({"STRIKE": "metric 3"}, -signal.SIGKILL, 4),
+    ({"STRIKE": "metric 4"}, -signal.SIGKILL, 4),
     ({"STRIKE": "os.replace best.pt 2"}, -signal.SIGKILL, 4),
     ({"STRIKE": "rollout 1"}, -signal.SIGKILL, 4),
     ({"STRIKE": "figure 1"}, -signal.SIGKILL, 4),
     ({"STRIKE": "update 5"}, -signal.SIGKILL, 4),
-    ({"FAIL": "metric 1"}, 1, 2),
+    ({"FAIL": "metric 2"}, 1, 2),
     ({"FAIL": "rollout 1"}, 1, 4),
     ({"FAIL": "figure 1"}, 1, 8),
     ({"STRIKE": "update 3", "KILL_WITH": "SIGTERM"}, 143, 3),
     ({"STRIKE": "update 3", "KILL_WITH": "SIGINT"}, 130, 3),
     ({"STRIKE": "update 3", "KILL_WITH": "SIGHUP"}, 129, 3),
-    ({"STRIKE": "metric 3", "KILL_WITH": "SIGINT"}, 130, 4),
-    pytest.param({"STRIKE": "metric 3", "KILL_WITH": "SIGUSR1"}, 138, 4, marks=pytest.mark.full),
+    ({"STRIKE": "metric 4", "KILL_WITH": "SIGINT"}, 130, 4),
+    pytest.param({"STRIKE": "metric 4", "KILL_WITH": "SIGUSR1"}, 138, 4, marks=pytest.mark.full),
 ]
 
 
@@ -287,8 +290,8 @@ def test_damaged_checkpoint_is_named_and_the_one_before_taken(train: Train, whol
 def test_the_checkpoint_taken_for_a_damaged_one_may_be_the_best(train: Train, output_root: Path) -> None:
     """Fails where the repeated evaluation finds no latest.pt to link: then a later, worse one becomes the best."""
     words = (*BASE, "run.name=run", "run.budget=8", "run.eval_every=4", "run.monitor_mode=max")  # the loss falls
-    train(*words, env={"STRIKE": "metric 1"}, code=None)
-    train(*words, "+metrics.labels._target_=tiny.FinalLabels", "run.name=other", env={"STRIKE": "metric 1"}, code=-9)
+    train(*words, env={"STRIKE": "metric 2"}, code=None)
+    train(*words, "+metrics.labels._target_=tiny.FinalLabels", "run.name=other", env={"STRIKE": "metric 2"}, code=-9)
     folder = output_root / "other" / "checkpoints"
     (folder / "step_4.pt").write_bytes((folder / "latest.pt").read_bytes())
     flip_a_bit(folder / "latest.pt")
@@ -349,3 +352,23 @@ def test_rows_cut_at_a_resume_are_kept_aside(train: Train, output_root: Path) ->
     assert [row["step"] for row in facts.rows() if row["split"] == "train"] == list(range(1, 25))
     events = [json.loads(line)["event"] for line in facts.events_file.read_text().splitlines()]
     assert events.count("on_start") == events.count("on_resume") == 1
+
+
+def test_without_a_monitor_the_last_weights_are_tested_after_a_kill(train: Train, output_root: Path) -> None:
+    """Fails where the kill came between the last checkpoint and its link, and an older one stays the best."""
+    words = (*BASE, "run.monitor=null", "run.budget=8")
+    train(*words, "run.name=whole", env={"TRACE": str(output_root / "trace")})
+    last = (output_root / "trace").read_text().splitlines().count("os.replace best.pt")
+    assert last >= 2
+    train(*words, "run.name=killed", env={"STRIKE": f"os.replace best.pt {last}"}, code=-signal.SIGKILL)
+    shutil.copytree(output_root / "killed", output_root / "parent")
+    train("resume=killed")
+    assert_same_run(output_root / "whole", output_root / "killed")
+    train("--config-dir", str(TESTS / "configs"), "fork=parent", "run.budget=9", "run.name=child", "run.monitor=null")
+    assert step_in(output_root / "child" / "checkpoints" / "parent.pt") == 8
+
+
+def test_what_is_not_a_number_is_not_a_change() -> None:
+    """Fails where NaN in a config makes a run that cannot be resumed."""
+    assert changed_keys({"a": float("nan"), "b": 1}, {"a": float("nan"), "b": 1.0}) == {}
+    assert changed_keys({"a": float("nan")}, {"a": 0.0}).keys() == {"a"}

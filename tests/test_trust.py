@@ -1,5 +1,6 @@
 """Opening somebody else's run is safe: nothing of it is run, nothing is written outside of the output folder."""
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -253,6 +254,21 @@ def test_a_method_or_an_import_of_a_trusted_module_is_not_trusted(
         assert not trusts(f"library.{name}", ("library",)), name
     assert trusts("library.Thing.other", ("library.Thing.other",))  # whole names are meant
     assert not trusts("library2.Thing", ("library",))
+
+
+def test_a_library_that_this_checkout_names_gets_the_texts_that_it_names(tmp_path: Path) -> None:
+    """Fails where `from_pretrained` of the owner's YAML fetches what a stranger's config says."""
+    project = dataclasses.replace(PROJECT, root=tmp_path)
+    (tmp_path / "configs" / "model").mkdir(parents=True)
+    spec = {"_target_": "hub.AutoModel.from_pretrained", "name": "bert", "size": 3}
+    (tmp_path / "configs" / "model" / "bert.yaml").write_text(yaml.safe_dump(spec))
+
+    def listed(**changes: Any) -> list[str]:
+        return needed_trust({"model": {**spec, **changes}}, project)
+
+    assert listed() == listed(size=7, dropout=0.1, trust_remote_code=False) == []
+    for changes in ({"name": "stranger/model"}, {"trust_remote_code": True}, {"more": {"revision": "x"}}):
+        assert listed(**changes) == [spec["_target_"]], changes
 
 
 def test_trust_is_asked_for_and_given(train: Train, output_root: Path) -> None:

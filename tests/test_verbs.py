@@ -12,7 +12,7 @@ import torch
 import yaml
 from conftest import BASE, TESTS, TRAIN, Train, assert_same_run, latest, run_train, tree
 
-from scaffolding.config import Config
+from scaffolding.config import PROJECT_ROOT, Config
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.config.usage import change_of
 from scaffolding.core.folder.facts import Facts
@@ -160,11 +160,11 @@ def test_a_schedule_that_keeps_its_total_refuses_another(train: Train) -> None:
     train(*BASE, *words, "run.name=cycle", env=STOP, code=143)
     assert "a schedule sets it" in train("resume=cycle", "optimizer.betas=[0.8,0.9]", code=2).stderr
     done = train("resume=cycle", "run.budget=30", "run.schedule_budget=30", code=2)
-    assert "OneCycleLR of cycle was made with total_steps=24, which would now be 30" in done.stderr
+    assert "OneCycleLR of cycle keeps total_steps=24, which would now be 30" in done.stderr
     own = ("+scheduler.schedule={_target_:tiny.annealed}", "+scheduler.interval=step")
     train(*BASE, *own, "run.name=cosine", env=STOP, code=143)
     done = train("resume=cosine", "trust=tiny", "run.budget=30", "run.schedule_budget=30", code=2)
-    assert "made with T_max=24, which would now be 30" in done.stderr
+    assert "SequentialLR of cosine keeps _schedulers.1.T_max=22, which would now be 28" in done.stderr
 
 
 def test_a_schedule_that_is_longer_than_its_run_goes_on(train: Train) -> None:
@@ -341,3 +341,23 @@ def test_a_fork_has_the_weights_of_the_best_that_it_takes_over(train: Train, out
     assert "the best weights are gone" in done.stderr
     files = CheckpointFiles(output_root / "other")
     assert checkpoint.load(files.best)["state"]["step"] == latest(output_root / "other")["state"]["best_step"] == 15
+
+
+def test_another_choice_of_a_group_drops_what_belonged_to_the_old_one(train: Train, output_root: Path) -> None:
+    """Fails where a fork with another optimizer trains with the learning rate that the old one had."""
+    train(*BASE, "optimizer=sgd", "optimizer.lr=0.1", "run.budget=2", "run.name=parent")
+    done = train(*CONFIGS, "fork=parent", "optimizer=adamw", "run.name=child")
+    rate = yaml.safe_load((output_root / "child" / "config.yaml").read_text())["optimizer"]["lr"]
+    default = yaml.safe_load((PROJECT_ROOT / "configs" / "optimizer" / "adamw.yaml").read_text())["lr"]
+    assert rate == default and "optimizer.lr=0.1" in done.stderr and "left out" in done.stderr
+
+
+def test_a_rehearsed_fork_is_a_fork_in_prod_mode_too(train: Train, tmp_path: Path) -> None:
+    """Fails where the last line starts from random weights; or where the folder has an apostrophe."""
+    root = tmp_path / "o'brien"
+    train(*BASE, f"paths.output_root={root}", "run.budget=2", "run.name=parent")
+    words = (*CONFIGS, f"paths.output_root={root}", "fork=parent", "mode=dev", "run.budget=2epochs")
+    lines = train(*words, "optimizer.lr=0.01", "loader.num_workers=0").stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("next: ")]
+    assert any(word.startswith("fork=") and word.endswith("parent") for word in shlex.split(line))
+    assert any("tensors identical" in line for line in lines)

@@ -381,6 +381,8 @@ class Draws:
         self.count = state["count"]
 
 
-def annealed(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.CosineAnnealingLR:
-    """A schedule that keeps the total in its state."""
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_steps)
+def annealed(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.SequentialLR:
+    """Two steps of warm-up and a cosine, which keep the total in their states."""
+    warm = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=2)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_steps - 2)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cosine], [2])

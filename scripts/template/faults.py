@@ -25,7 +25,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("figures of the start are not drawn", 'plot.draw(exp, "start")', "pass"),
         ("patience counts nothing", "evaluations_since_best += 1", "evaluations_since_best += 0"),
         ("rollouts see the raw weights", "exp.rollout(exp.eval_model", "exp.rollout(exp.model"),
-        ("rollouts draw from training's generators", 'with keys.keyed(exp.settings.seed, "rollout"), ', "with "),
+        ("rollouts draw from training's generators", ', keys.keyed(exp.settings.seed, "rollout")', ""),
+        ("rollouts in training mode", "evaluating(exp.eval_model), ", ""),
     ],
     f"{SRC}/evaluate.py": [
         ("evaluation weighs batches, not items", "loader.size(position))", "1)"),
@@ -36,7 +37,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("evaluation draws from training's generators", ', keys.keyed(seed, "evaluate", split):', ":"),
     ],
     f"{SRC}/experiment.py": [
-        ("the final test on the last weights", "self.load_weights(content)\n        return R", "return R"),
+        ("the final test on the last weights", "self.load_weights(content)\n        for", "for"),
         ("the seed does not reach the weights", 'keys.keyed(self.settings.seed, "model")', 'keys.keyed("model")'),
         ("evaluation of the raw weights", "return self.ema.module", "return self.model"),
         ("target_loss is passed from below", "values[self.main_loss] < target", "values[self.main_loss] > target"),

@@ -79,12 +79,11 @@ class Means:
 
     def add(self, network: str, loss: Tensor, values: Mapping[str, Any], weight: float) -> Any:
         """Add what a loss returned, as "<network>/<key>". Returns its weight: `weight`, unless it gives one itself."""
-        weight = values.get("weight", weight)
+        weight = scalar(values.get("weight", weight))
         for key, value in {"loss": loss, **values}.items():
             if key in NOT_MEANS:
                 continue
-            if isinstance(value, Tensor):
-                value = value.detach()
+            value = scalar(value)
             parts = self.parts[f"{network}/{key}" if network else key]
             parts.append((value, weight))
             if len(parts) > MAX_PARTS:
@@ -94,6 +93,15 @@ class Means:
     def values(self) -> dict[str, Any]:
         """The means, by name."""
         return {name: mean(parts) for name, parts in self.parts.items()}
+
+
+def scalar(value: Any) -> Any:
+    """A number, or a tensor of one value without its graph and its dimensions, with which sums would be outer ones."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        if value.ndim > 0:
+            value = value.reshape(())
+    return value
 
 
 def mean(parts: list[tuple[Any, Any]]) -> Any:

@@ -140,10 +140,17 @@ class Experiment:
         monitors = {"run.monitor": self.monitor} | {
             f"scheduler.{name}.monitor": schedule.monitor for name, schedule in self.schedulers.items()
         }
+        if self.monitor is None and self.settings.patience is not None:
+            raise UserError(
+                f"run.patience={self.settings.patience}: nothing is monitored"
+                "\nset run.monitor to the value that is to get better, or run.patience=null"
+            )
         check_run(self, monitors)
         if self.settings.compile:
             for network in self.networks.values():
-                # in place, so the names of weights stay plain; one kernel per size, whatever sizes came before
+                # in place, so the names of weights stay plain; one kernel per size, whatever sizes came before, for up
+                # to 256 of them: torch would stop at 8, and run what comes later without
+                torch._dynamo.config.recompile_limit = 256
                 network.compile(dynamic=False)
 
     @cached_property
@@ -269,15 +276,17 @@ class Experiment:
     @cached_property
     def schedulers(self) -> dict[str, Schedule]:
         """A learning rate schedule for each optimizer that has one."""
-        schedules = {}
-        for name, spec in by_network(self.cfg.scheduler, "scheduler", self.losses, "schedule").items():
-            if spec.schedule is not None:
-                total = {}
-                if takes_total(spec.schedule._target_):
-                    total["num_steps"] = self.schedule_steps
-                scheduler = build(spec.schedule, "scheduler.schedule", self.optimizers[name], **total)
-                schedules[name] = Schedule(scheduler, interval_of(spec), spec.get("monitor"))
-        return schedules
+        specs = by_network(self.cfg.scheduler, "scheduler", self.losses, "schedule")
+        chosen = [name for name, spec in specs.items() if spec.schedule is not None]
+        return {name: self.make_schedule(name, self.schedule_steps, self.optimizers[name]) for name in chosen}
+
+    def make_schedule(self, network: str, num_steps: int, optimizer: Any) -> Schedule:
+        """The schedule of a network, made for so many steps, which sets the rates of an optimizer."""
+        spec, total = by_network(self.cfg.scheduler, "scheduler", self.losses, "schedule")[network], {}
+        if takes_total(spec.schedule._target_):
+            total["num_steps"] = num_steps
+        scheduler = build(spec.schedule, "scheduler.schedule", optimizer, **total)
+        return Schedule(scheduler, interval_of(spec), spec.get("monitor"))
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -339,7 +348,12 @@ class Experiment:
     def _watched(self) -> dict[str, Any]:
         states = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
         weights, buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
-        return {"model": weights, "buffers": buffers, "optimizers": states}
+        losses = {
+            f"loss.{name}".rstrip("."): loss.state_dict()
+            for name, loss in self.losses.items()
+            if isinstance(loss, nn.Module)
+        }
+        return {"model": weights, "buffers": buffers, **losses, "optimizers": states}
 
     @property
     def eval_model(self) -> nn.Module:
@@ -452,7 +466,11 @@ class Experiment:
         file, content = files.best_or_newest(self.state.best_step)
         if file != files.best and files.best.exists():
             set_aside(files.best)
+            checkpoints.link_checkpoint(file, files.best)
         self.load_weights(content)
+        for name, part in self.objects().items():  # what a loss counts belongs to its value
+            if name.partition(".")[0] == "losses" and not isinstance(part, nn.Module):
+                part.load_state_dict(content["objects"][name])
         return RunState(**content["state"])
 
     def __repr__(self) -> str:

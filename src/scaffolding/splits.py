@@ -64,6 +64,11 @@ class Split:
             index = int(self.indices[index])
         return self.dataset[index]
 
+    def _item(self, index: int) -> Any:
+        if hasattr(type(self.dataset), "__getitem__"):
+            return self[index]
+        return self.get_batch(torch.tensor([index]))
+
     def _get_batch(self, indices: Tensor) -> Any:
         assert self.indices is not None
         return self.dataset.get_batch(self.indices.index_select(0, indices))
@@ -96,7 +101,7 @@ class Split:
             contents = []
             for _ in range(2):
                 with keys.keyed("fingerprint", index):
-                    contents.append(content_bytes(self[index]))
+                    contents.append(content_bytes(self._item(index)))
             if contents[0] != contents[1]:
                 return ""
             found.update(contents[0])
@@ -107,11 +112,12 @@ def content_bytes(item: Any) -> bytes:
     """The tensors, arrays, numbers and texts of an item as bytes; what else it holds is left out."""
     content = b""
     for name, value in leaves(item):
-        if isinstance(value, np.ndarray):
-            value = torch.from_numpy(np.ascontiguousarray(value))
-        if isinstance(value, Tensor) and value.layout == torch.strided:
-            content += value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        elif isinstance(value, int | float | complex | str | bytes):
+        if isinstance(value, np.ndarray) and value.dtype.kind != "O":
+            content += np.ascontiguousarray(value).tobytes()
+        elif isinstance(value, Tensor) and value.layout == torch.strided:
+            value = value.detach().cpu().resolve_conj().resolve_neg()
+            content += value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        elif isinstance(value, int | float | complex | str | bytes | np.generic):
             content += f"{name}={value!r};".encode()
     return content
 
@@ -226,6 +232,8 @@ def read_test(read: Callable[..., Any], data: Mapping[str, Any]) -> Any:
 
 def carve(num_items: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Sorted positions (train, val) that cover `num_items` without overlap, val holding `fraction` of them."""
+    if not isinstance(fraction, int | float) or not 0 < fraction < 1:
+        raise UserError(f"data.val_from_train={fraction}: not a fraction between 0 and 1")
     num_val = round(num_items * fraction)
     if not 0 < num_val < num_items:
         raise UserError(f"data.val_from_train={fraction} of {num_items} items leaves train or val empty")
@@ -239,8 +247,12 @@ def seen_in_training(splits: dict[str, Split], data: Mapping[str, Any], config: 
     if not {"train", "val"} <= splits.keys():  # a stream
         return 0
     other, positions = config["data"], splits["val"].indices
-    if data["dataset"] != other["dataset"] or positions is None or data.get("val_from_train") is None:
-        return 0  # items of other data; or the dataset's author split them
+    paths = [
+        [part for name, part in leaves(each["dataset"]) if isinstance(part, str) and not name.endswith("_target_")]
+        for each in (data, other)
+    ]
+    if paths[0] != paths[1] or positions is None or data.get("val_from_train") is None:
+        return 0  # other data; or the dataset's author split them
     num_items = len(splits["train"].dataset)
     trained = make_splits(lambda *_, **__: range(num_items), other, config["loader"]["limit_train"], None)["train"]
     kept = torch.arange(num_items)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from scaffolding import plot
 from scaffolding.core.batches.loader import MicroBatch
+from scaffolding.core.modes import evaluating
 from scaffolding.core.optimizers import average_gradients, learning_rates
 from scaffolding.core.session.report import describe_start, report
 from scaffolding.core.session.run import Run
@@ -84,7 +85,7 @@ def finish_step(exp: Experiment) -> None:
     if "eval" in state.looks:
         judge(exp, "val", run.log("val", evaluate(exp, "val")))
     if "rollout" in state.looks and exp.rollout is not None:
-        with keys.keyed(exp.settings.seed, "rollout"), exp.autocast:
+        with evaluating(exp.eval_model), keys.keyed(exp.settings.seed, "rollout"), exp.autocast:
             values = exp.rollout(exp.eval_model, exp.rollout_loader)
         judge(exp, "rollout", run.log("rollout", values))
     if "plot" in state.looks:
@@ -132,7 +133,7 @@ def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, An
         exp.scaler.step(optimizer)
     metrics = means.values() | numbers
     exp.scaler.update()
-    if exp.scaler.took_step():  # False: float16 overflowed, and the update was skipped
+    if exp.scaler.took_step():  # False: float16 overflowed in a network, whose update was skipped; it counts for none
         after_update(exp, metrics)
     return metrics
 

@@ -231,6 +231,12 @@ def _go_on(given: dict[str, str], words: list[str], project: Project) -> tuple[s
     if verb == "fork":  # the parent's command line, then this one's
         own = {*keys, "run.name", "paths.output", "paths.output_root"}
         before = read_words(run / "overrides.yaml", project, trust)
+        groups = tuple(f"{key}." for key in keys if (project.configs / key).is_dir())  # another choice is made here
+        inherited = {word.partition("=")[0].lstrip("+~"): word for word in before}
+        dropped = [word for key, word in inherited.items() if key.startswith(groups) and key not in own]
+        if dropped:
+            logger.info(f"{run.name} had {', '.join(map(masked, dropped))}, which goes with its choice: left out")
+        own |= {word.partition("=")[0].lstrip("+~") for word in dropped}
         return verb, run, [], [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
     for key, word in keys.items():
         if (project.configs / key).is_dir():  # the run has chosen

@@ -1,5 +1,6 @@
 """Optimizers with parameter groups, chosen by the names of parameters; their rates; averages of gradients."""
 
+import copy
 import inspect
 import re
 from collections.abc import Iterable, Mapping
@@ -41,6 +42,10 @@ def build_optimizer(spec: Any, key: str, parameters: Mapping[str, nn.Parameter])
         found = (index for index, group in enumerate(checked) if _meets(group, name, parameter))
         index = next(found, None)
         (rest if index is None else members[index]).append(parameter)
+    names = [group["name"] for group in checked]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise UserError(f"{key}.groups.{index}.name={name}: another group has it\ngive each a name, or none")
     param_groups: list[dict[str, Any]] = []
     if rest:
         param_groups.append({"params": rest})
@@ -83,6 +88,9 @@ def _check(group: Any, key: str, index: int) -> dict[str, Any]:
             "\ngive match (a regular expression, or a list of them) or max_ndim, and settings, e.g. "
             "{match: bias$, weight_decay: 0.0}"
         )
+    max_ndim = group.get("max_ndim", 0)
+    if not isinstance(max_ndim, int) or max_ndim < 0:
+        raise UserError(f"{key}.max_ndim={max_ndim}: not a number of dimensions\nnorms and biases have 1")
     patterns = group.get("match", "")
     if isinstance(patterns, str):
         patterns = [patterns]
@@ -116,3 +124,13 @@ def learning_rates(optimizer: Any, network: str) -> dict[str, float]:
     """The rate of each parameter group: "lr" or, of a group with a name, "lr/<group>"; "<network>/lr" of a network."""
     prefix = f"{network}/lr".lstrip("/")
     return {f"{prefix}/{group.get('name', '')}".rstrip("/"): group["lr"] for group in optimizer.param_groups}
+
+
+def spare(optimizer: Any) -> Any:
+    """An optimizer of the same parameters, of which a schedule may set the rates."""
+    other = copy.copy(optimizer)
+    other.param_groups = [
+        {name: value.clone() if isinstance(value, Tensor) else value for name, value in group.items()}
+        for group in optimizer.param_groups
+    ]
+    return other

@@ -38,7 +38,8 @@ def tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:
 def changed_keys(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
     """Dotted keys in which two plain configs differ, with both values (None where there is no such key)."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
-        return {} if before == after else {key: (before, after)}
+        is_same = before == after or repr(before) == repr(after)  # nan is no other value than nan
+        return {} if is_same else {key: (before, after)}
     changes: dict[str, tuple[Any, Any]] = {}
     for part in [*before, *(name for name in after if name not in before)]:
         changes |= changed_keys(before.get(part), after.get(part), f"{key}.{part}".lstrip("."))

@@ -57,6 +57,8 @@ def some_items(exp: "Experiment", num_items: int) -> Any:
     """A batch of validation items drawn at random, but the same ones every time, so that sheets can be compared."""
     dataset = exp.datasets["val"]
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    if hasattr(dataset, "get_batch"):
+        return dataset.get_batch(order[:num_items])
     items = [dataset[index] for index in order[:num_items].tolist()]
     return getattr(dataset, "collate", default_collate)(items)
 

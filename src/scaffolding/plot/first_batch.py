@@ -33,15 +33,7 @@ class FirstBatch:
         if "train" not in exp.datasets:
             return "a stream is not read for a figure"
         # another loader, without workers: it reads the same items, and the one that trains does not notice
-        loader = exp.train_loader
-        first = type(loader)(
-            dataset=loader.dataset,
-            name=loader.name,
-            batch_size=loader.batch_size,
-            shuffle=loader.shuffle,
-            seed=loader.seed,
-            device=loader.device,
-        )
+        first = exp.train_loader.without_workers()
         parts = list(tree.tensors(next(iter(first))))
         if not parts:
             return "the batch holds no tensor"

@@ -62,6 +62,13 @@ class Loader:
 
             self.workers = Workers(self, num_workers, start_method, timeout)
 
+    def without_workers(self) -> "Loader":
+        """A loader that reads the same batches in this process; this one does not notice."""
+        return Loader(
+            self.dataset, self.name, self.batch_size, shuffle=self.shuffle, seed=self.seed, device=self.device,
+            drop_last=self.drop_last,
+        )  # fmt: skip
+
     def close(self) -> None:
         """End the worker processes."""
         if self.workers is not None:
@@ -153,7 +160,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
     Graphs, packed sequences and other objects have a `to(device)`, which moves them. What has none stays as it is.
     """
     if isinstance(batch, Tensor):
-        if device.type == "cuda":
+        if device.type == "cuda" and batch.device.type == "cpu" and batch.layout == torch.strided:
             batch = batch.pin_memory()
         return batch.to(device, non_blocking=device.type == "cuda")
     if hasattr(batch, "to"):

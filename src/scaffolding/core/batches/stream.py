@@ -72,6 +72,8 @@ class StreamLoader:
             count = min(accumulate, self.num_batches - state.position)
             key = keys.key(self.seed, "step", state.step)
             keys.seed_host(key)
+            if self.device.type != "cpu":  # a policy may act there
+                keys.seed_torch(self.device, key)
             parts = []
             for position in range(state.position, state.position + count):
                 try:

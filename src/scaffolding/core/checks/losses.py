@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,6 +44,7 @@ def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
         batch = to_device(_first_batch(exp, "val"), exp.device)
         if not is_called:
             names = _check_evaluation(exp, batch)
+        _check_metrics(exp, batch)
         names += exp.metrics
     has_rollouts = exp.rollout is not None and exp.settings.rollout_every is not None
     if "val" in exp.datasets or "val" not in exp.loaders:
@@ -84,17 +86,18 @@ def _check_training(exp: Any) -> tuple[list[str], bool]:
 def _derivatives_noted() -> Iterator[list[int]]:
     """While active, a list that grows when somebody computes derivatives, as a loss with a gradient penalty does."""
     noted: list[int] = []
-    grad = torch.autograd.grad
+    engine: Any = torch.autograd
+    run = engine._engine_run_backward  # of torch.autograd.grad, under whatever name a loss has imported it
 
     def noting(*arguments: Any, **more: Any) -> Any:
         noted.append(1)
-        return grad(*arguments, **more)
+        return run(*arguments, **more)
 
-    torch.autograd.grad = noting
+    engine._engine_run_backward = noting
     try:
         yield noted
     finally:
-        torch.autograd.grad = grad
+        engine._engine_run_backward = run
 
 
 def _check_inputs(exp: Any, batch: Any) -> None:
@@ -125,6 +128,31 @@ def _check_evaluation(exp: Any, batch: Any) -> list[str]:
                     ) from error
             names += [f"{name}/{key}".lstrip("/") for key in ("loss", *values) if key not in NO_METRICS]
     return names
+
+
+def _check_metrics(exp: Any, batch: Any) -> None:
+    """UserError: a metric fails on a batch of two items."""
+    with _without_trace(exp, exp.eval_model), torch.no_grad(), keys.keyed(exp.settings.seed, "check"):
+        for name, metric in exp.metrics.items():
+            arguments = [exp.eval_model, batch]
+            if len(inspect.signature(metric.update).parameters) > 2:
+                arguments.append(_output(exp, batch))
+            metric.reset()
+            try:
+                with exp.autocast:
+                    metric.update(*arguments)
+            except Exception as error:
+                raise UserError(f"{explain(error, f'metrics.{name}')}\nthe batch is {describe(batch)}") from error
+            metric.reset()
+
+
+def _output(exp: Any, batch: Any) -> Any:
+    """What a loss says that the model gave, if one does."""
+    found = None
+    for name, loss in exp.losses.items():
+        _, values = _call(exp, name, loss, exp.eval_model, batch)
+        found = values.get("output", found)
+    return found
 
 
 def _check_last_batch(exp: Any) -> None:

@@ -1,13 +1,16 @@
 """Checks of what a config plans, before a run is made: monitors, metrics, schedules, the names of values."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from loguru import logger
 
+from ..config.build import by_network
 from ..errors import UserError, explain, nearest
 from ..folder.facts import AXES, TIMINGS
+from ..optimizers import spare
 
 COLUMNS = (*AXES, *TIMINGS)  # of every row; a value of such a name would take their place
 HIGHER = (  # words in the name of a value of which higher is better
@@ -87,11 +90,25 @@ def check_schedules(exp: Any) -> None:
                 f"{key}: {type(scheduler).__name__} ends after {total} {schedule.interval}s, and the run has {count}"
                 "\ngive it as many, or a smaller run.budget; run.schedule_budget=null makes it as long as the run"
             )
+        try:
+            _advance(exp, name)
+        except Exception as error:
+            raise UserError(explain(error, f"{key}, at its first step")) from error
         for multiplier in getattr(scheduler, "lr_lambdas", ()):
             try:
                 multiplier(count)
             except Exception as error:
                 raise UserError(explain(error, f"{key}, at {schedule.interval} {count}")) from error
+
+
+def _advance(exp: Any, name: str) -> None:
+    """Advance a schedule of the config once, where nobody notices."""
+    optimizer = spare(exp.optimizers[name])
+    spec = by_network(exp.cfg.scheduler, "scheduler", exp.losses, "schedule").get(name) or {}
+    if spec.get("schedule") is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the optimizer made no step
+            exp.make_schedule(name, exp.schedule_steps, optimizer).scheduler.step()
 
 
 def check_name(place: str, name: Any, taken: tuple[str, ...]) -> None:

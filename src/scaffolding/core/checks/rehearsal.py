@@ -53,7 +53,10 @@ def rehearse(exp: Any, main: Main) -> list[str]:
             if exp.device.type != "cpu":  # two processes may not fit its memory
                 _wait(exp, process, copies[0])
         if not (exp.cfg.resume or exp.cfg.rerun):  # their command lines say little
-            words = [*(word for folder in config_dirs() for word in ("--config-dir", folder)), *prod_words()]
+            words = [word for folder in config_dirs() for word in ("--config-dir", folder)]
+            if exp.cfg.fork:
+                words += [f"fork={exp.cfg.fork}", *trusting(exp)]
+            words += prod_words()
             lines.append(f"in prod mode: {estimate(exp, main)}")
             lines.append(f"next:     {command()} {shlex.join(words)}")
         for path in others:
@@ -96,10 +99,7 @@ def _config(exp: Any, again: Path) -> Any:
 @contextlib.contextmanager
 def _process(exp: Any, again: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """The same program, carrying a copy of the run on in a process with another order of hashes."""
-    root = str(again.parent).replace("'", "\\'")
-    words = [f"resume={again.name}", f"paths.output_root='{root}'"]
-    if exp.run.trust:
-        words.append(f"trust={','.join(exp.run.trust)}")
+    words = [f"resume={again.name}", f"paths.output_root={again.parent}", *trusting(exp)]
     environment = {"PYTHONHASHSEED": str(os.getpid()), **os.environ}
     with open(again / "output.txt", "wb") as output:
         process = subprocess.Popen(
@@ -110,6 +110,11 @@ def _process(exp: Any, again: Path) -> Iterator["subprocess.Popen[bytes]"]:
     finally:
         process.kill()
         process.wait()
+
+
+def trusting(exp: Any) -> list[str]:
+    """What a command line must say so that the config of a run is trusted; empty for most runs."""
+    return [f"trust={','.join(exp.run.trust)}" for _ in exp.run.trust[:1]]
 
 
 def _wait(exp: Any, process: "subprocess.Popen[bytes]", again: Path) -> None:

@@ -5,18 +5,21 @@ A block is a mapping with a `_target_`, the dotted name of a class or function; 
 
 import importlib
 import inspect
+import pkgutil
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from loguru import logger
 from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import UserError, nearest
-from ..secrets import hide_secrets
+from ..secrets import HIDDEN, hide_secrets
+from ..tree import leaves
 
 
 def check_specs(cfg: Mapping[str, Any]) -> None:
@@ -80,7 +83,10 @@ def without_groups(optimizer: Any) -> Any:
 def by_network(spec: Any, key: str, names: Iterable[str] = ("",), marker: str = "_target_") -> dict[str, Any]:
     """A config block by network: one spec (it has `marker`) serves all of `names`, else it is a mapping already."""
     if not isinstance(spec, Mapping):
-        raise UserError(f"{key}: {spec!r:.60} is not a mapping\ngive a block with a _target_, or one under each name")
+        advice = "give a block with a _target_, or one under each name"
+        if key == "loss":
+            advice = "the file of the model names its loss; another one: loss._target_, a dotted name"
+        raise UserError(f"{key}: {spec!r:.60} is not a mapping\n{advice}")
     if marker in spec:
         return dict.fromkeys(names, spec)
     return dict(spec)
@@ -177,11 +183,21 @@ def locate(target: str, key: str) -> Any:
         for index, part in enumerate(parts[count:], count):
             if not hasattr(found, part):
                 place = ".".join(parts[:index])
-                near = nearest(part, [name for name in dir(found) if not name.startswith("_")])
+                near = nearest(part, _names_of(found))
                 raise UserError(f"{key}: {target}: {place} has no {part!r}\nnearest: {place}.{''.join(near)}")
             found = getattr(found, part)
         return found
     raise UserError(f"{key}: {target}: there is no module {parts[0]!r}\ngive the dotted name of a class or function")
+
+
+def _names_of(found: Any) -> list[str]:
+    """The names of a module or class that a config may mean: what it defines, and its modules."""
+    names = [name for name in dir(found) if not name.startswith("_")]
+    if not inspect.ismodule(found):
+        return names
+    package = found.__name__.partition(".")[0]
+    own = [name for name in names if str(getattr(getattr(found, name), "__module__", package)).startswith(package)]
+    return own + [module.name for module in pkgutil.iter_modules(getattr(found, "__path__", []))]
 
 
 def build(spec: Any, key: str, *args: Any, **kwargs: Any) -> Any:
@@ -191,6 +207,9 @@ def build(spec: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         UserError: arguments that are missing or wrong, a file that is missing: the key, the cause and where it arose.
         Exception: anything else the constructor raises, as it was raised.
     """
+    for name, value in leaves(spec):
+        if value == HIDDEN:
+            logger.warning(f"{key}.{name}: the run did not keep it, because it is a secret: it is {HIDDEN} here")
     try:
         return instantiate(spec, *args, _convert_="all", **kwargs)
     except Exception as error:
@@ -198,13 +217,15 @@ def build(spec: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
         frame = traceback.extract_tb(cause.__traceback__)[-1]
-        wrong_call = isinstance(cause, TypeError) and "site-packages" in frame.filename  # raised by a library
+        wrong_call = isinstance(cause, TypeError)  # a value of another kind than the constructor takes
         if isinstance(cause, UserError) or not (wrong_call or isinstance(cause, OSError | ValueError | ImportError)):
             raise cause from None
         lines = [f"{key}: {spec['_target_']}: {cause}"]
         if "\n" not in str(cause):
             lines[0] += f" ({frame.filename}:{frame.lineno})"
         if wrong_call:
-            given: Any = OmegaConf.to_container(OmegaConf.create(spec), resolve=True)
+            given: Any = spec
+            if OmegaConf.is_config(spec):  # with what it refers to
+                given = OmegaConf.to_container(spec, resolve=True)
             lines.append(f"given: {hide_secrets({name: given[name] for name in given if name != '_target_'})}")
         raise UserError("\n".join(lines)) from error

@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 from ..errors import UserError, nearest
 from ..tree import leaves
 
+KINDS = {"converted to Integer": "a whole number", "converted to Float": "a number", "a valid bool": "true or false"}
+
 
 def groups(folder: Path) -> dict[str, list[str]]:
     """Config groups below a folder and their options; a folder `_...` holds parts of files, not options."""
@@ -24,10 +26,10 @@ def unknown_key(key: str, keys: list[str], configs: Path) -> UserError:
     place = "configs/base.yaml"
     if near.partition(".")[0] in groups(configs):
         place = f"configs/{near.partition('.')[0]}/"
-    return UserError(
-        f"{key}: no such key\nnearest: {near} (declared in {place})"
-        f"\nto add a key, write +{key}=VALUE, or declare it in YAML (in run, loader and paths: in config.py)"
-    )
+    add = f"to add a key, write +{key}=VALUE, or declare it in YAML"
+    if key.partition(".")[0] in ("run", "loader", "paths"):
+        add = "a key of run, loader or paths is added in config.py"
+    return UserError(f"{key}: no such key\nnearest: {near} (declared in {place})\n{add}")
 
 
 def explain(
@@ -58,7 +60,7 @@ def explain(
         return unknown_key(wrong, known, configs)
     found = re.search(r"Error merging override (.+)", text)
     if found:
-        return UserError(f"{found[1]}: {str(cause).splitlines()[0]}")
+        return _wrong_kind(found[1], str(cause).splitlines()[0])
     found = re.search(r"Missing mandatory value: ([\w.]+)", text)
     if found:
         return UserError(f"{found[1]} is not set\ngive {found[1]}=VALUE")
@@ -76,6 +78,17 @@ def explain(
     key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
     lines = "; ".join(line for line in text.splitlines()[:2] if line)
     return UserError(f"{key}: {lines}" if key else lines)
+
+
+def _wrong_kind(word: str, problem: str) -> UserError:
+    """The error for a setting whose value is of another kind than config.py says; `problem` is OmegaConf's sentence."""
+    key, _, value = word.partition("=")
+    if "is not a ListConfig" in problem:
+        return UserError(f"{word}: not a list\ngive one: {key}=[{value}]")
+    for said, wanted in KINDS.items():
+        if said in problem:
+            return UserError(f"{word}: not {wanted}")
+    return UserError(f"{word}: {problem}")
 
 
 def _known(overrides: list[str], configs: Path, compose: Callable[[list[str]], Any]) -> list[str]:

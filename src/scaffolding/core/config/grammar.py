@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from ..errors import UserError
 
 WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
+SEVERAL = ("plots", "tracker")  # groups of which a run may choose several
 OPTIONS = (
     *WITH_VALUE, "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
     "--shell-completion", "-sc", "--experimental-rerun", "--info", "-i",
@@ -93,10 +94,12 @@ def _readable(word: str, texts: set[str], lists: set[str], is_sweep: bool) -> st
             return word
         return is_quoted
     if has_several and not is_sweep:
-        raise UserError(
-            f"{word}: several values"
-            f"\none run for each of them: add --multirun; a list: {key}=[{value}]; one text: {shlex.quote(is_quoted)}"
-        )
+        advice = "one run for each of them: add --multirun"
+        if "." in name:
+            advice += f"; a list: {key}=[{value}]; one text: {shlex.quote(is_quoted)}"
+        elif name in SEVERAL:
+            advice += f"; all of them in one run: {key}=[{value}]"
+        raise UserError(f"{word}: several values\n{advice}")
     if parsed is not None and name in lists:
         return _with_texts(word, parsed.value())
     if parsed is not None:

@@ -27,7 +27,9 @@ SETTINGS = {
 
 
 class GitError(Exception):
-    """Git does not say what is uncommitted; the text says why."""
+    """Git does not say what is uncommitted; the text says why. `commit`: the last one, if git has said that."""
+
+    commit: str | None = None
 
 
 class Git:

@@ -59,12 +59,16 @@ def uncommitted_changes(root: Path, sources: Iterable[Path]) -> Changes:
     with tempfile.TemporaryDirectory() as scratch:
         git = Git(root, Path(scratch))
         changes = Changes(git.commit)
-        chosen = _choose(git, _differing(git, root, sources), changes.left_out)
-        git.environment["GIT_INDEX_FILE"] = str(Path(scratch, "committed"))
-        git("read-tree", git.tree)
-        _add(git, chosen, changes.left_out)
-        if chosen:
-            changes.patch = git("diff-index", *DIFF, git.tree)
+        try:
+            chosen = _choose(git, _differing(git, root, sources), changes.left_out)
+            git.environment["GIT_INDEX_FILE"] = str(Path(scratch, "committed"))
+            git("read-tree", git.tree)
+            _add(git, chosen, changes.left_out)
+            if chosen:
+                changes.patch = git("diff-index", *DIFF, git.tree)
+        except GitError as error:
+            error.commit = git.commit
+            raise
         return changes
 
 

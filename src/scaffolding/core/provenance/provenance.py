@@ -80,10 +80,11 @@ def keep_changes(run: Path, project: Any, suffix: str = "") -> dict[str, Any]:
         if changes.commit is None:
             logger.warning(f"git has no commit yet: {patch.name} in the run's folder holds all files")
     except GitError as error:
-        changes, kept, known = Changes(None), packed.name, {"commit": None, "dirty": None}
+        changes, kept, known = Changes(None), packed.name, {"commit": error.commit, "dirty": None}
         content, changes.left_out = archive(project.root, [*folders, project.root / "scripts"])
         write_private(packed, content)
-        logger.warning(f"{error}: there is no commit to name, {packed.name} in the run's folder holds the sources")
+        lacks = f"what differs from commit {error.commit[:10]}" if error.commit else "the commit"
+        logger.warning(f"{error}: {lacks} is not known, {packed.name} in the run's folder holds the sources")
     write_private(patch, changes.patch)
     left_out = {_printable(name): why for name, why in changes.left_out.items()}
     if left_out:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
 from ..errors import UserError
 from ..state import checkpoint
 from ..state.files import CheckpointFiles
@@ -57,6 +59,12 @@ def fork(exp: Any, create: Any) -> Path:
 
 def _check_validation(exp: Any, config: dict[str, Any], run: str) -> None:
     """UserError: a fork would be validated on items that its weights were trained on, and look better than it is."""
+    seeds = [data.get("split_seed") for data in (config["data"], exp.config["data"])]
+    if exp.config["data"].get("val_from_train") is None and seeds[0] != seeds[1] and "val" in exp.datasets:
+        logger.warning(
+            f"data.split_seed={seeds[1]}, of {run} {seeds[0]}: the dataset draws its own splits, and some of what it "
+            "validates on may be what the weights were trained on"
+        )
     num_seen = exp.num_seen(config)
     if num_seen:
         kept = " ".join(f"++data.{name}={config['data'].get(name) or 0}" for name in ("split_seed", "val_from_train"))

@@ -8,14 +8,15 @@ from loguru import logger
 from ..config.compose import lasting, portable
 from ..errors import DamagedError, UserError
 from ..folder.reading import read_json, read_yaml
+from ..intervals import in_steps
+from ..optimizers import spare
 from ..provenance.provenance import numerics
 from ..secrets import hide_secrets
 from ..state.checkpoint import step_in
 from ..state.files import CheckpointFiles
-from ..tree import changed_keys
+from ..tree import changed_keys, leaves
 from ..trust.config import read_config
 
-LENGTHS = ("total_steps", "T_max", "total_iters", "milestones")  # of torch's schedules that keep theirs
 ORDERS = "an order is another in each process: sort what comes from a set, os.listdir, glob or hash()"
 
 
@@ -70,7 +71,7 @@ def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, A
         saved, now = content["splits"].get(name, [0]), split.fingerprint()
         if saved[:2] != now[:2]:
             raise UserError(f"data: the {name} split is not the one of {run}: {saved[0]} items, now {now[0]}")
-    _check_lengths(exp, content, run)
+    _check_totals(exp, run, changes)
     if content["format"] == 1:
         logger.warning(
             f"{run} was made by an older version, whose dropout and noise came from generators that were saved: "
@@ -89,17 +90,23 @@ def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, A
         exp.state.target_reached = False
 
 
-def _check_lengths(exp: Any, content: dict[str, Any], run: str) -> None:
-    """UserError: a schedule keeps its length in its state, and another total was chosen: it would have no effect."""
+def _check_totals(exp: Any, run: str, changes: dict[str, Any]) -> None:
+    """UserError: another total of steps was chosen, and a schedule keeps what it made of the old one in its state."""
+    budgets = [changes.get(f"run.{name}", (getattr(exp.settings, name),))[0] for name in ("schedule_budget", "budget")]
+    before = in_steps(str(budgets[0] or budgets[1]), exp.steps_per_epoch)
+    if before == exp.schedule_steps:
+        return
     for name, schedule in exp.schedulers.items():
-        saved = content["schedulers"].get(name, {})
-        for length in LENGTHS:
-            made, now = saved.get(length), getattr(schedule.scheduler, length, None)
-            if made is not None and now is not None and made != now:
+        now, then = (
+            dict(leaves(exp.make_schedule(name, steps, spare(exp.optimizers[name])).scheduler.state_dict()))
+            for steps in (exp.schedule_steps, before)
+        )
+        for key in then:
+            if "_last_lr" not in key and repr(now.get(key)) != repr(then[key]):
                 raise UserError(
-                    f"run.schedule_budget: refused, the {type(schedule.scheduler).__name__} of {run} was made with "
-                    f"{length}={made}, which would now be {now}"
-                    "\nkeep the total that it had: it cannot be stretched"
+                    f"run.schedule_budget: refused, the {type(schedule.scheduler).__name__} of {run} keeps {key}="
+                    f"{then[key]}, which would now be {now.get(key)}"
+                    f"\nkeep run.schedule_budget={before}: it cannot be stretched"
                 )
 
 

@@ -51,7 +51,7 @@ def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Projec
     after = portable(cfg, project)
     check_specs(after)
     for key, value in leaves(after):
-        if isinstance(value, str) and (value.endswith(HIDDEN) or f":{HIDDEN}@" in value):
+        if value == HIDDEN or (isinstance(value, str) and f":{HIDDEN}@" in value):
             raise UserError(f"{key}: {run.name} did not keep it, because it is a secret\ngive it again")
     changes = changed_keys(hide_secrets(before), hide_secrets(after))
     if changes:
@@ -136,6 +136,8 @@ def resume(exp: Any, create: Any) -> Path:
         _replace(files.latest, file)  # the look at this step is repeated, and may make it the best
         if exp.state.best_step is not None:
             _replace(files.best, best_of(exp, files))
+        elif exp.monitor is None and files.best.exists():  # a kill came between the checkpoint and its link
+            files.keep_best()
     if changes:
         announce(exp, changes)
     _warn_of_code(run, exp.project)

@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -61,6 +62,8 @@ class Record:
         Returns:
             The values as numbers.
         """
+        if not isinstance(values, Mapping):
+            raise RunError(f"the {split} row: {values!r:.60} is not a dict of numbers\na rollout returns one")
         taken = {*AXES, *TIMINGS} & values.keys()
         if taken:
             raise RunError(

@@ -20,13 +20,14 @@ from hydra.types import RunMode
 from loguru import logger
 
 from ..config.compose import own_words
-from ..errors import UserError, ended_early
+from ..errors import RunError, UserError, ended_early
 from ..find import absolute, shortest_name
 from ..folder import folder
 from ..folder.facts import Facts
 from ..output import transcript
 from ..signals import StopFlag, Stopped
 from ..state.checkpoint import link_checkpoint
+from ..state.files import CheckpointFiles
 from ..state.progress import RunState
 from ..trust.config import needed_trust
 from .console import ProgressBar, command
@@ -152,7 +153,8 @@ class Run:
                 code = 1
                 logger.debug("".join(traceback.format_exception(error)))  # log.txt has it always
                 cause = _cause(error)
-                good = self.record.checkpoints.latest if self.record.checkpoints.latest.exists() else "none"
+                latest = CheckpointFiles(self.path).latest
+                good = latest if latest.exists() else "none"
                 logger.error(f"failed at step {self.state.step}: {type(cause).__name__}; last good checkpoint: {good}")
                 self._end("failed", f"{type(cause).__name__}: {cause}")
                 if cause is not error:
@@ -160,7 +162,8 @@ class Run:
                 raise
             finally:
                 self.close_loaders()
-                self.record.tracking.finish(code)
+                if "record" in vars(self):
+                    self.record.tracking.finish(code)
                 print("\n".join([f"run:      {self.path}", f"resume:   {self._resume()}", *self.closing]), flush=True)
                 folder.release(self.path)
 
@@ -186,7 +189,8 @@ class Run:
         return f"{command()} {shlex.join(words)}"
 
     def _end(self, status: str, reason: str) -> None:
-        self.facts.event("on_exception", step=self.state.step, reason=reason)
+        with contextlib.suppress(OSError, RunError):  # the record itself cannot be made where the disk is full
+            self.facts.event("on_exception", step=self.state.step, reason=reason)
         self._write_status(status, reason)
 
     def _write_status(self, status: str, reason: str | None = None) -> None:

@@ -103,11 +103,15 @@ class CheckpointFiles:
     def best_or_newest(self, step: int | None) -> tuple[Path, Parts]:
         """What `find_best` finds and its content, or else, in words, the newest whole checkpoint.
 
-        Nothing is said where none was the best yet.
+        Nothing is said where none was the best yet. Where nothing is monitored, the newest is the best.
 
         Raises:
             UserError: no checkpoint is whole.
         """
+        if step is None and self.latest.exists() and (step_in(self.latest) or 0) > (step_in(self.best) or 0):
+            newest = self.newest()
+            if newest is not None and newest[1]["state"].get("best_step") is None:
+                return newest
         try:
             file = self.find_best(step)
         except DamagedError as error:

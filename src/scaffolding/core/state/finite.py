@@ -32,7 +32,9 @@ class FiniteWatch:
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Count the losses of an applied update: an infinite or NaN one stays in the sum."""
-        self.losses += [value for name, value in metrics.items() if name.rpartition("/")[2] == "loss"]
+        for name, value in metrics.items():
+            if name.rpartition("/")[2] == "loss":
+                self.losses.append(torch.as_tensor(value, device=self.total.device))
         if len(self.losses) >= MAX_LOSSES:
             self._add_up()
 

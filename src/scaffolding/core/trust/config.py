@@ -20,7 +20,7 @@ from ..config.compose import NOT_KEPT, VERSION, Project, checked
 from ..config.plugins import import_plugins
 from ..errors import CONTROL, UserError
 from ..folder.reading import SafeLoader, check_plain_files, read_yaml
-from ..tree import specs, walk
+from ..tree import leaves, specs, walk
 
 PATHS = re.compile(r"\$\{paths\.\w+\}", re.ASCII)
 DOTTED = re.compile(r"\w+(\.\w+)+", re.ASCII)
@@ -194,6 +194,11 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
         weights = [value for part, value in spec.items() if part == "_args_" or WEIGHTS.search(str(part))]
         fetches = name.startswith("torchvision.models.") and any(weights)  # it downloads what its arguments say
         is_safe = not fetches and not f"{name}.".startswith(fetching)
+        is_foreign = name in own and not f"{name}.".startswith(listed)
+        if is_foreign and not is_given and texts_of(spec) - own[name]:  # a library's
+            key_of, value = min(texts_of(spec) - own[name])
+            found[key] = (name, f"{name!r:.100} with {key_of}={value!r:.100}")
+            continue
         is_listed = is_safe and (name in own or f"{name}.".startswith(listed))
         if DOTTED.fullmatch(name) is None:
             found[key] = ("NAME", f"{name!r:.100}")
@@ -224,18 +229,25 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
     return found
 
 
-def owned(project: Project) -> tuple[set[str], set[str]]:
-    """The targets that this checkout's YAML files name, and those of their modules that are files of it."""
-    names, modules = set(), set()
+def owned(project: Project) -> tuple[dict[str, set[tuple[str, str]]], set[str]]:
+    """The targets that this checkout's YAML files name, with the texts among their arguments, and those of their
+    modules that are files of it.
+    """
+    names, modules = dict[str, set[tuple[str, str]]](), set[str]()
     for folder in (project.configs, project.root / "tests" / "configs"):
         for file in folder.rglob("*.yaml"):
             for _, spec in specs(yaml.load(file.read_text("utf-8"), SafeLoader)):
-                names.add(str(spec["_target_"]))
+                names.setdefault(str(spec["_target_"]), set()).update(texts_of(spec))
     for name in names:
         module, first = name.rpartition(".")[0], name.partition(".")[0]
         if first == project.package or (project.root / "tests" / f"{first}.py").is_file():
             modules.add(module)
     return names, modules
+
+
+def texts_of(spec: dict[str, Any]) -> set[tuple[str, str]]:
+    """The arguments of a block that may say what to fetch, import or allow: texts, and what is true."""
+    return {(key, str(value)) for key, value in leaves(spec) if isinstance(value, str) or value is True}
 
 
 def _real_name(found: Any) -> str:
