@@ -33,8 +33,8 @@ Main = Callable[[Any], Any]
 def rehearse(exp: Any, main: Main) -> list[str]:
     """Prove that a run which has just reached its last step resumes bit by bit, and look ahead to the real thing.
 
-    It is carried on from a checkpoint of its second epoch by another process, which starts while this one looks ahead
-    and carries it on from one before the end of its first epoch.
+    It is carried on from a checkpoint of its second epoch by another process, which starts while this one carries it on
+    from one before the end of its first epoch.
 
     Returns:
         The last lines of the run: what was compared, what prod mode would take, and its command.
@@ -52,13 +52,6 @@ def rehearse(exp: Any, main: Main) -> list[str]:
             process, others = stack.enter_context(_process(exp, copies[0])), copies[1:]
             if exp.device.type != "cpu":  # two processes may not fit its memory
                 _wait(exp, process, copies[0])
-        if not (exp.cfg.resume or exp.cfg.rerun):  # their command lines say little
-            words = [word for folder in config_dirs() for word in ("--config-dir", folder)]
-            if exp.cfg.fork:
-                words += [f"fork={exp.cfg.fork}", *trusting(exp)]
-            words += prod_words()
-            lines.append(f"in prod mode: {estimate(exp, main)}")
-            lines.append(f"next:     {command()} {shlex.join(words)}")
         for path in others:
             logger.info(f"rehearsing the resume from step {steps[path]}")
             with silence():
@@ -68,6 +61,13 @@ def rehearse(exp: Any, main: Main) -> list[str]:
             logger.info(f"rehearsing the resume from step {steps[copies[0]]} in another process")
             _wait(exp, process, copies[0])
             proof = f"{compare(exp.path, copies[0], steps[copies[0]], 'in another process, ')} tensors identical"
+        if not (exp.cfg.resume or exp.cfg.rerun):  # their words say little; last, as nothing else may run
+            words = [word for folder in config_dirs() for word in ("--config-dir", folder)]
+            if exp.cfg.fork:
+                words += [f"fork={exp.cfg.fork}", *trusting(exp)]
+            words += prod_words()
+            lines.append(f"in prod mode: {estimate(exp, main)}")
+            lines.append(f"next:     {command()} {shlex.join(words)}")
     return [f"resume rehearsal: {proof}", *lines]
 
 
