@@ -102,10 +102,7 @@ def _num_val(exp: Any, cfg: Any, num_train: int, fraction: float) -> int:
     count = round(num_train * fraction / (1 - fraction))
     if not fraction:
         count = len(exp.datasets["val"].dataset)
-    limit = float(cfg.loader.limit_eval or 1.0)
-    if limit <= 1:
-        limit *= count
-    return min(count, round(limit))
+    return num_kept(count, cfg.loader.limit_eval)
 
 
 def _timed(exp: Any, cfg: Any, main: Main) -> tuple[list[float], int]:
@@ -114,7 +111,7 @@ def _timed(exp: Any, cfg: Any, main: Main) -> tuple[list[float], int]:
         short = cfg.copy()
         with open_dict(short):
             short.tracker, short.plots, short.rollout = {}, {}, None
-            short.run.monitor = None  # it may be a rollout's value
+            short.run.monitor = short.run.patience = None  # it may be a rollout's value
             short.paths.output = folder
             short.loader.num_workers = 0
             short.loader.limit_eval = cfg.loader.batch_size  # main tests in the end: a batch will do
