@@ -117,7 +117,7 @@ def test_an_order_that_is_another_in_each_process_is_found(output_root: Path) ->
 
 
 def test_a_fault_of_prod_mode_alone_is_told_and_fails_no_rehearsal(output_root: Path) -> None:
-    """The 18th update of the process, after 10 of the run and 6 of its rehearsal, is one that prod mode is timed with."""
+    """The 18th update, after 10 of the run and 6 of its rehearsal, is one that prod mode is timed with."""
     words = (*TINY[:4], "optimizer=fatal", "loss._target_=tiny.ExplodingLoss", "mode=dev", "tracker=none", "plots=none")
     done = run_train(*words, f"paths.output_root={output_root}", env={"EXPLODE_AT": "18"})
     assert "tensors identical" in done.stdout
