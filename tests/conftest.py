@@ -41,8 +41,8 @@ Train = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def command(*overrides: str) -> list[str]:
-    """The real entry point, in a process with imports of its own."""
-    return [sys.executable, str(TRAIN), *overrides]
+    """The real entry point, in a process with imports of its own, which reads nothing that the owner pinned."""
+    return [sys.executable, plain.__file__, str(TRAIN), *overrides]
 
 
 def run_train(

@@ -8,7 +8,9 @@ import atexit
 import json
 import os
 import re
+import runpy
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -54,3 +56,10 @@ def use(project: Any) -> None:
             data = {name: path for name, path in local.get("paths", {}).items() if name == "data"}
             (copy / "local.yaml").write_text(yaml.safe_dump({"paths": data}))
     object.__setattr__(project, "configs", Path(os.environ[FOLDER]))
+
+
+if __name__ == "__main__":  # python plain.py FILE WORDS: `python FILE WORDS`, as a test wants it
+    del sys.argv[0]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    use(runpy.run_path(sys.argv[0], run_name="imported")["PROJECT"])
+    runpy.run_path(sys.argv[0], run_name="__main__")

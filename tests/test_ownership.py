@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ENV, TINY, command
+from conftest import ENV, TINY, TRAIN
 from imports import Import, cycles, imports, python_files
 
 from scaffolding import config
@@ -85,7 +85,9 @@ def test_our_modules_do_not_hide_installed_packages(tmp_path: Path) -> None:
     (tmp_path / "evaluate" / "__init__.py").write_text("class Installed: ...\n")
     words = [*TINY, "data.dataset._target_=evaluate.Instaled", f"paths.output={tmp_path}/runs"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), ENV["PYTHONPATH"]])}
-    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=100, env=environment)
+    done = subprocess.run(
+        [sys.executable, str(TRAIN), *words], capture_output=True, text=True, timeout=100, env=environment
+    )
     assert done.returncode == 2, done.stderr
     assert "nearest: evaluate.Installed" in done.stderr
 
