@@ -199,9 +199,9 @@ def main() -> None:
             rows[fault.name] = row(fault, outcome)
             survivors += not outcome.failed and fault.name not in UNSEEN
             print(rows[fault.name], flush=True)
+            if arguments.write:  # at once: it takes an hour
+                write(rows)
     print(f"{len(chosen)} faults, {survivors} not found; without a fault the tests take {sound.seconds:.0f} s")
-    if arguments.write:
-        write(rows)
     sys.exit(survivors > 0)
 
 
