@@ -127,13 +127,13 @@ def describe(batch: Any, samples: list[int]) -> str:
     """Which samples of a batch hold values that are not finite."""
     from scaffolding.core.tree import tensors
 
+    if not samples:
+        return "the batch came from a stream"
     bad: set[int] = set()
     for _, tensor in tensors(batch):
         if tensor.is_floating_point() and len(tensor) == len(samples):
             values = tensor.reshape(len(samples), -1)
             bad.update(sample for sample, row in zip(samples, values, strict=True) if not row.isfinite().all())
-    if not samples:
-        return "the batch came from a stream"
     if bad:
         return f"not finite in the batch: sample {', '.join(map(str, sorted(bad)))} of the train split"
     return f"the batch is finite: samples {', '.join(map(str, samples))}"

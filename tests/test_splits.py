@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from scaffolding.core.errors import UserError
 from scaffolding.splits import Split, carve, limit, make_splits, seen_in_training
@@ -232,7 +233,7 @@ def test_validation_items_that_were_trained_on_are_counted() -> None:
     assert count({"val_from_train": None}, {}) == count({"dataset": elsewhere, "split_seed": 1}, {}) == 0
 
 
-class ByBatch:
+class ByBatch(Dataset[Any]):
     """Items that are read as batches only, of kinds that torch does not know."""
 
     items: Any = np.array(["a", "b", "c"])

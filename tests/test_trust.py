@@ -16,6 +16,7 @@ from conftest import TESTS, TINY, Train, tree
 from hydra.utils import instantiate
 from loguru import logger
 
+from scaffolding.core.config.compose import VERSION
 from scaffolding.core.errors import UserError
 from scaffolding.core.find import find_run
 from scaffolding.core.folder import folder
@@ -260,14 +261,23 @@ def test_a_library_that_this_checkout_names_gets_the_texts_that_it_names(tmp_pat
     """Fails where `from_pretrained` of the owner's YAML fetches what a stranger's config says."""
     project = dataclasses.replace(PROJECT, root=tmp_path)
     (tmp_path / "configs" / "model").mkdir(parents=True)
-    spec = {"_target_": "hub.AutoModel.from_pretrained", "name": "bert", "size": 3}
+    spec = {
+        "_target_": "hub.AutoModel.from_pretrained",
+        "name": "bert",
+        "size": 3,
+        "safe": True,
+        "path": "${paths.data}/x",
+    }
     (tmp_path / "configs" / "model" / "bert.yaml").write_text(yaml.safe_dump(spec))
 
     def listed(**changes: Any) -> list[str]:
         return needed_trust({"model": {**spec, **changes}}, project)
 
-    assert listed() == listed(size=7, dropout=0.1, trust_remote_code=False) == []
-    for changes in ({"name": "stranger/model"}, {"trust_remote_code": True}, {"more": {"revision": "x"}}):
+    assert listed() == listed(size=7, path="anything") == listed(safe=None) == []
+    for changes in (
+        {"name": "stranger/model"}, {"trust_remote_code": True}, {"trust_remote_code": 1}, {"safe": False}, {"safe": 0},
+        {"more": {"revision": "x"}}, {"size": "large"},
+    ):  # fmt: skip
         assert listed(**changes) == [spec["_target_"]], changes
 
 
@@ -310,7 +320,7 @@ def test_a_run_of_another_version_of_the_settings_is_opened(
     else:
         more = ["run.budget=13"] if verb == "resume" else ["run.name=child"]
         said = train(f"{verb}=dev/run", *TINY[:2], *more, "run.rehearse_resume=false").stderr
-    gone = [line for line in said.splitlines() if "are no more" in line]
+    gone = [line for line in said.splitlines() if "no longer exist" in line]
     assert len(gone) == 1 and all(key in gone[0] for key in ("augment", "run.mixup", "loader.shards")), said
     if verb != "fork":  # which is composed again
         assert "dev/run is older than run.tags=[], run.patience=None" in said.replace("run is", "dev/run is", 1)
@@ -318,10 +328,21 @@ def test_a_run_of_another_version_of_the_settings_is_opened(
 
 @pytest.mark.skipif(not (PROJECT.configs / "model" / "module.yaml").exists(), reason="the example has been deleted")
 def test_words_of_an_earlier_version_are_moved(run: Path) -> None:
-    words = ["tracker.mode=offline", "loss._target_=scaffolding.losses.MappedLoss", "tracker=wandb", "run.seed=1"]
-    (run / "overrides.yaml").write_text(yaml.safe_dump(words))
-    now = ["tracker.wandb.mode=offline", "loss._target_=scaffolding.model.module.MappedLoss", *words[2:]]
-    assert read_words(run / "overrides.yaml", PROJECT, ()) == now
+    config = read_yaml(run / "config.yaml") | {"version": 3}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    moved = {
+        "loader.limit_train=1.0": "loader.limit_train=1",
+        "loader.limit_eval=0.5": "loader.limit_eval=0.5",
+        "tracker.mode=offline": "tracker.wandb.mode=offline",
+        "loss._target_=scaffolding.losses.MappedLoss": "loss._target_=scaffolding.model.module.MappedLoss",
+        "tracker=wandb": "tracker=wandb",
+        "run.seed=1": "run.seed=1",
+    }
+    (run / "overrides.yaml").write_text(yaml.safe_dump(list(moved)))
+    assert read_words(run / "overrides.yaml", PROJECT, ()) == list(moved.values())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"version": VERSION}))
+    (run / "overrides.yaml").write_text("['loader.limit_train=1.0']")
+    assert read_words(run / "overrides.yaml", PROJECT, ()) == ["loader.limit_train=1.0"]
 
 
 # --- places ---

@@ -240,7 +240,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
 }  # fmt: skip
 
-# By the file of a fault: the tests that run before the others, in this order. It saves time and says nothing.
+# By the file of a fault: the tests that run before the others, in this order. It only saves time.
 FIRST: dict[str, str] = {
     f"{SRC}/train.py": "loop groups module faults",
     f"{SRC}/evaluate.py": "metrics loop module",

@@ -196,8 +196,10 @@ def lineage(quick: bool) -> Iterator[Row]:
         expect(0, derive(name, folder / name, TRACE=f"{folder / name}.trace"))
         points = Path(f"{folder / name}.trace").read_text().splitlines()
         first = points.index("os.replace config.yaml") + 1
-        early = range(first - 3, min(first + 15, len(points) + 1))  # around the moment from which on there is a run
-        chosen = random.sample(early, count // 2) + random.sample(range(first, len(points) + 1), count - count // 2)
+        early = range(
+            max(1, first - 3), min(first + 15, len(points) + 1)
+        )  # around the moment from which there is a run
+        chosen = random.choices(early, k=count // 2) + random.choices(range(first, len(points) + 1), k=count // 2)
         cells += [(name, at) for at in chosen]
     shutil.copytree(folder / "stopped", folder / "unchanged", symlinks=True)
     expect(0, carry_on(folder / "unchanged"))

@@ -159,9 +159,11 @@ def upgrade(config: dict[str, Any]) -> dict[str, Any]:
     data, run = config.get("data"), config.get("run")
     if isinstance(data, dict) and isinstance(run, dict):  # splits were drawn by the run's seed
         data.setdefault("split_seed", run.get("seed"))
-        for name, value in (config.get("loader") or {}).items():  # 1.0 was one item
-            if name.startswith("limit_") and isinstance(value, float) and value >= 1:
-                config["loader"][name] = int(value)
+    loader: Any = config.get("loader")
+    if isinstance(loader, dict):
+        for name, value in loader.items():  # 1.0 was one item
+            if str(name).startswith("limit_") and isinstance(value, float) and value >= 1 and value.is_integer():
+                loader[name] = int(value)
     tracker, loss, scheduler = (config.get(name) for name in ("tracker", "loss", "scheduler"))
     if isinstance(tracker, dict) and not all(isinstance(block, dict) for block in tracker.values()):
         module = str(tracker.get("_target_", "wandb.Wandb")).rpartition(".")[0]

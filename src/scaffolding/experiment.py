@@ -141,10 +141,10 @@ class Experiment:
             f"scheduler.{name}.monitor": schedule.monitor for name, schedule in self.schedulers.items()
         }
         if self.monitor is None and self.settings.patience is not None:
-            raise UserError(
-                f"run.patience={self.settings.patience}: nothing is monitored"
-                "\nset run.monitor to the value that is to get better, or run.patience=null"
-            )
+            problem = f"run.patience={self.settings.patience}: nothing is monitored"
+            if not (self.cfg.resume or self.cfg.rerun):
+                raise UserError(f"{problem}\nset run.monitor to the value that is to get better, or run.patience=null")
+            logger.warning(f"{problem}: it has no effect")
         check_run(self, monitors)
         if self.settings.compile:
             for network in self.networks.values():

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from loguru import logger
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from .core.errors import UserError
 from .core.intervals import num_kept
@@ -65,9 +66,9 @@ class Split:
         return self.dataset[index]
 
     def _item(self, index: int) -> Any:
-        if hasattr(type(self.dataset), "__getitem__"):
-            return self[index]
-        return self.get_batch(torch.tensor([index]))
+        if getattr(type(self.dataset), "__getitem__", None) in (None, Dataset.__getitem__):  # it reads batches only
+            return self.get_batch(torch.tensor([index]))
+        return self[index]
 
     def _get_batch(self, indices: Tensor) -> Any:
         assert self.indices is not None
@@ -112,12 +113,12 @@ def content_bytes(item: Any) -> bytes:
     """The tensors, arrays, numbers and texts of an item as bytes; what else it holds is left out."""
     content = b""
     for name, value in leaves(item):
-        if isinstance(value, np.ndarray) and value.dtype.kind != "O":
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             content += np.ascontiguousarray(value).tobytes()
         elif isinstance(value, Tensor) and value.layout == torch.strided:
             value = value.detach().cpu().resolve_conj().resolve_neg()
             content += value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        elif isinstance(value, int | float | complex | str | bytes | np.generic):
+        elif isinstance(value, int | float | complex | str | bytes | np.datetime64 | np.timedelta64):
             content += f"{name}={value!r};".encode()
     return content
 

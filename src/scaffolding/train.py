@@ -133,7 +133,7 @@ def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, An
         exp.scaler.step(optimizer)
     metrics = means.values() | numbers
     exp.scaler.update()
-    if exp.scaler.took_step():  # False: float16 overflowed in a network, whose update was skipped; it counts for none
+    if exp.scaler.took_step():  # False: float16 overflowed in a network, whose update was skipped: then nothing follows
         after_update(exp, metrics)
     return metrics
 

@@ -2,7 +2,7 @@
 
 A block is ```bash (commands), ```python or ```yaml (a file, where one of its first lines is a comment with its path,
 else a program), ```diff (lines to replace) or ```text. A ```text block right after commands is what they print.
-`Commands within a sentence` are executed, too. What is installed is installed, by a pip of this test.
+`Commands within a sentence` are executed, too. The install commands really run, with this test's pip.
 """
 
 import os

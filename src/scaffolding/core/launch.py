@@ -7,6 +7,7 @@ checkpoint any more, 128 + n stopped by signal n.
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 if None in (sys.stdin, sys.stdout, sys.stderr):  # closed (`>&-`): the next file that is opened would get their number
@@ -157,6 +158,7 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
         except (Exception, SystemExit) as error:  # kept, and raised below: Hydra would print its own lines first
             raised.append(ended_early(error) if isinstance(error, SystemExit) else error)
             if is_sweep:  # the others run; the first error is told again in the end
+                traceback.clear_frames(error.__traceback__)  # they hold the job's network
                 logger.error(f"job {HydraConfig.get().job.num}: {without_words(str(raised[-1]), words)}")
             return math.nan  # to a sweeper: it failed
 
@@ -231,11 +233,15 @@ def _go_on(given: dict[str, str], words: list[str], project: Project) -> tuple[s
     if verb == "fork":  # the parent's command line, then this one's
         own = {*keys, "run.name", "paths.output", "paths.output_root"}
         before = read_words(run / "overrides.yaml", project, trust)
-        groups = tuple(f"{key}." for key in keys if (project.configs / key).is_dir())  # another choice is made here
         inherited = {word.partition("=")[0].lstrip("+~"): word for word in before}
+        chosen = [key for key, word in keys.items() if (project.configs / key).is_dir() and inherited.get(key) != word]
+        groups = tuple(f"{key}." for key in chosen)
         dropped = [word for key, word in inherited.items() if key.startswith(groups) and key not in own]
         if dropped:
-            logger.info(f"{run.name} had {', '.join(map(masked, dropped))}, which goes with its choice: left out")
+            logger.info(
+                f"left out: {', '.join(map(masked, dropped))}, which {run.name} had for its own choice of "
+                f"{', '.join(sorted({key.partition('.')[0] for key in inherited if inherited[key] in dropped}))}"
+            )
         own |= {word.partition("=")[0].lstrip("+~") for word in dropped}
         return verb, run, [], [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
     for key, word in keys.items():

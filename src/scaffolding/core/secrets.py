@@ -24,6 +24,7 @@ NAMED = (
 )
 PASSWORD_NAME = re.compile(rf"(^|[./+~])({PASSWORD})$", re.IGNORECASE)
 SECRET_NAME = re.compile(rf"(^|[./+~])({PASSWORD}|{NAMED})$", re.IGNORECASE)
+HIDDEN_PART = re.compile(r"(^|[=\s:])\*\*\*(@|&|\s|$)")
 LEFT_VISIBLE = {"", "null", "none", "true", "false", HIDDEN}
 
 # keys as services write them; find_key says which it found
@@ -81,6 +82,11 @@ def is_secret(name: str, value: Any) -> bool:
         return value.lower() not in LEFT_VISIBLE and SECRET_NAME.search(name) is not None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and PASSWORD_NAME.search(name) is not None
+
+
+def is_hidden(value: Any) -> bool:
+    """Whether something of a value was hidden when it was written down."""
+    return isinstance(value, str) and HIDDEN_PART.search(value) is not None
 
 
 def without_keys(text: str, is_config: bool = False) -> str:

@@ -20,7 +20,7 @@ class StreamLoader:
         stream: an endless iterable of batches, each of `batch_size` items, with `state_dict()` and
             `load_state_dict(state)`; it is read in the training process, and never further than it is trained on.
         num_items: that count as an epoch.
-        limit: how much of an epoch to keep: below 1 a fraction, else a number of items; None: all.
+        limit: how much of an epoch to keep: a number of items, or a fraction of them up to 1.0; None: all.
         batch_size: items in a batch.
         seed: of the run; what the stream draws from the global generators is a function of (seed, step).
         device: where batches go.
@@ -32,7 +32,13 @@ class StreamLoader:
     workers = None  # what reads ahead stands somewhere else than training
 
     def __init__(
-        self, stream: Any, num_items: int | None, limit: float | None, batch_size: int, seed: int, device: torch.device
+        self,
+        stream: Any,
+        num_items: int | None,
+        limit: int | float | None,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
     ) -> None:
         if not num_items:
             raise UserError("data.num_items: how many items of data.stream count as an epoch is not said")

@@ -44,7 +44,11 @@ def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
         batch = to_device(_first_batch(exp, "val"), exp.device)
         if not is_called:
             names = _check_evaluation(exp, batch)
-        _check_metrics(exp, batch)
+        try:
+            _check_metrics(exp, batch)
+        except UserError:  # two items may be too few, as for recall at 10
+            whole = _read(exp, "val", next(iter(exp.loaders["val"].indices(0))))
+            _check_metrics(exp, to_device(whole, exp.device))
         names += exp.metrics
     has_rollouts = exp.rollout is not None and exp.settings.rollout_every is not None
     if "val" in exp.datasets or "val" not in exp.loaders:
@@ -131,7 +135,7 @@ def _check_evaluation(exp: Any, batch: Any) -> list[str]:
 
 
 def _check_metrics(exp: Any, batch: Any) -> None:
-    """UserError: a metric fails on a batch of two items."""
+    """UserError: a metric fails on a batch."""
     with _without_trace(exp, exp.eval_model), torch.no_grad(), keys.keyed(exp.settings.seed, "check"):
         for name, metric in exp.metrics.items():
             arguments = [exp.eval_model, batch]

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import UserError, nearest
-from ..secrets import HIDDEN, hide_secrets
+from ..secrets import hide_secrets, is_hidden
 from ..tree import leaves
 
 
@@ -208,8 +208,8 @@ def build(spec: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         Exception: anything else the constructor raises, as it was raised.
     """
     for name, value in leaves(spec):
-        if value == HIDDEN:
-            logger.warning(f"{key}.{name}: the run did not keep it, because it is a secret: it is {HIDDEN} here")
+        if is_hidden(value):
+            logger.warning(f"{key}.{name}: the run did not keep it, because it is a secret: it is {value!r} here")
     try:
         return instantiate(spec, *args, _convert_="all", **kwargs)
     except Exception as error:

@@ -24,7 +24,7 @@ def split_options(words: list[str]) -> tuple[list[str], list[str]]:
     """The options among the words of a command line, with their values, and the others.
 
     Raises:
-        UserError: an option that there is not; its value, perhaps a key, is not repeated.
+        UserError: an unknown option; its value, perhaps a key, is not repeated.
     """
     options, others, rest = list[str](), list[str](), iter(words)
     for word in rest:

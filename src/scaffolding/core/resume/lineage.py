@@ -59,18 +59,21 @@ def fork(exp: Any, create: Any) -> Path:
 
 def _check_validation(exp: Any, config: dict[str, Any], run: str) -> None:
     """UserError: a fork would be validated on items that its weights were trained on, and look better than it is."""
-    seeds = [data.get("split_seed") for data in (config["data"], exp.config["data"])]
-    if exp.config["data"].get("val_from_train") is None and seeds[0] != seeds[1] and "val" in exp.datasets:
-        logger.warning(
-            f"data.split_seed={seeds[1]}, of {run} {seeds[0]}: the dataset draws its own splits, and some of what it "
-            "validates on may be what the weights were trained on"
-        )
+    ours, theirs = exp.config["data"], config["data"]
+    targets = [(data.get("dataset") or {}).get("_target_") for data in (ours, theirs)]
+    seeds = [data.get("split_seed") for data in (ours, theirs)]
     num_seen = exp.num_seen(config)
-    if num_seen:
-        kept = " ".join(f"++data.{name}={config['data'].get(name) or 0}" for name in ("split_seed", "val_from_train"))
+    if num_seen and targets[0] == targets[1]:
+        kept = " ".join(f"++data.{name}={theirs.get(name) or 0}" for name in ("split_seed", "val_from_train"))
         raise UserError(
             f"data: {run} was trained on {num_seen} of the {len(exp.datasets['val'])} validation items"
             f"\nkeep its split: {kept}"
+        )
+    draws_itself = ours.get("val_from_train") is None and targets[0] == targets[1] and None not in seeds
+    if num_seen or (draws_itself and seeds[0] != seeds[1]):
+        logger.warning(
+            f"data: {run} had data.split_seed={seeds[1]} and {targets[1]}: if these are the same items, some of those "
+            "that this run is validated on are items that its weights were trained on"
         )
 
 

@@ -12,7 +12,7 @@ from ..errors import Ended, UserError
 from ..folder import folder
 from ..folder.reading import MAX_FACTS, read_bytes
 from ..provenance.provenance import code_hash
-from ..secrets import HIDDEN, hide_secrets
+from ..secrets import hide_secrets, is_hidden
 from ..state import checkpoint
 from ..state.files import CheckpointFiles, set_aside
 from ..tree import changed_keys, leaves
@@ -51,7 +51,7 @@ def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Projec
     after = portable(cfg, project)
     check_specs(after)
     for key, value in leaves(after):
-        if value == HIDDEN or (isinstance(value, str) and f":{HIDDEN}@" in value):
+        if is_hidden(value):
             raise UserError(f"{key}: {run.name} did not keep it, because it is a secret\ngive it again")
     changes = changed_keys(hide_secrets(before), hide_secrets(after))
     if changes:
@@ -136,7 +136,7 @@ def resume(exp: Any, create: Any) -> Path:
         _replace(files.latest, file)  # the look at this step is repeated, and may make it the best
         if exp.state.best_step is not None:
             _replace(files.best, best_of(exp, files))
-        elif exp.monitor is None and files.best.exists():  # a kill came between the checkpoint and its link
+        elif exp.monitor is None:  # a kill came between the checkpoint and its link
             files.keep_best()
     if changes:
         announce(exp, changes)

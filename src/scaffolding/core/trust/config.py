@@ -99,7 +99,7 @@ def tell_of_age(folder: Path, new: Iterable[str], gone: Iterable[str]) -> None:
     if new:
         logger.info(f"{folder.name} is older than {', '.join(new)}: the values of base.yaml")
     if gone:
-        logger.warning(f"{folder.name} has settings that are no more, and are ignored: {', '.join(gone)}")
+        logger.warning(f"{folder.name} has settings that no longer exist; they are ignored: {', '.join(gone)}")
 
 
 _told: set[tuple[Path, str]] = set()
@@ -194,11 +194,11 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
         weights = [value for part, value in spec.items() if part == "_args_" or WEIGHTS.search(str(part))]
         fetches = name.startswith("torchvision.models.") and any(weights)  # it downloads what its arguments say
         is_safe = not fetches and not f"{name}.".startswith(fetching)
-        is_foreign = name in own and not f"{name}.".startswith(listed)
-        if is_foreign and not is_given and texts_of(spec) - own[name]:  # a library's
-            key_of, value = min(texts_of(spec) - own[name])
-            found[key] = (name, f"{name!r:.100} with {key_of}={value!r:.100}")
-            continue
+        if name in own and not is_given and not f"{name}.".startswith(listed):  # a library's
+            strange = strange_arguments(spec, own[name])
+            if strange:
+                found[key] = (name, f"{name!r:.100} with {strange:.100}")
+                continue
         is_listed = is_safe and (name in own or f"{name}.".startswith(listed))
         if DOTTED.fullmatch(name) is None:
             found[key] = ("NAME", f"{name!r:.100}")
@@ -229,15 +229,20 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
     return found
 
 
-def owned(project: Project) -> tuple[dict[str, set[tuple[str, str]]], set[str]]:
-    """The targets that this checkout's YAML files name, with the texts among their arguments, and those of their
-    modules that are files of it.
+Arguments = dict[str, list[Any]]  # what YAML files give an argument of a target, by its dotted name
+
+
+def owned(project: Project) -> tuple[dict[str, Arguments], set[str]]:
+    """The targets that this checkout's YAML files name, with their arguments, and the modules of those that are files
+    of it.
     """
-    names, modules = dict[str, set[tuple[str, str]]](), set[str]()
+    names, modules = dict[str, Arguments](), set[str]()
     for folder in (project.configs, project.root / "tests" / "configs"):
         for file in folder.rglob("*.yaml"):
             for _, spec in specs(yaml.load(file.read_text("utf-8"), SafeLoader)):
-                names.setdefault(str(spec["_target_"]), set()).update(texts_of(spec))
+                arguments = names.setdefault(str(spec["_target_"]), {})
+                for key, value in leaves(spec):
+                    arguments.setdefault(key, []).append(value)
     for name in names:
         module, first = name.rpartition(".")[0], name.partition(".")[0]
         if first == project.package or (project.root / "tests" / f"{first}.py").is_file():
@@ -245,9 +250,21 @@ def owned(project: Project) -> tuple[dict[str, set[tuple[str, str]]], set[str]]:
     return names, modules
 
 
-def texts_of(spec: dict[str, Any]) -> set[tuple[str, str]]:
-    """The arguments of a block that may say what to fetch, import or allow: texts, and what is true."""
-    return {(key, str(value)) for key, value in leaves(spec) if isinstance(value, str) or value is True}
+def strange_arguments(spec: dict[str, Any], own: Arguments) -> str:
+    """The first argument of a block that this checkout's YAML files do not give its target; empty: there is none.
+
+    A number may be another one. A text or a truth value may not: it may say what to fetch, to import or to allow. What
+    refers to another key (`${data.name}`) may have become anything.
+    """
+    for key, value in leaves(spec):
+        known = own.get(key, [])
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        numbers = [each for each in known if isinstance(each, int | float) and not isinstance(each, bool)]
+        if value is None or any("${" in str(each) for each in known) or (is_number and numbers):
+            continue
+        if not any(value is each or (value == each and type(value) is type(each)) for each in known):
+            return f"{key}={value!r}"
+    return ""
 
 
 def _real_name(found: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from ..config.compose import NOT_KEPT, Project
+from ..config.compose import NOT_KEPT, VERSION, Project
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
 from .config import check_no_references, check_trusted, is_gone, read_plain, tell_of_age
@@ -18,7 +18,10 @@ SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCI
 
 def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
     """The settings that made a run, from its overrides.yaml; UserError: one that is more than a plain setting."""
-    found = read_plain(file)
+    found, version = read_plain(file), 1
+    if (file.parent / "config.yaml").exists():
+        config = read_plain(file.parent / "config.yaml")
+        version = config.get("version", 1) if isinstance(config, dict) else 1
     words = [str(word) for word in (found if isinstance(found, list) else [found])]
     words = [word for word in words if word.partition("=")[0].lstrip("+~") not in NOT_KEPT]
     present: dict[str, list[str]] = {}
@@ -42,9 +45,9 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
         for part in reversed(key):
             value = {part: value}
         check_no_references(value, file)
-        now = project.upgrade(value)
+        now = value if version == VERSION else project.upgrade(value)
         check_trusted(now, project, trust)
-        present[word] = [word] if now == value else _as_words(now, word)
+        present[word] = [word] if repr(now) == repr(value) else _as_words(now, word)
     tell_of_age(file.parent, [], gone)
     return [now for word in words for now in present.get(word, [])]
 
