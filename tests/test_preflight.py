@@ -176,7 +176,7 @@ def refused_at_build(*overrides: str) -> str:
         (["data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how=raises", "loader.limit_train=[77]"], ["77"]),
         (["scheduler=one_cycle", "run.schedule_budget=5", "run.budget=6"], ["OneCycleLR ends after 5 steps", "has 6"]),
         (["scheduler=step", "scheduler.schedule.step_size=0"], ["scheduler.schedule, at its first step: ZeroDivision"]),
-        (["+metrics.labels={_target_:test_preflight.Wrong}"], ["metrics.labels: TypeError", "the batch is [(2, 8)"]),
+        (["+metrics.labels={_target_:test_preflight.Wrong}"], ["metrics.labels: TypeError", "the batch is [(30, 8)"]),
         (["run.monitor=null", "run.patience=3"], ["run.patience=3: nothing is monitored", "run.patience=null"]),
         (["+optimizer.groups=[{max_ndim: one}]"], ["optimizer.groups.0.max_ndim=one: not a number"]),
         (["+optimizer.groups=[{match: '0', name: a}, {match: '1', name: a}]"], ["groups.1.name=a: another group"]),
