@@ -196,9 +196,7 @@ def lineage(quick: bool) -> Iterator[Row]:
         expect(0, derive(name, folder / name, TRACE=f"{folder / name}.trace"))
         points = Path(f"{folder / name}.trace").read_text().splitlines()
         first = points.index("os.replace config.yaml") + 1
-        early = range(
-            max(1, first - 3), min(first + 15, len(points) + 1)
-        )  # around the moment from which there is a run
+        early = range(max(1, first - 3), min(first + 15, len(points) + 1))  # around the run's beginning
         chosen = random.choices(early, k=count // 2) + random.choices(range(first, len(points) + 1), k=count // 2)
         cells += [(name, at) for at in chosen]
     shutil.copytree(folder / "stopped", folder / "unchanged", symlinks=True)
