@@ -36,7 +36,8 @@ def open_run(path: Path, step: int, halfway: bool = False) -> Run:
     """The real record of a run that stands at a step, without a model."""
     settings = SimpleNamespace(num_checkpoints=3, rehearse_resume=halfway)
     exp = SimpleNamespace(
-        state=RunState(step=step), num_steps=10**6, settings=settings, trackers={}, config={}, project=PROJECT,
+        state=RunState(step=step), num_steps=10**6, settings=settings, trackers={}, project=PROJECT,
+        config={"paths": {"output_root": str(path.parent)}},
         check_finite=lambda: None, close=lambda: None,
     )  # fmt: skip
     return Run(exp, path)
