@@ -162,23 +162,29 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
                 logger.error(f"job {HydraConfig.get().job.num}: {without_words(str(raised[-1]), words)}")
             return math.nan  # to a sweeper: it failed
 
-    os.environ[TRACEBACK] = "1"  # errors come here as they were raised, instead of Hydra's own report
-    # Hydra would compose the whole config a first time, only to look for hydra.mode in it; --multirun says that here
-    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
     sys.argv[1:] = [*source, *options, *more, *rest]
     try:
-        hydra.main(version_base="1.3", config_path=str(project.configs), config_name="base")(task)()
+        _call_hydra(task, project, made)
     except COMPOSE_ERRORS as error:
         if not raised:
             raise explained(error, project, rest) from error
         raise
-    finally:
-        _remove_listing(made)
-        for folder in made:  # of a sweep that was refused nothing stays
-            with contextlib.suppress(OSError):
-                folder.rmdir()
     if raised:
         raise raised[0]
+
+
+def _call_hydra(task: Callable[[DictConfig], Any], project: Project, made: list[Path]) -> None:
+    """Let Hydra call the task, for each job of a sweep; of a sweep that was refused nothing stays."""
+    os.environ[TRACEBACK] = "1"  # errors come here as they were raised, instead of Hydra's own report
+    # Hydra would compose the whole config a first time, only to look for hydra.mode in it; --multirun says that here
+    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
+    try:
+        hydra.main(version_base="1.3", config_path=str(project.configs), config_name="base")(task)()
+    finally:
+        _remove_listing(made)
+        for folder in made:
+            with contextlib.suppress(OSError):  # it holds runs
+                folder.rmdir()
 
 
 def _remove_listing(made: list[Path]) -> None:

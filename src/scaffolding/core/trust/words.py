@@ -21,7 +21,8 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
     found, version = read_plain(file), 1
     if (file.parent / "config.yaml").exists():
         config = read_plain(file.parent / "config.yaml")
-        version = config.get("version", 1) if isinstance(config, dict) else 1
+        if isinstance(config, dict):
+            version = config.get("version", 1)
     words = [str(word) for word in (found if isinstance(found, list) else [found])]
     words = [word for word in words if word.partition("=")[0].lstrip("+~") not in NOT_KEPT]
     present: dict[str, list[str]] = {}
@@ -45,7 +46,9 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
         for part in reversed(key):
             value = {part: value}
         check_no_references(value, file)
-        now = value if version == VERSION else project.upgrade(value)
+        now = value
+        if version != VERSION:
+            now = project.upgrade(value)
         check_trusted(now, project, trust)
         present[word] = [word] if repr(now) == repr(value) else _as_words(now, word)
     tell_of_age(file.parent, [], gone)
