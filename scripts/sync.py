@@ -25,7 +25,8 @@ def main() -> None:
     from scaffolding.core.find import open_run
     from scaffolding.core.folder.folder import acquire, read_status
     from scaffolding.core.folder.reading import read_yaml
-    from scaffolding.core.session.tracking import Follower, leave_unfinished, unfinished
+    from scaffolding.core.session.follow import End, Task
+    from scaffolding.core.session.tracking import TrackerProcess
     from scaffolding.core.trust.config import check_trusted, read_config
     from scaffolding.experiment import PROJECT
 
@@ -40,21 +41,26 @@ def main() -> None:
             raise UserError(f"{run.name} has no tracker\nname one: --tracker wandb")
         check_trusted({"tracker": trackers}, PROJECT, ())
         config = read_yaml(run / "config.yaml")
-        exit_code = EXIT_CODES.get(read_status(run)["status"], 143)
+        status = read_status(run)
+        end = End(EXIT_CODES.get(status["status"], 143), status.get("step", 0))
+        all_delivered = True
         for name, spec in trackers.items():
             if args.tracker not in (None, name):
                 continue
             if "mode" in spec:
                 spec["mode"] = "auto"  # dev runs are offline by choice; here the choice is to deliver
-            follower = Follower(name, build(spec, f"tracker.{name}"), run, config)
-            if follower.deliver(exit_code):
-                where = getattr(follower.tracker, "where", name)
-                print(f"{run.name}: {follower.num_rows} rows and {len(follower.told)} figures delivered to {where}")
-        sys.exit(1 if unfinished else 0)
+            build(spec, f"tracker.{name}")  # what is wrong with it shows here
+            process = TrackerProcess(name, Task(spec, str(run), config))
+            process.send(end)
+            process.wait()
+            if process.delivered is None:
+                all_delivered = False
+                continue
+            rows, figures, where = (process.delivered[key] for key in ("num_rows", "num_figures", "where"))
+            print(f"{run.name}: {rows} rows and {figures} figures delivered to {where or name}")
+        sys.exit(not all_delivered)
     except UserError as error:
         parser.error(str(error))
-    finally:
-        leave_unfinished()
 
 
 if __name__ == "__main__":

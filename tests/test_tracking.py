@@ -8,14 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import yaml
-from conftest import BASE, ENV, Train, command, latest, run_train
+from conftest import BASE, ENV, Train, command, latest, run_train, wait_until
 from loguru import logger
 from pairs import options
 from tiny import OddMetric
@@ -24,149 +24,192 @@ from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.folder import folder as run_folder
 from scaffolding.core.folder.facts import Facts
-from scaffolding.core.session import tracking
+from scaffolding.core.session import tracking as module
+from scaffolding.core.session.follow import End
 from scaffolding.core.session.tracking import Tracking
 
 SYNC = PROJECT_ROOT / "scripts" / "sync.py"
 RUN = (*BASE, "run.name=run")
+SLOW = ("data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how='is slow'")  # trackers take a second to start
 PNG_END = b"...IEND\xaeB`\x82"
 has_wandb = "wandb" in options("tracker")
 with_wandb = pytest.mark.skipif(not has_wandb, reason="W&B has been deleted")
 with_sync = pytest.mark.skipif(not (has_wandb and SYNC.exists()), reason="W&B or sync.py has been deleted")
 
 
-def recorder(**behaviour: Callable[..., object]) -> Mock:
-    """A tracker that remembers its calls; one of its methods may do something else, too."""
-    return Mock(**{f"{method}.side_effect": action for method, action in behaviour.items()})
-
-
-def assert_told(tracker: Mock, figures: list[int]) -> None:
-    """All rows of `follow`, each once and in order, figures of these steps behind those of their step, the end."""
-    calls = [(name, *arguments) for name, arguments, _ in tracker.mock_calls]
-    assert [(row["step"], row["split"], row["loss"]) for (name, row, *_) in calls if name == "log"] == [
-        (step, split, step / 3) for step in range(1, 51) for split in ("train", "val")
-    ]
-    drawn = [call for call in calls if call[0] == "log_figure"]
-    assert [(kind, step) for _, kind, _, step in drawn] == [("curves", step) for step in figures]
-    for call in drawn:
-        assert calls[calls.index(call) - 1][1]["step"] == min(call[-1], 50)
-    assert calls[0][0] == "start" and calls[-1] == ("finish", 0)
-
-
-def follow(folder: Path, *trackers: Any, first: int = 1) -> float:
-    """Track rows and figures of the steps from `first` to 50; the seconds that training was held up."""
-    for name in ("facts", "figures"):
-        (folder / name).mkdir(exist_ok=True)
-    facts, guard = Facts(folder / "facts"), Tracking({f"number {i}": tracker for i, tracker in enumerate(trackers)})
-    start = time.monotonic()
-    guard.start(folder, {"run": {"seed": 3}})
-    for step in range(first, 51):
-        for split in ("train", "val"):
-            row = {"step": step, "split": split, "loss": step / 3}
-            facts.add_row(row)
-            guard.log(row)
-        if step in (20, 40, 50):  # there is no row at 55
-            file = folder / "figures" / f"curves-val-{step if step < 50 else 55:06d}.png"
-            file.write_bytes(PNG_END)
-            guard.log_figure(file)
-    seconds = time.monotonic() - start
-    guard.finish(0)
-    return seconds
-
-
 @pytest.fixture(autouse=True)
-def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What is logged meanwhile. What trackers do here does not end this process."""
-    monkeypatch.setattr(tracking, "unfinished", [])
+def log() -> Iterator[list[str]]:
+    """What is said meanwhile."""
     messages: list[str] = []
-    handler = logger.add(lambda message: messages.append(message.record["message"]))
+    handler = logger.add(lambda message: messages.append(message.record["message"]), level="INFO")
     yield messages
     logger.remove(handler)
 
 
+def recorder(file: Path, at: str = "", how: str = "") -> dict[str, Any]:
+    """The block of a tracker that remembers its calls, and misbehaves at one."""
+    return {"_target_": "recorders.Recorder", "file": str(file), "at": at, "how": how}
+
+
+def calls(file: Path) -> list[Any]:
+    """What a recorder was told."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def assert_told(file: Path, figures: list[int]) -> None:
+    """All rows of `add_rows`, each once and in order, figures of these steps behind those of their step, the end."""
+    told = calls(file)
+    rows = [arguments[0] for name, *arguments in told if name == "log"]
+    assert rows == [row_of(step, split) for step in range(1, 51) for split in ("train", "val")]
+    drawn = [call for call in told if call[0] == "log_figure"]
+    assert [(kind, step) for _, kind, _, step in drawn] == [("curves", step) for step in figures]
+    for call in drawn:
+        assert told[told.index(call) - 1][1]["step"] == min(call[-1], 50)
+    assert told[0][0] == "start" and told[-1] == ["finish", 0]
+
+
+def row_of(step: int, split: str) -> dict[str, Any]:
+    row = {"step": step, "split": split, "loss": step / 3}
+    if step > 25:
+        row["late"] = 1
+    return row
+
+
+def add_rows(folder: Path, first: int = 1) -> None:
+    """Rows and figures of the steps from `first` to 50; the rows get another column on the way."""
+    for name in ("facts", "figures"):
+        (folder / name).mkdir(exist_ok=True)
+    facts = Facts(folder / "facts")
+    for step in range(first, 51):
+        for split in ("train", "val"):
+            facts.add_row(row_of(step, split))
+        if step in (20, 40, 50):  # there is no row at 55
+            (folder / "figures" / f"curves-val-{step if step < 50 else 55:06d}.png").write_bytes(PNG_END)
+
+
+def follow(folder: Path, *specs: dict[str, Any], first: int = 1) -> None:
+    """Track such a run from beginning to end."""
+    tracking = Tracking({f"number {i}": spec for i, spec in enumerate(specs)}, folder, {"run": {"seed": 3}})
+    add_rows(folder, first)
+    tracking.finish(End(0, 55))
+    assert all(process.process.poll() is not None for process in tracking.processes)
+
+
 def test_rows_arrive_in_order_and_a_resumed_run_is_told_whole(tmp_path: Path) -> None:
-    first, again = recorder(), recorder()
-    follow(tmp_path, first)  # killed after step 50, say, with a checkpoint of step 30
+    first, again = tmp_path / "first", tmp_path / "again"
+    follow(tmp_path, recorder(first))  # killed after step 50, say, with a checkpoint of step 30
     assert_told(first, [20, 40, 55])
-    first.start.assert_called_once_with(tmp_path, {"run": {"seed": 3}})
+    assert calls(first)[0][1:3] == [str(tmp_path), {"run": {"seed": 3}}]
     for name in ("curves-val-000001", "curves-val-000090", "notes-of-mine", "notes-of-2x", "notes"):
         (tmp_path / "figures" / f"{name}.png").write_bytes(PNG_END)
     Facts(tmp_path / "facts").cut_after(30, [])
-    follow(tmp_path, again, first=31)
+    follow(tmp_path, recorder(again), first=31)
     assert_told(again, [1, 20, 40, 55])  # that of step 90 is of a step that comes again
     follow(tmp_path)  # no tracker at all
+
+
+def test_a_tracker_is_told_while_the_run_goes_on(tmp_path: Path) -> None:
+    """It hears of no signal: a Ctrl-C or a scheduler's are for the run. It has torch only if it wants it."""
+    file = tmp_path / "told"
+    tracking = Tracking({"mine": recorder(file)}, tmp_path, {})
+    add_rows(tmp_path)
+    wait_until(lambda: len(calls(file)) == 103)
+    assert [call[-1] for call in calls(file) if call[0] == "log_figure"] == [20, 40]
+    pid, has_torch = calls(file)[0][3:]
+    assert os.getsid(pid) != os.getsid(0) and not has_torch
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(pid, number)
+    tracking.finish(End(0, 55))
+    assert_told(file, [20, 40, 55])
+
+
+def test_what_it_prints_is_logged(tmp_path: Path, log: list[str]) -> None:
+    follow(tmp_path, recorder(tmp_path / "told", "log", "talkative"))
+    assert log == ["tracker number 0: an error", "tracker number 0: half a line"]
 
 
 def test_a_damaged_figure_stops_nothing(tmp_path: Path, log: list[str]) -> None:
     """A kill in the middle of writing leaves one, in runs of earlier versions."""
     follow(tmp_path)
-    for content in (b"", PNG_END[:-1]):
+    for name, content in (("empty", b""), ("cut", PNG_END[:-1])):
         (tmp_path / "figures" / "curves-val-000020.png").write_bytes(content)
-        again = recorder()
-        tracking.Follower("again", again, tmp_path, {}).deliver(0)
-        assert_told(again, [40])
-        assert "curves-val-000020.png is damaged" in log.pop()
+        tracking = Tracking({"again": recorder(tmp_path / name)}, tmp_path, {})
+        tracking.finish(End(0, 50))
+        assert_told(tmp_path / name, [40])
+        assert "curves-val-000020.png is damaged" in log.pop() and not log
 
 
-def hang(*arguments: object) -> None:
-    time.sleep(30)
-
-
-@pytest.mark.parametrize("behaviour", [ConnectionError("no route\nto the server"), SystemExit, hang])
+@pytest.mark.parametrize("how", ["failing", "leaving", "hanging"])
 @pytest.mark.parametrize("method", ["start", "log", "log_figure", "finish"])
 def test_a_bad_tracker_harms_neither_the_run_nor_another_tracker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str], method: str, behaviour: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str], method: str, how: str
 ) -> None:
-    monkeypatch.setattr(tracking, "FINISH_TIMEOUT", 1.0)
-    start, good = time.monotonic(), recorder()
-    assert follow(tmp_path, recorder(**{method: behaviour}), good) < 10
-    assert time.monotonic() - start < 20  # it would be 30
+    bad, good = tmp_path / "bad", tmp_path / "good"
+    start = time.monotonic()
+    tracking = Tracking({"bad": recorder(bad, method, how), "good": recorder(good)}, tmp_path, {})
+    add_rows(tmp_path)
+    wait_until(lambda: len(calls(good)) == 103)
+    if how == "hanging":
+        monkeypatch.setattr(module, "FINISH_TIMEOUT", 2.0)
+    tracking.finish(End(0, 55))
+    assert time.monotonic() - start < 50  # it would be 100
     assert_told(good, [20, 40, 55])
-    assert tracking.unfinished == ["number 0"]
-    assert len(log) == 1 and log[0].startswith("tracker number 0: ") and "\n" not in log[0]
+    assert len(log) == 1 and log[0].startswith("tracker bad: ") and "\n" not in log[0]
+    assert {"failing": "(ConnectionError: no route)", "leaving": "(SystemExit: )", "hanging": "in time"}[how] in log[0]
     assert f"facts/ is complete, python scripts/sync.py {tmp_path.name} delivers the rest" in log[0]
 
 
-@pytest.mark.parametrize(("method", "seconds"), [("start", 1), ("log", 0.02)])
-def test_a_slow_tracker_gets_from_the_files_what_found_no_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, seconds: float
-) -> None:
-    monkeypatch.setattr(tracking, "MAX_WAITING", 5)
-    tracker = recorder(**{method: lambda *arguments: time.sleep(seconds)})
-    assert follow(tmp_path, tracker) < 1.5  # it would be 2
-    assert_told(tracker, [20, 40, 55])
-
-
-def test_stuck_trackers_fill_no_memory_and_a_signal_does_not_wait_for_them(tmp_path: Path) -> None:
-    guard = Tracking({name: recorder(log=hang) for name in ("one", "two")})
-    guard.start(tmp_path, {})
-    for step in range(2 * tracking.MAX_WAITING):
-        guard.log({"step": step})
-    assert [follower.waiting.qsize() for follower in guard.followers] == [tracking.MAX_WAITING] * 2
+def test_a_slow_tracker_gets_everything_and_holds_nothing_up(tmp_path: Path) -> None:
     start = time.monotonic()
-    guard.finish(128 + signal.SIGTERM)
-    assert time.monotonic() - start < 1.5 * tracking.STOP_TIMEOUT  # both together
+    tracking = Tracking({"slow": recorder(tmp_path / "told", "log", "slow")}, tmp_path, {})
+    add_rows(tmp_path)
+    assert time.monotonic() - start < 1.5  # it would be 2
+    tracking.finish(End(0, 55))
+    assert_told(tmp_path / "told", [20, 40, 55])
 
 
-STUCK = """
-import atexit, sys, time
-from scaffolding.core.session import tracking
-atexit.register(time.sleep, 60)  # as W&B does
-tracking.unfinished.append("a tracker")
-try:
-    print("last words")
-    END
-finally:
-    tracking.leave_unfinished()
-"""
+def test_a_signal_does_not_wait_for_stuck_trackers(tmp_path: Path) -> None:
+    tracking = Tracking({name: recorder(tmp_path / name, "start", "hanging") for name in ("a", "b")}, tmp_path, {})
+    wait_until(lambda: calls(tmp_path / "a") and calls(tmp_path / "b"))
+    start = time.monotonic()
+    tracking.finish(End(128 + signal.SIGTERM, 1))
+    assert time.monotonic() - start < 1.5 * module.STOP_TIMEOUT  # both together
 
 
-@pytest.mark.parametrize(("end", "code"), [("pass", 0), ("sys.exit(7)", 7), ("sys.exit()", 0), ("1 / 0", 1)])
-def test_a_stuck_tracker_does_not_keep_the_process(end: str, code: int) -> None:
-    words = [sys.executable, "-c", STUCK.replace("END", end)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
-    assert done.returncode == code and done.stdout == "last words\n", done.stderr
-    assert done.stderr.count("ZeroDivisionError") == (end == "1 / 0")
+def test_a_process_that_dies_or_does_not_start_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
+) -> None:
+    tracking = Tracking({"mine": recorder(tmp_path / "told")}, tmp_path, {})
+    wait_until(lambda: calls(tmp_path / "told"))
+    os.kill(calls(tmp_path / "told")[0][3], signal.SIGKILL)
+    wait_until(lambda: log)
+    tracking.finish(End(0, 1))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    Tracking({"mine": recorder(tmp_path / "told")}, tmp_path, {}).finish(End(0, 1))
+    died, not_started = log
+    assert "exit code -9; facts/ is complete" in died and "cannot be started (No such file" in not_started
+
+
+def test_a_tracker_that_draws_random_numbers_does_not_change_a_run(
+    train: Train, tmp_path: Path, output_root: Path
+) -> None:
+    told = tmp_path / "told"
+    short = (*RUN, *SLOW, "run.budget=12", "run.eval_every=null")
+    train(*short, "+tracker.mine._target_=recorders.Drawing", f"+tracker.mine.file={told}")
+    train(*short, "run.name=alone")
+    contents = [latest(output_root / name) | {"config": {}} for name in ("run", "alone")]
+    assert first_difference(*contents) is None
+    assert calls(told)[-1] == ["finish", 0]
+
+
+def test_a_killed_run_leaves_no_process(train: Train, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    words = ("+tracker.mine._target_=recorders.Recorder", f"+tracker.mine.file={told}", "+tracker.mine.at=start")
+    train(*RUN, *SLOW, *words, "+tracker.mine.how=hanging", env={"KILL_AT": "12"}, code=-signal.SIGKILL)
+    pid = calls(told)[0][3]
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
 # --- W&B itself ---
@@ -374,8 +417,7 @@ def test_how_a_run_ended(
     train: Train, output_root: Path, env: dict[str, str], code: int, end: list[tuple[str, int]]
 ) -> None:
     """Fails where W&B is told that a run which was stopped or failed had finished."""
-    slow = ("data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how='is slow'")  # W&B takes a second to start
-    train(*RUN, *slow, "run.eval_every=18", "tracker=wandb", env=env, code=code)
+    train(*RUN, *SLOW, "run.eval_every=18", "tracker=wandb", env=env, code=code)
     assert_complete(output_root / "run", *end)
 
 

@@ -46,14 +46,22 @@ def point(name: str) -> None:
 
 
 def victim() -> int:
-    """The number of this process or, where KILL_CHILD names one, of a child, once it has been at work for a while."""
+    """The number of this process or, where KILL_CHILD names one, of a child of its child, once it has been at work."""
     if "KILL_CHILD" not in os.environ:
         return os.getpid()
-    search = ["pgrep", "-P", str(os.getpid()), os.environ["KILL_CHILD"]]
-    while not (found := subprocess.run(search, capture_output=True, text=True).stdout.split()):
+    found: list[str] = []
+    while not found:
         time.sleep(0.1)
+        for child in _children():
+            found += _children(child, os.environ["KILL_CHILD"])
     time.sleep(1)
     return int(found[0])
+
+
+def _children(parent: int | str | None = None, name: str = "") -> list[str]:
+    """The numbers of the children of a process, this one if none is given, that have a name."""
+    search = ["pgrep", "-P", str(parent or os.getpid()), name]
+    return subprocess.run(search, capture_output=True, text=True).stdout.split()
 
 
 def marked(call: Any, name: str) -> Any:

@@ -187,9 +187,14 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("Ctrl-C reads as preempted", '"interrupted" if reason', '"preempted" if reason'),
         ("the jobs of a sweep have no number", 'suffix = f"_job{hydra.job.num}"', 'suffix = ""'),
     ],
-    f"{CORE}/session/tracking.py": [
+    f"{CORE}/session/follow.py": [
         ("a tracker that fails is not told", "except BaseException as error:", "except KeyError as error:"),
-        ("figures are told before their rows", 'figures(row["step"])', 'figures(row["step"] + 1)'),
+        ("figures are told before their rows", '.step < row["step"]', '.step <= row["step"]'),
+        ("a killed run leaves its trackers", "os._exit(1)  # the run was killed", "pass  # the run was killed"),
+    ],
+    f"{CORE}/session/tracking.py": [
+        ("a Ctrl-C stops trackers", "start_new_session=True", "start_new_session=False"),
+        ("a tracker that hangs is left", "self.process.kill()", "pass"),
     ],
     f"{CORE}/state/checkpoint.py": [
         ("damage is not looked for", "bad = archive.testzip()", "bad = None"),
@@ -275,6 +280,7 @@ FIRST: dict[str, str] = {
     f"{CORE}/session/record.py": "loop faults resume",
     f"{CORE}/session/report.py": "loop verbs",
     f"{CORE}/session/run.py": "faults loop resume",
+    f"{CORE}/session/follow.py": "tracking",
     f"{CORE}/session/tracking.py": "tracking",
     f"{CORE}/state/checkpoint.py": "checkpoint",
     f"{CORE}/state/files.py": "checkpoint resume",

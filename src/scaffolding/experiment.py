@@ -300,8 +300,12 @@ class Experiment:
 
     @cached_property
     def trackers(self) -> dict[str, Any]:
-        """What follows the rows and figures of a run, by name."""
-        return {name: build(spec, f"tracker.{name}") for name, spec in (self.cfg.tracker or {}).items() if spec}
+        """The blocks of the trackers, by name; what is wrong with one shows here, before its process builds it."""
+        specs: Any = OmegaConf.to_container(self.cfg.tracker, resolve=True)
+        chosen = {name: spec for name, spec in (specs or {}).items() if spec}
+        for name, spec in chosen.items():
+            build(spec, f"tracker.{name}")
+        return chosen
 
     @cached_property
     def rollout(self) -> Any:

@@ -59,7 +59,6 @@ from .folder.folder import TIME, storage_error, written
 from .output import install
 from .secrets import without_keys
 from .session.console import command, note_program
-from .session.tracking import leave_unfinished
 from .signals import handle
 from .trust.config import open_config
 from .trust.words import read_words
@@ -106,8 +105,6 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
             sys.exit(StorageError.code)
         print(f"error: {error.filename}: {error.strerror}".translate(CONTROL), file=sys.stderr)
         sys.exit(1 if written else 2)
-    finally:
-        leave_unfinished()
 
 
 def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,6 +73,7 @@ class Transcript:
 
 
 transcript = Transcript()
+speaking = threading.RLock()  # held during a silence; who speaks from another thread takes it, and so waits
 above_bar: list[Callable[[str], None]] = []  # shows lines above a progress bar, while there is one
 os.register_at_fork(after_in_child=above_bar.clear)  # workers have no bar; the lock of their copy may be taken
 
@@ -146,6 +148,19 @@ class Output(Stream):
             super().write(self.shown.rest + text)
             self.shown.rest = ""
         return len(text)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """While active, nothing reaches the console or log.txt. A rehearsal is silent; it still reacts to signals."""
+    nothing = io.StringIO()
+    with (
+        speaking,
+        contextlib.redirect_stdout(nothing),
+        contextlib.redirect_stderr(nothing),
+        transcript.to(lambda text: None),
+    ):
+        yield
 
 
 def say(text: str) -> None:

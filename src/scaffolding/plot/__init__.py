@@ -47,7 +47,6 @@ def draw(exp: "Experiment", moment: str) -> None:
                 file = run.path / "figures" / f"{kind}-{moment}-{exp.state.step:06d}.png"
                 with replacing(file) as stream:  # whole or not at all, also for those who are just reading it
                     figure.savefig(stream, format="png", dpi=120)
-                run.record.tracking.log_figure(file)
             except Exception as error:
                 exp.failed_figures[kind] = f"{type(error).__name__}: {error}"
                 logger.opt(exception=error).error(f"figure {kind} failed; training goes on")

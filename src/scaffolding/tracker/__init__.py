@@ -1,1 +1,1 @@
-"""Trackers, one file each: they follow the run's own files and may fail without harm (core/session/tracking.py)."""
+"""Trackers, one file each. Each follows the files of a run from its own process (core/session/tracking.py)."""

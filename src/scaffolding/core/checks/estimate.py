@@ -1,13 +1,11 @@
 """What the running command would take in prod mode: time, disk and memory."""
 
-import contextlib
-import io
 import math
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from omegaconf import open_dict
 from ..config.compose import compose_config, own_words
 from ..folder.facts import Facts
 from ..intervals import in_steps, num_kept
-from ..output import transcript
+from ..output import silence
 from ..session.record import peak_memory
 from ..state import checkpoint, keys
 from ..state.files import CheckpointFiles
@@ -146,18 +144,6 @@ def config_dirs() -> list[str]:
     """The user's own config folders (--config-dir)."""
     sources = HydraConfig.get().runtime.config_sources
     return [source.path for source in sources if source.provider == "command-line"]
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """A rehearsal is silent, on the console and in the run's log.txt; it still reacts to the run's signals."""
-    nothing = io.StringIO()
-    with (
-        contextlib.redirect_stdout(nothing),
-        contextlib.redirect_stderr(nothing),
-        transcript.to(lambda text: None),
-    ):
-        yield
 
 
 def _duration(seconds: float) -> str:

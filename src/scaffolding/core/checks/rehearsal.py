@@ -20,12 +20,13 @@ from torch import Tensor
 from ..config.compose import portable
 from ..errors import RunError
 from ..folder.facts import Facts
+from ..output import silence
 from ..resume.restore import ORDERS
 from ..session.console import command, program
 from ..state import checkpoint
 from ..state.files import CheckpointFiles
 from ..tree import leaves
-from .estimate import config_dirs, estimate, prod_words, silence
+from .estimate import config_dirs, estimate, prod_words
 
 Main = Callable[[Any], Any]
 
@@ -148,7 +149,7 @@ def compare(run: Path, again: Path, step: int, how: str = "") -> int:
     expected.pop("config", None)
     found.pop("config", None)
     for name in expected["objects"].keys() - found["objects"].keys():
-        if name.startswith(("plots.", "trackers.")):  # a rehearsal draws and tracks nothing
+        if name.startswith("plots."):  # a rehearsal draws nothing
             del expected["objects"][name]
     difference = first_difference(expected, found)
     rows, others = ([row for row in Facts(path / "facts").values() if row["split"] != "test"] for path in (run, again))

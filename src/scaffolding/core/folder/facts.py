@@ -16,7 +16,7 @@ from loguru import logger
 
 from ..errors import StorageError, UserError
 from .folder import storage_error, write_text
-from .reading import MAX_FACTS, open_here, read_text
+from .reading import MAX_FACTS, open_here, open_plain, read_text
 
 TIMINGS = ("time", "items_per_second", "peak_memory_mb")  # columns that measure the machine, not the model
 AXES = ("step", "epoch", "samples", "split")
@@ -82,18 +82,7 @@ class Facts:
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole rows, oldest first; numbers as numbers, empty cells left out."""
-        if not self.scalars_file.exists():
-            return []
-        lines = read_text(self.scalars_file, MAX_FACTS).splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        if whole and not {"step", "split"} <= set(whole[0].rstrip().split(",")):
-            raise UserError(f"{self.scalars_file} is damaged: its first line is {whole[0]!r:.100}")
-        try:
-            rows = list(csv.DictReader(whole))
-        except csv.Error as error:
-            raise UserError(f"{self.scalars_file} is damaged: {error}") from error
-        numbers = [{name: _number(text) for name, text in row.items() if name and text} for row in rows]
-        return [row for row in numbers if isinstance(row.get("step"), int) and "split" in row]
+        return NewRows(self).read()
 
     def values(self) -> list[dict[str, Any]]:
         """The rows without what measures the machine: those of two equal runs are equal."""
@@ -150,6 +139,45 @@ class Facts:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.scalars_file, text.getvalue())
+
+
+class NewRows:
+    """The rows of a run, each once, while another process adds them."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.file, self.num_rows = facts.scalars_file, 0
+        self.head, self.position = b"", 0  # the line of column names, and what has been read
+
+    def read(self) -> list[dict[str, Any]]:
+        """The whole rows that were added since the last call; UserError: the file is damaged."""
+        if not self.file.exists():
+            return []
+        with open_plain(self.file, MAX_FACTS) as stream:
+            head, num_known = stream.readline(), 0
+            if head != self.head:  # the first time, or a new column: the file was written anew
+                self.head, self.position, num_known = head, len(head), self.num_rows
+            stream.seek(self.position)
+            content = stream.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self.position += len(whole)
+        rows = self._parse(head + whole)[num_known:]
+        self.num_rows += len(rows)
+        return rows
+
+    def _parse(self, content: bytes) -> list[dict[str, Any]]:
+        try:
+            lines = content.decode().splitlines(keepends=True)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.file} is damaged: it is not text (byte {error.start})") from error
+        whole = [line for line in lines if line.endswith("\n")]
+        if whole and not {"step", "split"} <= set(whole[0].rstrip().split(",")):
+            raise UserError(f"{self.file} is damaged: its first line is {whole[0]!r:.100}")
+        try:
+            rows = list(csv.DictReader(whole))
+        except csv.Error as error:
+            raise UserError(f"{self.file} is damaged: {error}") from error
+        numbers = [{name: _number(text) for name, text in row.items() if name and text} for row in rows]
+        return [row for row in numbers if isinstance(row.get("step"), int) and "split" in row]
 
 
 def _append(file: Path, text: str) -> None:

@@ -3,11 +3,13 @@
 Each must be a plain file that is small enough: a pipe would never end, a device neither. Does not import torch.
 """
 
+import contextlib
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -18,20 +20,26 @@ MAX_FACTS = 1_000_000_000  # bytes of a file that grows with the run
 SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C: ten times faster
 
 
-def read_bytes(file: Path, max_size: int = MAX_SIZE) -> bytes:
-    """The content of a plain file of at most `max_size` bytes; UserError: it is another thing, or cannot be read."""
+@contextlib.contextmanager
+def open_plain(file: Path, max_size: int) -> Iterator[BinaryIO]:
+    """Open a plain file of at most `max_size` bytes; UserError: it is another thing, or cannot be read."""
     try:
         with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as stream:
             found = os.fstat(stream.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise UserError(f"{file} is not a plain file")
-            content = stream.read(max_size + 1)
+            if found.st_size > max_size:
+                raise UserError(f"{file} is larger than {max_size} bytes")
+            yield stream
     except OSError as error:
         what = "is a link" if file.is_symlink() else f"cannot be read: {error.strerror}"
         raise UserError(f"{file} {what}") from error
-    if len(content) > max_size:
-        raise UserError(f"{file} is larger than {max_size} bytes")
-    return content
+
+
+def read_bytes(file: Path, max_size: int = MAX_SIZE) -> bytes:
+    """The content of a plain file; UserError as in `open_plain`."""
+    with open_plain(file, max_size) as stream:
+        return stream.read()
 
 
 def read_text(file: Path, max_size: int = MAX_SIZE) -> str:

@@ -1,4 +1,4 @@
-"""What a run records: rows, written to facts/ first, then handed to the trackers and shown; and checkpoints."""
+"""What a run records: rows, written to facts/, where trackers read them, and shown; and checkpoints."""
 
 import resource
 import sys
@@ -53,8 +53,7 @@ class Record:
             self.facts.event("on_resume", step=start.step, rows_cut=rows_cut)
         else:
             self.facts.event("on_start", step=start.step)
-        self.tracking = Tracking(run.trackers)
-        self.tracking.start(run.path, run.config)
+        self.tracking = Tracking(run.trackers, run.path, run.config)
 
     def add(self, split: str, values: dict[str, Any], at: RunState | None = None) -> dict[str, float]:
         """Record one row, of the weights at state `at` or of today's. Tensors are read here.
@@ -83,7 +82,6 @@ class Record:
         self.facts.add_row(row)
         if self.facts.error is not None and not had_error:
             logger.warning(f"{self.facts.error}; rows wait in memory, training goes on")
-        self.tracking.log(row)
         self._show(row)
         return numbers
 

@@ -31,6 +31,7 @@ from ..state.files import CheckpointFiles
 from ..state.progress import RunState
 from ..trust.config import needed_trust
 from .console import ProgressBar, command
+from .follow import End
 from .record import Record, Start
 
 
@@ -163,7 +164,7 @@ class Run:
             finally:
                 self.close_loaders()
                 if "record" in vars(self):
-                    self.record.tracking.finish(code)
+                    self.record.tracking.finish(End(code, self.state.step))
                 print("\n".join([f"run:      {self.path}", f"resume:   {self._resume()}", *self.closing]), flush=True)
                 folder.release(self.path)
 
