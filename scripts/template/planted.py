@@ -137,11 +137,11 @@ def find(fault: Fault, tests: list[str], left_out: Iterable[str], num_workers: i
     if tests:
         return run_tests(fault, tests, left_out, num_workers)
     likely = [f"tests/test_{name}.py" for name in FIRST.get(fault.file, "").split()]
-    before = re.search(rf"(?m)^\| {re.escape(fault.name)} \| .*? \| `(\S+?\.py)", README.read_text())
+    before = re.search(rf"(?m)^\| {re.escape(fault.name)} \| .*? \| `(\S+?\.py)(.*?)` \|", README.read_text())
     if before and (ROOT / "tests" / before[1]).exists():
-        likely = [f"tests/{before[1]}", *likely]
+        likely = [f"tests/{before[1]}{before[2]}", f"tests/{before[1]}", *likely]
     seconds = 0.0
-    for chosen in [[file] for file in dict.fromkeys(likely)] + [[]]:
+    for chosen in [[test] for test in dict.fromkeys(likely)] + [[]]:
         outcome = run_tests(fault, chosen, left_out, num_workers)
         seconds += outcome.seconds
         if outcome.failed:

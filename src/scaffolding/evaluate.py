@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .core.checks.losses import NOT_METRICS
 from .core.modes import evaluating
 from .core.state import keys
 
 if TYPE_CHECKING:
     from .experiment import Experiment
 
-NOT_MEANS = ("weight", "output")  # what the dict of a loss may hold besides means
 MAX_PARTS = 1000  # kept on the device before they are added up
 
 
@@ -81,7 +81,7 @@ class Means:
         """Add what a loss returned, as "<network>/<key>". Returns its weight: `weight`, unless it gives one itself."""
         weight = scalar(values.get("weight", weight))
         for key, value in {"loss": loss, **values}.items():
-            if key in NOT_MEANS:
+            if key in NOT_METRICS:
                 continue
             value = scalar(value)
             parts = self.parts[f"{network}/{key}" if network else key]

@@ -18,7 +18,7 @@ from ..tree import describe, tensors
 from .plan import COLUMNS, check_metrics, check_monitors, check_name, check_schedules, warn_of_direction
 
 OWN_KEYS = ("loss", "grad_norm", "lr")  # that train_step adds to what a loss returns
-NO_METRICS = ("weight", "output")  # keys that say something else: how much a loss counts, what the model gave
+NOT_METRICS = ("weight", "output")  # keys of a loss that are not means: what it counts, what the model gave
 
 
 def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
@@ -72,7 +72,7 @@ def _check_training(exp: Any) -> tuple[list[str], bool]:
     with _without_trace(exp, exp.train_model), _derivatives_noted() as noted:
         for name, loss in exp.losses.items():
             value, metrics = _call(exp, name, loss, exp.train_model, batch)
-            names += [f"{name}/{key}".lstrip("/") for key in ("loss", *metrics) if key not in NO_METRICS]
+            names += [f"{name}/{key}".lstrip("/") for key in ("loss", *metrics) if key not in NOT_METRICS]
             if not value.requires_grad:  # a network may compute no gradients in eval mode
                 exp.train_model.train()
                 value, _ = _call(exp, name, loss, exp.train_model, batch)
@@ -130,7 +130,7 @@ def _check_evaluation(exp: Any, batch: Any) -> list[str]:
                         "an evaluation computes no gradients: put the part of the loss that needs them under "
                         "`with torch.enable_grad():`",
                     ) from error
-            names += [f"{name}/{key}".lstrip("/") for key in ("loss", *values) if key not in NO_METRICS]
+            names += [f"{name}/{key}".lstrip("/") for key in ("loss", *values) if key not in NOT_METRICS]
     return names
 
 
