@@ -32,7 +32,7 @@ def main() -> None:
     except UserError as error:
         parser.error(str(error))
     if "val" not in exp.datasets:
-        parser.error(f"{path.name}: there is no validation split")
+        parser.error(f"{path.name} has no validation split")
     parts = []
     with torch.no_grad():
         for batch in exp.val_loader:

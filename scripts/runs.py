@@ -60,7 +60,7 @@ def read(path: Path, root: Path) -> dict[str, Any]:
 
 
 def look_up(config: Any, key: str) -> Any:
-    """The value of a dotted key; None where there is no such key."""
+    """The value of a dotted key, or None if the config lacks it."""
     for part in key.split("."):
         config = config.get(part) if isinstance(config, dict) else None
     return config
@@ -77,7 +77,7 @@ def read_scalars(file: Path, monitor: Any, mode: Any) -> tuple[float | None, int
     rows = [dict(zip(columns, line.split(","), strict=False)) for line in lines[1:]]
     rows = [row for row in rows if len(row) == len(columns) and row.get("step", "").isdecimal()]
     if monitor == "auto":
-        monitor = "val/loss"  # with several losses there is no such column
+        monitor = "val/loss"  # a run with several losses has no such column
     split, _, metric = str(monitor).partition("/")
     values = []
     for row in rows:

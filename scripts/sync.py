@@ -1,6 +1,6 @@
 """Deliver what the trackers of a run have missed: all rows and figures, from the run's files.
 
-python scripts/sync.py RUN                     # W&B: online with WANDB_API_KEY, else a complete folder to upload later
+python scripts/sync.py RUN                     # W&B: online if you are logged in, else a folder to upload later
 python scripts/sync.py RUN --tracker wandb     # only this one; where the run has none of that name, the one of configs/
 """
 

@@ -264,7 +264,7 @@ def test_what_is_wrong_with_a_target_is_told(tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=rf"importing broken_part failed: .*{what.split()[-1]}"):
         check_targets({"_target_": "broken_part.Thing"}, "model")
-    with pytest.raises(UserError, match="there is no module 'absent_part'"):
+    with pytest.raises(UserError, match="Python finds no module 'absent_part'"):
         check_targets({"_target_": "absent_part.Thing"}, "model")
     with pytest.raises(UserError, match=r"model\.in_featurs: .* takes no argument .*\nnearest: in_features;"):
         check_targets({"_target_": "torch.nn.Linear", "in_featurs": 3}, "model")

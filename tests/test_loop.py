@@ -454,7 +454,20 @@ def test_the_best_may_be_that_of_a_rollout(train: Train, output_root: Path) -> N
     best = min(rows, key=lambda row: row["drawn"])
     assert checkpoint.load(output_root / "run" / "checkpoints" / "best.pt")["state"]["step"] == best["step"]
     done = train(*TINY, *words, *rollout[1:], "rollout=null", code=2)
-    assert "run.monitor=rollout/drawn: there are no rollouts" in done.stderr
+    assert "run.monitor=rollout/drawn: the run has no rollouts" in done.stderr
+
+
+def test_rollouts_count_for_patience_and_schedules_where_nothing_is_evaluated(train: Train, output_root: Path) -> None:
+    words = ("run.budget=4", "loader.batch_size=60", "run.eval_every=null", "rollout={_target_:tiny.Rollout}")
+    plateau = (
+        "+scheduler.schedule={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, patience: 0, factor: 0.5}",
+        "+scheduler.monitor=rollout/weights", "run.monitor=rollout/drawn",
+    )  # fmt: skip
+    train(*TINY, *words, *plateau, "run.rollout_every=1", "run.name=run")
+    done = train("resume=run", "run.budget=5", "run.patience=5")
+    assert "run.patience=5 takes effect" in done.stderr
+    done = train(*TINY, *words, *plateau, "run.monitor=null", code=2)
+    assert "scheduler.monitor: run.rollout_every=null, so nothing would give that value" in done.stderr
 
 
 def test_the_model_of_a_checkpoint_is_what_was_evaluated(train: Train, output_root: Path) -> None:

@@ -236,8 +236,8 @@ def test_a_value_named_like_a_column_ends_the_run(train: Train, output_root: Pat
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (["run.monitor=val/loss"], "run.monitor=val/loss: there is no validation split"),
-        (["run.monitor=rollout/return"], "run.monitor=rollout/return: there are no rollouts"),
+        (["run.monitor=val/loss"], "run.monitor=val/loss: the run has no validation split"),
+        (["run.monitor=rollout/return"], "run.monitor=rollout/return: the run has no rollouts"),
         (["data.val_from_train=0.2"], "no items can be kept of data.stream"),
         (["data.num_items=null"], "data.num_items"),
         (["data.stream._target_=tiny.TinyLoss"], "TinyLoss has no __iter__, state_dict, load_state_dict"),

@@ -158,7 +158,7 @@ def test_a_bad_tracker_harms_neither_the_run_nor_another_tracker(
     assert_told(good, [20, 40, 55])
     assert len(log) == 1 and log[0].startswith("tracker bad: ") and "\n" not in log[0]
     assert {"failing": "(ConnectionError: no route)", "leaving": "(SystemExit: )", "hanging": "in time"}[how] in log[0]
-    assert f"facts/ is complete, python scripts/sync.py {tmp_path.name} delivers the rest" in log[0]
+    assert f"facts/ is complete, python scripts/sync.py {tmp_path} delivers the rest" in log[0]
 
 
 def test_a_slow_tracker_gets_everything_and_holds_nothing_up(tmp_path: Path) -> None:
@@ -176,6 +176,7 @@ def test_a_signal_does_not_wait_for_stuck_trackers(tmp_path: Path) -> None:
     start = time.monotonic()
     tracking.finish(End(128 + signal.SIGTERM, 1))
     assert time.monotonic() - start < 1.5 * module.STOP_TIMEOUT  # both together
+    wait_until(lambda: all(process.process.poll() is not None for process in tracking.processes))
 
 
 def test_a_process_that_dies_or_does_not_start_is_told_once(
@@ -475,7 +476,7 @@ def test_a_fault_of_wandb_changes_nothing(output_root: Path, untracked: Path, mu
     assert tables[1][-1]["time"] - tables[1][0]["time"] < 10  # training did not wait
     warnings = [line for line in done.stderr.splitlines() if " WARNING " in line and "at random" not in line]
     assert len(warnings) == num_warnings, done.stderr
-    assert all("scripts/sync.py run" in line for line in warnings if lost)
+    assert all(f"scripts/sync.py {run} " in line for line in warnings if lost)
     assert done.stderr.count("upload later with: wandb sync") == (fault not in ("no folder", "read-only folder"))
     assert all(line[:2] == "20" for line in done.stderr.splitlines()), f"W&B talks on the console\n{done.stderr}"
     if not lost:
@@ -490,7 +491,7 @@ def test_a_signal_ends_a_run_whose_tracker_is_stuck(train: Train, output_root: P
     start = time.monotonic()
     done = train(*RUN, "tracker=wandb", "tracker.wandb.init_timeout=600", env=env, code=143)
     assert time.monotonic() - start < 60  # it would be 600
-    assert done.stderr.count("scripts/sync.py run") == 1 and "resume=run" in done.stdout
+    assert done.stderr.count(f"scripts/sync.py {output_root / 'run'} ") == 1 and "resume=run" in done.stdout
 
 
 def sync(run: Path, *words: str, code: int = 0) -> str:

@@ -197,7 +197,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a tracker that hangs is left", "self.process.kill()", "pass"),
     ],
     f"{CORE}/state/checkpoint.py": [
-        ("damage is not looked for", "bad = archive.testzip()", "bad = None"),
+        ("damage is not detected", "bad = archive.testzip()", "bad = None"),
         ("checkpoints may hold code", "weights_only=True)\n    except", "weights_only=False)\n    except"),
         ("optimizer states in the weights' type", "own[name] = value.to(own[name].device)", "pass"),
     ],

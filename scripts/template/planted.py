@@ -74,7 +74,7 @@ def misfits() -> list[str]:
                 found.append(f"{fault.name}: {fault.file} is not Python with it: line {error.lineno}")
         if names.count(fault.name) > 1:
             found.append(f"{fault.name}: there are two of this name")
-    return found + [f"{name}: UNSEEN names it, and there is no such fault" for name in set(UNSEEN).difference(names)]
+    return found + [f"{name}: UNSEEN names it, but no fault has this name" for name in set(UNSEEN).difference(names)]
 
 
 def copy_checkout(folder: Path) -> None:
@@ -127,7 +127,7 @@ def run_tests(fault: Fault | None, tests: list[str], left_out: Iterable[str], nu
             output.seek(0)
             text = output.read()
     failed = FAILED.findall(text)
-    if not failed and process.returncode not in (0, 5):  # not even collected, or it hangs; 5: there was no test
+    if not failed and process.returncode not in (0, 5):  # pytest failed to start or was killed; 5: it found no test
         failed = [f"pytest (exit code {process.returncode})"]
     return Outcome(failed, time.monotonic() - begin, text)
 
@@ -199,7 +199,7 @@ def main() -> None:
             rows[fault.name] = row(fault, outcome)
             survivors += not outcome.failed and fault.name not in UNSEEN
             print(rows[fault.name], flush=True)
-            if arguments.write:  # at once: it takes an hour
+            if arguments.write:  # at once: the program may be stopped early
                 write(rows)
     print(f"{len(chosen)} faults, {survivors} not found; without a fault the tests take {sound.seconds:.0f} s")
     sys.exit(survivors > 0)

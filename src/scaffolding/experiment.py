@@ -1,6 +1,7 @@
 """Everything one experiment consists of, built from its config: `Experiment.from_config`, `Experiment.from_path`."""
 
 import contextlib
+import shlex
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -68,7 +69,7 @@ class Experiment:
         self.scaler = Scaler(self.device.type, enabled=self.precision == "float16")
         with keys.keyed(self.settings.seed, "model"):
             self.model: nn.Module = build(cfg.model, "model").to(self.device)
-        self.train_model = self.model  # yours to wrap (DistributedDataParallel, ...)
+        self.train_model = self.model  # what losses call in training; yours to wrap
         specs = by_network(cfg.loss, "loss")
         with keys.keyed(self.settings.seed, "loss"):
             self.losses = {name: build(spec, f"loss.{name}".rstrip(".")) for name, spec in specs.items()}
@@ -290,7 +291,7 @@ class Experiment:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """Metrics that are not means over items: objects with update(model, batch), compute(), reset()."""
+        """Metrics that are not means over items: objects with update(model, batch[, output]), compute(), reset()."""
         return {name: build(spec, f"metrics.{name}") for name, spec in (self.cfg.metrics or {}).items() if spec}
 
     @cached_property
@@ -346,7 +347,7 @@ class Experiment:
         """RunError if a loss since the last look, a weight, a buffer or an optimizer's state is not finite any more."""
         run = "RUN"
         if self.path is not None:
-            run = self.path.name
+            run = shlex.quote(str(self.path))
         self.watch.check(self._watched(), self.state.step, run)
 
     def _watched(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Metrics that are not means over items: objects with `update(model, batch)`, `compute()` and `reset()`.
+"""Metrics that are not means over items: objects with `update(model, batch[, output])`, `compute()`, `reset()`.
 
-`update(model, batch, output)` gets what the loss gives as "output", else None. `compute` returns a number, or a dict of
+`output` is what the loss gives under that name, else None. `compute` returns a number, or a dict of
 numbers. And an expensive evaluation for `rollout:`, a callable of (model, loader) that gives a dict of numbers.
 """
 

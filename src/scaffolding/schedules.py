@@ -47,7 +47,7 @@ def read(values: dict[str, float], monitor: str) -> float:
     """The value that `monitor` ("val/loss", "rollout/mmd2") names.
 
     Raises:
-        RunError: there is no such value; those that there are are named.
+        RunError: no value has this name; the message lists the names.
     """
     split = split_of(monitor)
     name = monitor.removeprefix(f"{split}/")

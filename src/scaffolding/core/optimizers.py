@@ -127,7 +127,7 @@ def learning_rates(optimizer: Any, network: str) -> dict[str, float]:
 
 
 def spare(optimizer: Any) -> Any:
-    """An optimizer of the same parameters, of which a schedule may set the rates."""
+    """A copy of an optimizer: a schedule may set its rates without changing those of the original."""
     other = copy.copy(optimizer)
     other.param_groups = [
         {name: value.clone() if isinstance(value, Tensor) else value for name, value in group.items()}

@@ -57,7 +57,7 @@ class StreamLoader:
         return self.num_batches
 
     def close(self) -> None:
-        """There are no worker processes to end."""
+        """Do nothing: a stream has no worker processes."""
 
     def state_dict(self) -> Any:
         """Where the stream stands."""

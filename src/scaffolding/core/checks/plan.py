@@ -48,13 +48,13 @@ def check_monitors(
             if has_rollouts:
                 continue
             raise UserError(
-                f"{key.replace('..', '.')}={monitor}: there are no rollouts\nset rollout and run.rollout_every"
+                f"{key.replace('..', '.')}={monitor}: the run has no rollouts\nset rollout and run.rollout_every"
             )
         if any(monitor.startswith(f"val/{metric}/") for metric in metrics):  # one of the numbers of a metric
             continue
         if not allowed:
             raise UserError(
-                f"{key.replace('..', '.')}={monitor}: there is no validation split\ngive null, or rollout/KEY"
+                f"{key.replace('..', '.')}={monitor}: the run has no validation split\nset it to null or rollout/KEY"
             )
         near = nearest(monitor, allowed)[0]
         raise UserError(
@@ -71,7 +71,7 @@ def check_metrics(exp: Any) -> None:
         if missing:
             raise UserError(
                 f"metrics.{name}: {type(metric).__name__} has no {', '.join(missing)}"
-                "\na metric has update(model, batch), compute() and reset()"
+                "\na metric has update(model, batch) or update(model, batch, output), compute() and reset()"
             )
 
 

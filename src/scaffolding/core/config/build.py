@@ -69,8 +69,11 @@ def check_specs(cfg: Mapping[str, Any]) -> None:
     for name, spec in schedules.items():
         if spec.get("schedule") is not None:
             key = f"scheduler.{name}".rstrip(".")
-            if interval_of(spec, key) == "metric" and cfg["run"]["eval_every"] is None:
-                raise UserError(f"{key}.monitor: run.eval_every=null, so there would be nothing to look at")
+            setting = "eval_every"
+            if str(spec.get("monitor")).startswith("rollout/"):
+                setting = "rollout_every"
+            if interval_of(spec, key) == "metric" and cfg["run"][setting] is None:
+                raise UserError(f"{key}.monitor: run.{setting}=null, so nothing would give that value")
 
 
 def without_groups(optimizer: Any) -> Any:
@@ -187,7 +190,7 @@ def locate(target: str, key: str) -> Any:
                 raise UserError(f"{key}: {target}: {place} has no {part!r}\nnearest: {place}.{''.join(near)}")
             found = getattr(found, part)
         return found
-    raise UserError(f"{key}: {target}: there is no module {parts[0]!r}\ngive the dotted name of a class or function")
+    raise UserError(f"{key}: {target}: Python finds no module {parts[0]!r}\ngive a dotted name of a class or function")
 
 
 def _names_of(found: Any) -> list[str]:

@@ -67,6 +67,7 @@ def help_text(project: Project, words: list[str]) -> str:
         "other runs and ways to run:",
         "  resume=RUN          carry a run on: its name, first letters, `latest`, or its path",
         "  fork=RUN            start a new run from the weights of another",
+        "                      fork_state=true: from its whole newest state; fork_weights=partial: from what fits",
         "  rerun=RUN           do a run again, and compare it row by row",
         "  trust=NAME[,NAME]   with these three: what the run may name although no file of this checkout does",
         "  plots=[A,B]         several options of a group whose files are named blocks: plots, tracker",

@@ -85,7 +85,10 @@ def _is_idle(exp: Any, key: str) -> bool:
     if key in ("loader.start_method", "loader.timeout"):
         return bool(cfg.loader.num_workers == 0)
     if key in ("run.monitor_mode", "run.patience"):
-        return exp.monitor is None or cfg.run.eval_every is None
+        every = cfg.run.eval_every
+        if str(exp.monitor).startswith("rollout/"):
+            every = cfg.run.rollout_every
+        return exp.monitor is None or every is None
     if key == "run.rollout_every":
         return exp.rollout is None
     if key == "run.plot_every":

@@ -14,6 +14,7 @@ constructor keeps its arguments, and `start` does the rest. A `where` that it ma
 
 import contextlib
 import json
+import shlex
 import subprocess
 import sys
 import threading
@@ -127,6 +128,6 @@ class TrackerProcess:
 
 def warn(name: str, folder: Path, why: str) -> None:
     """Say why a tracker did not get everything, and how it gets the rest."""
-    rest = f"facts/ is complete, python scripts/sync.py {folder.name} delivers the rest"
+    rest = f"facts/ is complete, python scripts/sync.py {shlex.quote(str(folder))} delivers the rest"
     with speaking:
         logger.warning(f"tracker {name}: {why}; {rest}")
