@@ -6,6 +6,7 @@ python scripts/sync.py RUN --tracker wandb     # only this one; where the run ha
 
 import argparse
 import sys
+import time
 from typing import Any
 
 EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 130}  # any other: 143, it can be carried on
@@ -15,6 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="a name, its first letters, latest, or a path")
     parser.add_argument("--tracker", metavar="NAME", help="one of the run's, or of configs/tracker")
+    parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="a package the run may name")
     args = parser.parse_args()
 
     from omegaconf import OmegaConf
@@ -25,34 +27,37 @@ def main() -> None:
     from scaffolding.core.find import open_run
     from scaffolding.core.folder.folder import acquire, read_status
     from scaffolding.core.folder.reading import read_yaml
-    from scaffolding.core.session.follow import End, Task
+    from scaffolding.core.session.follow import End
     from scaffolding.core.session.tracking import TrackerProcess
     from scaffolding.core.trust.config import check_trusted, read_config
     from scaffolding.experiment import PROJECT
 
     try:
         run = open_run(args.run, PROJECT.output_root).resolve()
-        trackers: Any = OmegaConf.to_container(read_config(run, PROJECT).tracker, resolve=True)
+        trackers: Any = OmegaConf.to_container(read_config(run, PROJECT, args.trust).tracker, resolve=True)
         acquire(run)
-        if args.tracker not in (None, *trackers):
+        if args.tracker in trackers:
+            trackers = {args.tracker: trackers[args.tracker]}
+        elif args.tracker is not None:
             chosen = compose_config(PROJECT, [f"tracker={args.tracker}"])
             trackers = OmegaConf.to_container(chosen.tracker, resolve=True)
+        trackers = {name: spec for name, spec in trackers.items() if spec}
         if not trackers:
             raise UserError(f"{run.name} has no tracker\nname one: --tracker wandb")
-        check_trusted({"tracker": trackers}, PROJECT, ())
+        check_trusted({"tracker": trackers}, PROJECT, args.trust)
         config = read_yaml(run / "config.yaml")
         status = read_status(run)
         end = End(EXIT_CODES.get(status["status"], 143), status.get("step", 0))
         all_delivered = True
         for name, spec in trackers.items():
-            if args.tracker not in (None, name):
-                continue
             if "mode" in spec:
                 spec["mode"] = "auto"  # dev runs are offline by choice; here the choice is to deliver
             build(spec, f"tracker.{name}")  # what is wrong with it shows here
-            process = TrackerProcess(name, Task(spec, str(run), config))
-            process.send(end)
-            process.wait()
+            process = TrackerProcess(name, spec, run, config, args.trust)
+            process.tell(end)
+            while process.is_at_work():
+                time.sleep(0.02)
+            process.close()
             if process.delivered is None:
                 all_delivered = False
                 continue

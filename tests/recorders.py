@@ -21,6 +21,8 @@ class Recorder:
 
     def start(self, folder: Path, config: dict[str, Any]) -> None:
         self.take("start", str(folder), config, os.getpid(), "torch" in sys.modules)
+        if self.how == "exact":
+            self.take("exact", repr(config))
 
     def log(self, row: dict[str, Any]) -> None:
         self.take("log", row)
@@ -52,12 +54,27 @@ class Recorder:
         time.sleep(0.02)
 
     def be_talkative(self) -> None:
+        from loguru import logger
+
+        from scaffolding.core.session.follow import MARK
+
         self.how = "silent"
         print("an error", file=sys.stderr)
-        print("half a line", end="")
+        print("half a line \u2713", end="")
+        logger.log(15, "its own level")
+        print(f"\n{MARK} a broken report")
+
+    def be_printing(self) -> None:
+        print("before")
+        time.sleep(100)
+
+    def be_crashing_at_exit(self) -> None:
+        atexit.register(os._exit, 3)
 
     def be_silent(self) -> None:
         """Do nothing."""
+
+    be_exact = be_silent
 
 
 class Drawing(Recorder):

@@ -14,6 +14,7 @@ from typing import Any
 from loguru import logger
 
 from .folder.reading import open_here
+from .secrets import without_keys
 
 LOG_LINE = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}"
 LOG: Any = {"format": LOG_LINE, "level": "INFO", "diagnose": False}  # the values of variables may be secrets
@@ -73,7 +74,7 @@ class Transcript:
 
 
 transcript = Transcript()
-speaking = threading.RLock()  # held during a silence; who speaks from another thread takes it, and so waits
+speaking = threading.RLock()  # held during `silence()`; other threads take it before they log, so they wait
 above_bar: list[Callable[[str], None]] = []  # shows lines above a progress bar, while there is one
 os.register_at_fork(after_in_child=above_bar.clear)  # workers have no bar; the lock of their copy may be taken
 
@@ -135,7 +136,7 @@ class Output(Stream):
         """Write text, and copy it."""
         lines = self.copied.add(text)
         if lines:
-            transcript.write(lines)
+            transcript.write(without_keys(lines))
         return self.show(text)
 
     def show(self, text: str) -> int:

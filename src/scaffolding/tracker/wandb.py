@@ -120,7 +120,7 @@ class Wandb:
 
 
 def has_key(setup: Any) -> bool:
-    """Whether W&B is logged in: by a variable, or by what `wandb login` wrote into .netrc for its server."""
+    """Whether there is a W&B login: an environment variable, or an entry of `wandb login` in .netrc for this server."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     address = os.environ.get("WANDB_BASE_URL") or getattr(getattr(setup, "settings", None), "base_url", "")

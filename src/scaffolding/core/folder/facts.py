@@ -110,7 +110,7 @@ class Facts:
         if lines:
             _append(self.cut_file, "".join(json.dumps(line) + "\n" for line in lines))
         if torn[self.events_file]:
-            write_text(self.events_file, self.events_file.read_text().removesuffix(torn[self.events_file]))
+            write_text(self.events_file, self.events_file.read_text("utf-8").removesuffix(torn[self.events_file]))
         if cut or torn[self.scalars_file]:
             self._write(kept, self._columns())
         return len(cut)
@@ -129,7 +129,7 @@ class Facts:
                 file.rename(file.with_name(f"{file.name}.damaged"))
 
     def _columns(self) -> list[str]:
-        with contextlib.suppress(FileNotFoundError), open(self.scalars_file) as file:
+        with contextlib.suppress(FileNotFoundError), open(self.scalars_file, encoding="utf-8") as file:
             return next(csv.reader(file), [])
         return []
 
@@ -196,7 +196,7 @@ def _torn(file: Path) -> str:
     """What follows the last newline of a file."""
     if not file.exists():
         return ""
-    return file.read_text(errors="replace").rpartition("\n")[2]
+    return file.read_text("utf-8", "replace").rpartition("\n")[2]
 
 
 def _number(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""What the process of a tracker does (tracking.py starts it): it tells the tracker what the files of a run hold.
+"""Runs in a tracker's process, which tracking.py starts: reads a run's files and passes their content to the tracker.
 
 Its standard input says what to follow and, in the end, how the run ended. It does not import torch.
 """
@@ -13,31 +13,26 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from loguru import logger
 
 from ..errors import UserError
 from ..folder.facts import Facts, NewRows
-from ..folder.reading import MAX_FACTS, read_bytes
+from ..folder.reading import open_plain
 from ..signals import handle
 
 LOOK_EVERY = 0.5  # seconds
+MAX_FIGURE = 100_000_000  # bytes
 MARK = "\0tracker "  # begins a line of output that is a report; any other line is the tracker's own
-
-
-class Task(NamedTuple):
-    """What a process is started for."""
-
-    spec: dict[str, Any]  # the tracker's block in the config, with its secrets
-    folder: str
-    config: dict[str, Any]
 
 
 class End(NamedTuple):
     """How a run ended."""
 
     exit_code: int
-    step: int  # the last one, as far as it is known
+    step: int  # the last step, if known
 
 
 class Figure(NamedTuple):
@@ -59,7 +54,7 @@ class Follower:
         self.damaged: set[Figure] = set()
 
     def look(self) -> None:
-        """Tell what is new. The figures of the last step wait: it may get more rows."""
+        """Pass on what is new. Figures of the last step wait, because more rows of that step may come."""
         rows = self.rows.read()
         figures = []
         if rows:
@@ -71,7 +66,7 @@ class Follower:
             self.step = max(self.step, row["step"])  # a test row is of the best step
 
     def finish(self, end: End) -> None:
-        """Tell the rest, and that the run has ended. Figures of later steps were cut, and will come again."""
+        """Pass on the rest and say how the run ended. Figures of later steps were cut and will be drawn again."""
         self.look()
         for figure in self._new_figures():
             if figure.step <= max(self.step, end.step):
@@ -99,33 +94,44 @@ class Follower:
 def is_whole(file: Path) -> bool:
     """Whether a PNG file has its end; a kill may have cut it short."""
     try:
-        return read_bytes(file, MAX_FACTS).endswith(b"IEND\xaeB`\x82")
+        with open_plain(file, MAX_FIGURE) as stream:
+            stream.seek(-min(8, os.fstat(stream.fileno()).st_size), os.SEEK_END)
+            return stream.read() == b"IEND\xaeB`\x82"
     except UserError:
         return False
 
 
-def report(**content: Any) -> None:
+def report(kind: str, **content: Any) -> None:
     """Tell the process of the run something: a mapping that JSON can hold."""
-    print(f"\n{MARK}{json.dumps(content)}", flush=True)
+    sys.stdout.write(f"\n{MARK}{json.dumps({'kind': kind, **content})}\n")  # at once: other threads print, too
+    sys.stdout.flush()
 
 
 def log(level: str, message: str) -> None:
     """Have the process of the run log something, there and in log.txt."""
-    report(level=level, message=message)
+    report("log", level=level, message=message)
+
+
+def read_message() -> dict[str, Any]:
+    """What the process of the run has sent; ValueError: it is gone."""
+    message: dict[str, Any] = yaml.safe_load(json.loads(sys.stdin.readline()))
+    return message
 
 
 def main() -> None:
-    """Follow one run from its first row to its end. Exit code 1: the tracker failed, or the run was killed."""
+    """Follow one run from its first row to its end. Exit code 1: the tracker failed or the run was killed."""
     handle(lambda *_: None)  # a Ctrl-C or a scheduler's signal is for the run, which says when it has ended
-    task = Task(*json.loads(sys.stdin.readline()))
-    folder = Path(task.folder)
+    for stream in (sys.stdout, sys.stderr):  # what is printed is logged at once, in whatever letters
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    task = read_message()
+    folder = Path(task["folder"])
     ends: queue.Queue[End] = queue.Queue()
     threading.Thread(target=_wait_for_end, args=[ends], daemon=True).start()
     logger.remove()
     logger.add(lambda text: log(text.record["level"].name, text.rstrip()), format="{message}", diagnose=False)
     try:
-        tracker = instantiate(task.spec, _convert_="all")
-        tracker.start(folder, task.config)
+        tracker = instantiate(task["spec"], _convert_="all")
+        tracker.start(folder, task["config"])
         follower = Follower(tracker, folder)
         end = None
         while end is None:
@@ -134,16 +140,21 @@ def main() -> None:
                 end = ends.get(timeout=LOOK_EVERY)
         follower.finish(end)
     except BaseException as error:  # whatever a tracker does, sys.exit() too
-        first_line = str(error).partition("\n")[0]
+        cause: BaseException = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        first_line = str(cause).partition("\n")[0]
         log("DEBUG", "".join(traceback.format_exception(error)))
-        report(problem=f"stopped ({type(error).__name__}: {first_line})")
+        report("problem", message=f"stopped ({type(cause).__name__}: {first_line})")
         os._exit(1)  # what libraries do at an exit may wait for a silent server
     where = str(getattr(tracker, "where", ""))
-    report(num_rows=follower.rows.num_rows, num_figures=len(follower.told), where=where)
+    report("end", num_rows=follower.rows.num_rows, num_figures=len(follower.told), where=where)
 
 
 def _wait_for_end(ends: "queue.Queue[End]") -> None:
-    try:
-        ends.put(End(*json.loads(sys.stdin.readline())))
-    except ValueError:  # there is none, or half of one
-        os._exit(1)  # the run was killed: when it is resumed, or by sync.py, the tracker gets it whole
+    """Wait for the run's end. Where its process is gone, this one ends as well, whatever the tracker is doing."""
+    with contextlib.suppress(ValueError):  # there is no message, or half of one
+        ends.put(End(**read_message()))
+        while os.read(0, 4096):  # sys.stdin has a lock, which may not be held at the interpreter's exit
+            pass
+    os._exit(1)  # when the run is resumed, or by sync.py, the tracker gets it whole

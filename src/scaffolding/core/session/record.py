@@ -4,6 +4,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +54,12 @@ class Record:
             self.facts.event("on_resume", step=start.step, rows_cut=rows_cut)
         else:
             self.facts.event("on_start", step=start.step)
-        self.tracking = Tracking(run.trackers, run.path, run.config)
+        self.run = run
+
+    @cached_property
+    def tracking(self) -> Tracking:
+        """The trackers, which start with the first row: a run that fails before it leaves nothing with them."""
+        return Tracking(self.run.trackers, self.run.path, self.run.config, self.run.trust)
 
     def add(self, split: str, values: dict[str, Any], at: RunState | None = None) -> dict[str, float]:
         """Record one row, of the weights at state `at` or of today's. Tensors are read here.
@@ -82,6 +88,7 @@ class Record:
         self.facts.add_row(row)
         if self.facts.error is not None and not had_error:
             logger.warning(f"{self.facts.error}; rows wait in memory, training goes on")
+        _ = self.tracking
         self._show(row)
         return numbers
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -20,11 +21,12 @@ from hydra.types import RunMode
 from loguru import logger
 
 from ..config.compose import own_words
-from ..errors import RunError, UserError, ended_early
+from ..errors import CONTROL, RunError, UserError, ended_early
 from ..find import absolute, shortest_name
 from ..folder import folder
 from ..folder.facts import Facts
 from ..output import transcript
+from ..secrets import without_keys
 from ..signals import StopFlag, Stopped
 from ..state.checkpoint import link_checkpoint
 from ..state.files import CheckpointFiles
@@ -51,8 +53,8 @@ class NoRun:
 class Run:
     """The record of one run in the folder `path`, claimed before.
 
-    It takes from the experiment what it is about: state, budget, settings, config, trackers and what is not to be
-    saved (`check_finite`).
+    It copies from the experiment what it needs: state, budget, settings, config, trackers and the check for infinite
+    values (`check_finite`).
     """
 
     @classmethod
@@ -76,6 +78,8 @@ class Run:
             (path / name).mkdir(exist_ok=True)
         for aside in (*path.glob(".*.tmp"), *path.glob("*/.*.tmp")):  # what a kill during a write left
             aside.unlink()
+        for aside in (*path.glob(".rehearsal_*"), *path.glob(".estimate_*")):  # and what one during a dev run left
+            shutil.rmtree(aside, ignore_errors=True)
         self.stop = StopFlag()
         state = self.state
         self.start = Start(state.step, list(state.looks), state.samples, time.perf_counter())
@@ -163,8 +167,8 @@ class Run:
                 raise
             finally:
                 self.close_loaders()
-                if "record" in vars(self):
-                    self.record.tracking.finish(End(code, self.state.step))
+                if "record" in vars(self) and "tracking" in vars(self.record):  # they have been used
+                    self.record.tracking.finish(End(code, self.state.step), self.stop)
                 print("\n".join([f"run:      {self.path}", f"resume:   {self._resume()}", *self.closing]), flush=True)
                 folder.release(self.path)
 
@@ -190,6 +194,7 @@ class Run:
         return f"{command()} {shlex.join(words)}"
 
     def _end(self, status: str, reason: str) -> None:
+        reason = without_keys(reason.translate(CONTROL))  # it may be the message of any library
         with contextlib.suppress(OSError, RunError):  # the record itself cannot be made where the disk is full
             self.facts.event("on_exception", step=self.state.step, reason=reason)
         self._write_status(status, reason)
