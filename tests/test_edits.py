@@ -113,6 +113,7 @@ def test_an_order_that_is_another_in_each_process_is_found(output_root: Path) ->
     words = (*TINY[:4], "data.dataset._target_=tiny.SetOrder", "mode=dev", "tracker=none", "plots=none")
     done = run_train(*words, f"paths.output_root={output_root}", code=1)
     assert "resume rehearsal: " in done.stderr and "another process" in done.stderr
+    assert "(exit code 2): error: data: " in done.stderr  # what it said first
     assert "sort what comes from a set" in done.stderr
 
 

@@ -146,6 +146,14 @@ def test_no_message_repeats_a_secret_of_the_command_line(train: Train) -> None:
         assert "SEKRET" not in done.stdout + done.stderr and "error: " in done.stderr, word
 
 
+def test_what_code_of_a_run_prints_and_raises_is_kept_without_secrets(train: Train, output_root: Path) -> None:
+    train(*BASE, "rollout={_target_:tiny.Leak}", "run.rollout_every=3", "run.name=run", code=1)
+    files = [file for file in (output_root / "run").rglob("*") if file.is_file() and file.name != "changes.patch"]
+    assert not [file for file in files if b"SEKRET" in file.read_bytes()]
+    assert "https://host/x?token=***" in (output_root / "run" / "status.json").read_text()
+    assert "{'password': ***}" in (output_root / "run" / "log.txt").read_text()
+
+
 def test_a_resumed_run_asks_for_what_it_did_not_keep_and_has_the_rest(train: Train, output_root: Path) -> None:
     words = (*BASE, "+data.token=abc", "+data.url=https://me:abc@host", "+data.pad_token='<pad>'", "run.name=run")
     train(*words, env={"KILL_AT": "7", "KILL_WITH": "SIGTERM"}, code=143)

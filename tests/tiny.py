@@ -253,6 +253,15 @@ class CountingFigure(Figure):
         self.calls = state["calls"]
 
 
+class Leak:
+    """An expensive evaluation that prints a password, and fails with a key in its message."""
+
+    def __call__(self, model: nn.Module, loader: Any) -> dict[str, float]:
+        secret = "SEK" + "RET"  # so that it is not in this file, which may be in changes.patch
+        print({"password": secret})
+        raise RuntimeError(f"401 of https://host/x?token={secret}")
+
+
 class Rollout:
     """An expensive evaluation: how many items it saw, under a name, and with which weights."""
 
