@@ -132,16 +132,19 @@ def run_tests(fault: Fault | None, tests: list[str], left_out: Iterable[str], nu
     return Outcome(failed, time.monotonic() - begin, text)
 
 
-def find(fault: Fault, tests: list[str], left_out: Iterable[str], num_workers: int) -> Outcome:
-    """The tests with a fault: without `tests` the whole quick set, those that are likely to find it first."""
-    if tests:
-        return run_tests(fault, tests, left_out, num_workers)
+def likely_tests(fault: Fault, table: str) -> list[str]:
+    """The tests that are likely to find a fault: the one that a table of README.md names, its file, those of FIRST."""
     likely = [f"tests/test_{name}.py" for name in FIRST.get(fault.file, "").split()]
-    before = re.search(rf"(?m)^\| {re.escape(fault.name)} \| .*? \| `(\S+?\.py)(.*?)` \|", README.read_text())
+    before = re.search(rf"(?m)^\| {re.escape(fault.name)} \| .*? \| `(\S+?\.py)(.*?)` \|", table)
     if before and (ROOT / "tests" / before[1]).exists():
         likely = [f"tests/{before[1]}{before[2]}", f"tests/{before[1]}", *likely]
+    return list(dict.fromkeys(likely))
+
+
+def find(fault: Fault, stages: list[list[str]], left_out: Iterable[str], num_workers: int) -> Outcome:
+    """Run tests with a fault, stage by stage, until one fails; a stage without a name is the whole quick set."""
     seconds = 0.0
-    for chosen in [[test] for test in dict.fromkeys(likely)] + [[]]:
+    for chosen in stages:
         outcome = run_tests(fault, chosen, left_out, num_workers)
         seconds += outcome.seconds
         if outcome.failed:
@@ -193,7 +196,12 @@ def main() -> None:
         sys.exit(f"{sound.output}\nthe tests do not run here")
     rows, num_workers, survivors = {}, max(1, CORES // arguments.jobs), 0
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        tasks = [pool.submit(find, each, arguments.tests, sound.failed, num_workers) for each in chosen]
+        table, tasks = README.read_text(), []  # it changes while they run
+        for each in chosen:
+            stages = [arguments.tests]
+            if not arguments.tests:
+                stages = [[test] for test in likely_tests(each, table)] + [[]]
+            tasks.append(pool.submit(find, each, stages, sound.failed, num_workers))
         for fault, task in zip(chosen, tasks, strict=True):
             outcome = task.result()
             rows[fault.name] = row(fault, outcome)
