@@ -274,7 +274,12 @@ def words(marks: Path) -> dict[str, str]:
         "run.name=${oc.env:HOME}", "run.name='${now:%Y}'", "data.x=${hydra:run.dir}", " run.seed=1", "run.seed=1\n", "=1", "",
         "run.seed", "a b=1", "~hydra", "+_x.y=1", "9.x=1", "run..seed=1", "run.seed=" + "[" * 5000,
     ]  # fmt: skip
+    together = {
+        "a data set": ["data=hf_text", "data.path=evil/dataset"],
+        "weights": ["model._target_=torchvision.models.resnet18", "+model.weights=DEFAULT"],
+    }
     return {word[:60]: yaml.safe_dump([word]) for word in found} | {
+        **{f"together: {what}": yaml.safe_dump(several) for what, several in together.items()},
         "tag": "- !!python/object/apply:os.system [a]\n",
         "no list": "1\n",
         "mapping": "{a: 1}\n",

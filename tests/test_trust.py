@@ -25,7 +25,7 @@ from scaffolding.core.folder.folder import claim, release
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import find_checkpoint
 from scaffolding.core.trust.config import check_trusted, needed_trust, read_plain
-from scaffolding.core.trust.words import read_words
+from scaffolding.core.trust.words import check_together, read_words
 from scaffolding.experiment import PROJECT, Experiment
 
 
@@ -65,10 +65,10 @@ def read_yaml(file: Path) -> Any:
     return yaml.safe_load(file.read_text())
 
 
-def trusts(target: str, trust: tuple[str, ...] = (), **arguments: Any) -> bool:
+def trusts(target: str, trust: tuple[str, ...] = (), project: Any = PROJECT, **arguments: Any) -> bool:
     """Whether a config may name this target."""
     try:
-        check_trusted({"x": [{"_target_": target, **arguments}]}, PROJECT, trust)
+        check_trusted({"x": [{"_target_": target, **arguments}]}, project, trust)
     except UserError as error:
         assert "not in the list" in str(error)
         return False
@@ -130,7 +130,14 @@ def test_the_payloads_work(tmp_path: Path) -> None:
 def test_hostile_words_are_refused(run: Path, marks: Path) -> None:
     for text in strangers.words(marks).values():
         (run / "overrides.yaml").write_text(text)
-        refused(read_words, run / "overrides.yaml", PROJECT, ())
+        refused(lambda: check_together(read_words(run / "overrides.yaml", PROJECT, ()), [], [], PROJECT, ()))
+
+
+def test_the_words_of_a_run_are_judged_with_what_the_command_line_chooses() -> None:
+    target, weights = "torchvision.models.resnet18", ["++model.weights=DEFAULT"]
+    assert f"{target!r}" in refused(check_together, weights, [f"model._target_={target}"], [], PROJECT, ())
+    for words, own in ((weights, []), ([], [f"model._target_={target}", *weights]), ([], ["model._target_=os.system"])):
+        check_together(words, own, [str(TESTS / "configs")], PROJECT, ())
 
 
 def test_plain_words_pass(run: Path) -> None:
@@ -161,7 +168,7 @@ def test_train_refuses_a_hostile_run(train: Train, run: Path, marks: Path, evil:
     """Through the real entry point: nothing is run, made or changed."""
     configs = dict(strangers.configs(read_yaml(run / "config.yaml"), marks, evil))
     words = strangers.words(marks)
-    chosen = [text for word, text in words.items() if word.startswith(("loss=", "experiment="))]
+    chosen = [text for word, text in words.items() if word.startswith(("loss=", "experiment=", "together"))]
     named = ("torch.load", "section of Hydra", "defaults")
     cases = [("config.yaml", configs[what], "resume=dev/run") for what in named]
     cases += [("overrides.yaml", text.encode(), "fork=dev/run") for text in chosen]
@@ -171,6 +178,7 @@ def test_train_refuses_a_hostile_run(train: Train, run: Path, marks: Path, evil:
         state = tree(output_root)
         done = train(verb, code=2)
         assert len(done.stderr.splitlines()) <= 3 and "error: " in done.stderr and "Traceback" not in done.stderr
+        assert "not in the list of trusted" in done.stderr or b"weights=DEFAULT" not in content
         assert tree(output_root) == state and not list(marks.iterdir())
         (run / file).write_bytes(before)
 
@@ -194,7 +202,7 @@ def test_nothing_is_imported_before_it_is_checked(run: Path, tmp_path: Path, mon
     "target",
     [
         "torch.nn.Linear", "torch.optim.lr_scheduler.ReduceLROnPlateau", "torchmetrics.regression.MeanSquaredError",
-        "torchvision.models.detection.fasterrcnn_resnet50_fpn", "torchvision.ops.MLP", "torchvision.datasets.SVHN",
+        "torchvision.models.mobilenet_v2", "torchvision.ops.MLP", "torchvision.datasets.SVHN",
         "torchvision.transforms.v2.Resize", "tiny.ExplodingLoss",  # next to what a file in tests/configs names
     ],
 )  # fmt: skip
@@ -221,6 +229,13 @@ def test_what_this_checkout_names_is_trusted() -> None:
         {"target": "torchvision.models.resnet18", "_args_": [True]},
         {"target": "torchvision.models.resnet18", "pretrained": True},
         {"target": "torchvision.models.segmentation.fcn_resnet50", "pretrained_backbone": True},
+        {"target": "torchvision.models.detection.fasterrcnn_resnet50_fpn"},  # its default is to fetch
+        {"target": "torchvision.models.get_model", "name": "fasterrcnn_resnet50_fpn"},
+        # through another module's imports
+        {"target": "strangers_friend.nn.init.zeros_"},
+        {"target": "strangers_friend.nn.utils.clip_grad_norm_"},
+        {"target": "strangers_friend.models.resnet18", "weights": "DEFAULT"},
+        {"target": "strangers_friend.models.get_model", "name": "resnet18"},
         {"target": "torchvision.models.feature_extraction.DualGraphModule"},
         {"target": "tiny.fill", "file": "/x"},  # a function next to what a file in tests/configs names
         {"target": f"{PROJECT.package}.data.hf_text.HuggingFaceText", "path": "evil/x"},
@@ -228,9 +243,34 @@ def test_what_this_checkout_names_is_trusted() -> None:
     ],
     ids=lambda spec: spec["target"],
 )
-def test_what_fetches_or_is_named_nowhere_is_not_trusted(spec: dict[str, Any]) -> None:
-    assert not trusts(**spec)
+def test_what_fetches_or_is_named_nowhere_is_not_trusted(
+    spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torchvision")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "strangers_friend.py").write_text("from torch import nn\nfrom torchvision import models\n")
+    project = dataclasses.replace(PROJECT, trusted=(*PROJECT.trusted, "strangers_friend"))
+    assert not trusts(**spec, project=project)
+    assert trusts("strangers_friend.nn.Linear", project=project)
     assert trusts("torchvision.models.resnet18", weights=None)
+    assert trusts("torchvision.models.detection.fasterrcnn_resnet50_fpn", weights_backbone=None)
+
+
+def test_a_file_that_cannot_be_read_names_nothing(tmp_path: Path) -> None:
+    """Fails where an editor's lock, or a file that is being edited, fails every run."""
+    project = dataclasses.replace(PROJECT, root=tmp_path)
+    (tmp_path / "configs" / "model").mkdir(parents=True)
+    (tmp_path / "configs" / ".#base.yaml").symlink_to("me@host.1234")
+    (tmp_path / "configs" / "gone.yaml").symlink_to("nowhere")
+    (tmp_path / "configs" / "model" / "new.yaml").write_text("_target_: [a, b\nc: {")
+    (tmp_path / "configs" / "model" / "text.yaml").write_bytes(b"\xff\xfe")
+    (tmp_path / "configs" / "model" / "good.yaml").write_text("_target_: library.Thing")
+    said: list[Any] = []
+    sink = logger.add(said.append, format="{message}")
+    assert needed_trust({"x": {"_target_": "library.Thing"}}, project) == []
+    needed_trust({"x": {"_target_": "library.Thing"}}, project)
+    logger.remove(sink)
+    assert len(said) == 3 and all("is not trusted" in text and "yaml" in text for text in said), said
 
 
 @pytest.mark.parametrize("target", ["os.system", "torch.nn.init.zeros_", "torch.nn.modules.module.functools.partial"])

@@ -34,6 +34,7 @@ import contextlib
 import dataclasses
 import errno
 import gc
+import itertools
 import math
 from collections.abc import Callable
 from datetime import datetime
@@ -51,7 +52,7 @@ from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 
 from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, masked, without_words
-from .config.grammar import readable, split_options, unquoted
+from .config.grammar import key_of, readable, split_options, unquoted
 from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
 from .find import absolute, find_run
@@ -61,7 +62,7 @@ from .secrets import without_keys
 from .session.console import command, note_program
 from .signals import handle
 from .trust.config import open_config
-from .trust.words import read_words
+from .trust.words import check_together, read_words
 
 gc.enable()
 if "triton" not in sys.modules:  # what is frozen is never freed, and triton complains of that at exit
@@ -119,7 +120,7 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     source: list[str] = []
     verb = ""
     if {*VERBS, "trust"} & set(given):
-        verb, parent, source, inherited = _go_on(given, rest, project)
+        verb, parent, source, inherited = _go_on(given, rest, options, project)
         more += inherited
     for key in ("fork_state", "fork_weights"):
         if key in given and verb != "fork":
@@ -211,7 +212,9 @@ def _settings_of_hydra(project: Project, is_sweep: bool, made: list[Path]) -> li
     return words
 
 
-def _go_on(given: dict[str, str], words: list[str], project: Project) -> tuple[str, Path, list[str], list[str]]:
+def _go_on(
+    given: dict[str, str], words: list[str], options: list[str], project: Project
+) -> tuple[str, Path, list[str], list[str]]:
     """The verb of a command line, the run that it names, and what Hydra gets of that run.
 
     Returns:
@@ -232,11 +235,11 @@ def _go_on(given: dict[str, str], words: list[str], project: Project) -> tuple[s
     else:
         root = project.find_output_root(given.get("paths.output_root"))
     run = find_run(given[verb], root)
-    keys = {word.partition("=")[0].lstrip("+~"): word for word in words if "=" in word or word.startswith("~")}
+    keys = {key_of(word): word for word in words if "=" in word or word.startswith("~")}
     if verb == "fork":  # the parent's command line, then this one's
         own = {*keys, "run.name", "paths.output", "paths.output_root"}
         before = read_words(run / "overrides.yaml", project, trust)
-        inherited = {word.partition("=")[0].lstrip("+~"): word for word in before}
+        inherited = {key_of(word): word for word in before}
         chosen = [key for key, word in keys.items() if (project.configs / key).is_dir() and inherited.get(key) != word]
         groups = tuple(f"{key}." for key in chosen)
         dropped = [word for key, word in inherited.items() if key.startswith(groups) and key not in own]
@@ -245,8 +248,11 @@ def _go_on(given: dict[str, str], words: list[str], project: Project) -> tuple[s
                 f"left out: {', '.join(map(masked, dropped))}, which {run.name} had for its own choice of "
                 f"{', '.join(sorted({key.partition('.')[0] for key in inherited if inherited[key] in dropped}))}"
             )
-        own |= {word.partition("=")[0].lstrip("+~") for word in dropped}
-        return verb, run, [], [word for word in before if word.partition("=")[0].lstrip("+~") not in own]
+        own |= {key_of(word) for word in dropped}
+        kept = [word for word in before if key_of(word) not in own]
+        naming = [word for key, word in keys.items() if (project.configs / key).is_dir() or "_target_" in word]
+        check_together(kept, naming, _config_dirs(options), project, trust)
+        return verb, run, [], kept
     for key, word in keys.items():
         if (project.configs / key).is_dir():  # the run has chosen
             single = f"; single keys may be set ({key}.KEY=VALUE)"
@@ -259,3 +265,9 @@ def _go_on(given: dict[str, str], words: list[str], project: Project) -> tuple[s
     # as it was checked: Hydra does not read the folder
     ConfigStore.instance().store("config of the run", open_config(run, project, trust))
     return verb, run, ["--config-name", "config of the run"], []
+
+
+def _config_dirs(options: list[str]) -> list[str]:
+    """The folders of --config-dir."""
+    found = [option.partition("=")[2] for option in options if option.startswith(("--config-dir=", "-cd="))]
+    return found + [place for option, place in itertools.pairwise(options) if option in ("--config-dir", "-cd")]

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from ..errors import UserError, nearest
 from ..tree import leaves
+from .grammar import key_of
 
 KINDS = {"converted to Integer": "a whole number", "converted to Float": "a number", "a valid bool": "true or false"}
 
@@ -94,7 +95,7 @@ def _wrong_kind(word: str, problem: str) -> UserError:
 def _known(overrides: list[str], configs: Path, compose: Callable[[list[str]], Any]) -> list[str]:
     """The keys there are with the group choices of a command line; the groups, where those do not compose."""
     options = groups(configs)
-    chosen = [text for text in overrides if text.partition("=")[0].lstrip("+~") in options]
+    chosen = [text for text in overrides if key_of(text) in options]
     try:
         config: Any = OmegaConf.to_container(compose(chosen))
     except Exception:  # whatever else is wrong with the command line: this one is being told already

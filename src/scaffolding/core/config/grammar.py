@@ -42,6 +42,11 @@ def split_options(words: list[str]) -> tuple[list[str], list[str]]:
     return options, others
 
 
+def key_of(word: str) -> str:
+    """The key, or the group, that a word of a command line sets, adds (`+`) or removes (`~`)."""
+    return word.partition("=")[0].lstrip("+~")
+
+
 def quoted(text: str) -> str:
     """A text as Hydra reads it, whatever its letters are."""
     quote = Quote.single

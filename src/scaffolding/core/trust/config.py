@@ -4,6 +4,7 @@ The owner's code is the command line, and what this checkout's YAML files (confi
 """
 
 import dataclasses
+import functools
 import inspect
 import re
 from collections.abc import Iterable
@@ -105,6 +106,11 @@ def tell_of_age(folder: Path, new: Iterable[str], gone: Iterable[str]) -> None:
 _told: set[tuple[Path, str]] = set()
 
 
+@functools.cache
+def _warn_once(text: str) -> None:
+    logger.warning(text)
+
+
 def read_plain(file: Path) -> Any:
     """The content of a run's YAML file: plain values that refer to nothing but ${paths.NAME}; else UserError."""
     content = read_yaml(file)
@@ -182,6 +188,7 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
     listed = tuple(f"{entry}." for entry in (*project.trusted, *modules))
     given, fetching = (tuple(f"{entry}." for entry in names) for names in (trust, project.fetching))
     names: dict[str, str] = {}  # what is to be judged by what it stands for
+    named: dict[str, dict[str, Any]] = {}  # and its block
     found: dict[str, tuple[str, str]] = {}
     for index, name in enumerate(imports):
         if name not in trust:
@@ -191,9 +198,7 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
         if project.former_names:
             name = project.present_name(name)
         is_given = f"{name}.".startswith(given)
-        weights = [value for part, value in spec.items() if part == "_args_" or WEIGHTS.search(str(part))]
-        fetches = name.startswith("torchvision.models.") and any(weights)  # it downloads what its arguments say
-        is_safe = not fetches and not f"{name}.".startswith(fetching)
+        is_safe = not fetches(name, spec) and not f"{name}.".startswith(fetching)
         if name in own and not is_given and not f"{name}.".startswith(listed):  # a library's
             strange = strange_arguments(spec, own[name])
             if strange:
@@ -207,7 +212,7 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
         elif PRIVATE.search(name) or not (is_given or is_listed):
             found[key] = (name, f"{name!r:.100}")
         else:
-            names[key] = name
+            names[key], named[key] = name, spec
     if found:
         return found
     if imports:
@@ -219,14 +224,32 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
             (*(f"{entry}." for entry in project.trusted), *given)
         ):
             is_fit = False  # next to what a YAML file names there may be functions that write
-        if is_fit and name.startswith(LIBRARIES):
+        real = _real_name(thing)
+        if is_fit and not f"{name}.".startswith(given):  # the name may lead there through another module's imports
+            spec = named[key]
+            if f"{real}.".startswith(fetching) or fetches(real, spec, thing):
+                is_fit = False
+        if is_fit and real.startswith(LIBRARIES):
             if not isinstance(thing, type):
                 made = inspect.signature(thing).return_annotation
-            is_fit = isinstance(made, type) and (issubclass(made, PARTS) or name.startswith("torchvision.transforms."))
-        for real in (_real_name(thing), _real_name(made)):
-            if not is_fit or not (real in own or f"{real}.".startswith((*listed, *given))):
-                found[key] = (name, f"{name!r:.100} (the {type(thing).__name__} {real})")
+            is_fit = isinstance(made, type) and (issubclass(made, PARTS) or real.startswith("torchvision.transforms."))
+        for each in (real, _real_name(made)):
+            if not is_fit or not (each in own or f"{each}.".startswith((*listed, *given))):
+                found[key] = (name, f"{name!r:.100} (the {type(thing).__name__} {each})")
     return found
+
+
+def fetches(name: str, spec: dict[str, Any], function: Any = None) -> bool:
+    """Whether a model of torchvision would download weights, as its arguments say or its signature's defaults."""
+    if not name.startswith("torchvision.models."):
+        return False
+    if name.startswith("torchvision.models._api."):  # get_model: its models have defaults, too
+        return True
+    arguments = dict(spec)
+    if inspect.isfunction(function):
+        defaults = {part: value.default for part, value in inspect.signature(function).parameters.items()}
+        arguments = {part: value for part, value in defaults.items() if value is not inspect.Parameter.empty} | spec
+    return any(value for part, value in arguments.items() if part == "_args_" or WEIGHTS.search(str(part)))
 
 
 Arguments = dict[str, list[Any]]  # what YAML files give an argument of a target, by its dotted name
@@ -238,8 +261,13 @@ def owned(project: Project) -> tuple[dict[str, Arguments], set[str]]:
     """
     names, modules = dict[str, Arguments](), set[str]()
     for folder in (project.configs, project.root / "tests" / "configs"):
-        for file in folder.rglob("*.yaml"):
-            for _, spec in specs(yaml.load(file.read_text("utf-8"), SafeLoader)):
+        for file in folder.rglob("[!.]*.yaml"):  # .#base.yaml: an editor's lock
+            try:
+                content = yaml.load(file.read_text("utf-8"), SafeLoader)
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                _warn_once(f"{file}: {' '.join(str(error).split()):.200}; what it names is not trusted")
+                continue
+            for _, spec in specs(content):
                 arguments = names.setdefault(str(spec["_target_"]), {})
                 for key, value in leaves(spec):
                     arguments.setdefault(key, []).append(value)

@@ -7,11 +7,13 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
-from ..config.compose import NOT_KEPT, VERSION, Project
+from ..config.compose import COMPOSE_ERRORS, NOT_KEPT, VERSION, Project, compose_unchecked, explained
+from ..config.grammar import key_of, quoted
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
-from .config import check_no_references, check_trusted, is_gone, read_plain, tell_of_age
+from .config import check_no_references, check_trusted, is_gone, needed_trust, read_plain, tell_of_age
 
 SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCII | re.DOTALL)
 
@@ -24,7 +26,7 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
         if isinstance(config, dict):
             version = config.get("version", 1)
     words = [str(word) for word in (found if isinstance(found, list) else [found])]
-    words = [word for word in words if word.partition("=")[0].lstrip("+~") not in NOT_KEPT]
+    words = [word for word in words if key_of(word) not in NOT_KEPT]
     present: dict[str, list[str]] = {}
     gone: list[str] = []
     for word in sorted(words, key=lambda word: not word.lstrip("+").startswith("imports")):  # others may need them
@@ -53,6 +55,35 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
         present[word] = [word] if repr(now) == repr(value) else _as_words(now, word)
     tell_of_age(file.parent, [], gone)
     return [now for word in words for now in present.get(word, [])]
+
+
+def check_together(words: list[str], own: list[str], places: list[str], project: Project, trust: Iterable[str]) -> None:
+    """Check what the words of a run make of this checkout's files: one word may choose a target, another what it gets.
+
+    Args:
+        words: of the run, each as `read_words` accepted it.
+        own: what the command line chooses or names; it is trusted, but not with every argument.
+        places: folders of configs that the command line adds to those of the checkout.
+        project: that composes them.
+        trust: what the run may name besides.
+
+    Raises:
+        UserError: they make what is not trusted, or they do not compose.
+    """
+    search = f"hydra.searchpath=[{','.join(quoted(f'file://{Path(place).absolute()}') for place in places)}]"
+    own = [search, *(word for word in own if not OverridesParser.create().parse_override(word).is_sweep_override())]
+    try:
+        ours = needed_trust(_composed(own, project), project)
+        config = _composed([*own, *words], project)
+    except UserError:
+        raise
+    except COMPOSE_ERRORS as error:
+        raise explained(error, project, [*words, *own[1:]]) from error
+    check_trusted(config, project, [*trust, *ours])
+
+
+def _composed(words: list[str], project: Project) -> Any:
+    return OmegaConf.to_container(compose_unchecked(project, words), resolve=True)
 
 
 def _as_words(config: Any, word: str) -> list[str]:
