@@ -419,6 +419,17 @@ def test_runs_of_format_1_are_upgraded(part: str, before: Any, after: Any) -> No
     assert upgrade({part: after}) == {part: after}
 
 
+@pytest.mark.parametrize(
+    ("version", "seed", "limit"), [(1, {"split_seed": 7}, 1), (2, {"split_seed": 7}, 1), (3, {}, 1), (4, {}, 1.0)]
+)
+def test_only_what_was_changed_since_is_upgraded(version: int, seed: dict[str, int], limit: float) -> None:
+    """Fails where splits that were drawn with seed 0 are drawn again with run.seed, or all items become one."""
+    config = {"data": {"val_from_train": 0.1}, "run": {"seed": 7}, "loader": {"limit_train": 1.0}}
+    found = upgrade(config, version)
+    assert found["data"] == config["data"] | seed
+    assert repr(found["loader"]) == repr({"limit_train": limit})
+
+
 # --- which sources ---
 
 

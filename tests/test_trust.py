@@ -24,9 +24,10 @@ from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import claim, release
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import find_checkpoint
-from scaffolding.core.trust.config import check_trusted, needed_trust, read_plain
+from scaffolding.core.trust.config import check_trusted, needed_trust, open_config, read_plain
 from scaffolding.core.trust.words import check_together, read_words
 from scaffolding.experiment import PROJECT, Experiment
+from scaffolding.splits import split_seed
 
 
 @pytest.fixture
@@ -367,6 +368,20 @@ def test_a_run_of_another_version_of_the_settings_is_opened(
 
 
 @pytest.mark.skipif(not (PROJECT.configs / "model" / "module.yaml").exists(), reason="the example has been deleted")
+@pytest.mark.parametrize(("version", "found"), [(2, 5), (3, 0), ("x", None)])
+def test_a_config_is_read_as_its_version_wrote_it(run: Path, version: Any, found: int | None) -> None:
+    """Fails where a run of version 3, whose data says no split_seed, is validated on items that it was trained on."""
+    config = read_yaml(run / "config.yaml")
+    config["data"].pop("split_seed", None)
+    config["run"]["seed"] = 5
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"version": version}))
+    if found is None:
+        with pytest.raises(UserError, match="version='x' is not a whole number"):
+            open_config(run, PROJECT, None)
+        return
+    assert split_seed(open_config(run, PROJECT, None)["data"]) == found
+
+
 def test_words_of_an_earlier_version_are_moved(run: Path) -> None:
     config = read_yaml(run / "config.yaml") | {"version": 3}
     (run / "config.yaml").write_text(yaml.safe_dump(config))

@@ -153,14 +153,19 @@ DROPPED = {
 PER_STEP = ("schedules.linear", "schedules.cosine", "schedules.one_cycle")
 
 
-def upgrade(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a run (or a part of one) as an earlier version wrote it, in today's form. Add your own moves."""
+def upgrade(config: dict[str, Any], version: int = 1) -> dict[str, Any]:
+    """The config of a run (or a part of one) in today's form. Add your own moves.
+
+    Args:
+        config: as an earlier version wrote it.
+        version: the one that wrote it; VERSION in core/config/compose.py says what they differ in.
+    """
     config = copy.deepcopy(config)
     data, run = config.get("data"), config.get("run")
-    if isinstance(data, dict) and isinstance(run, dict):  # splits were drawn by the run's seed
+    if version < 3 and isinstance(data, dict) and isinstance(run, dict):  # splits were drawn by the run's seed
         data.setdefault("split_seed", run.get("seed"))
     loader: Any = config.get("loader")
-    if isinstance(loader, dict):
+    if version < 4 and isinstance(loader, dict):
         for name, value in loader.items():  # 1.0 was one item
             if str(name).startswith("limit_") and isinstance(value, float) and value >= 1 and value.is_integer():
                 loader[name] = int(value)

@@ -15,7 +15,7 @@ from ..secrets import hide_secrets
 from ..state.checkpoint import step_in
 from ..state.files import CheckpointFiles
 from ..tree import changed_keys, leaves
-from ..trust.config import read_config
+from ..trust.config import read_config, version_of
 
 ORDERS = "an order is another in each process: sort what comes from a set, os.listdir, glob or hash()"
 
@@ -53,7 +53,7 @@ def changes_since(exp: Any, run: Path, content: dict[str, Any]) -> dict[str, Any
     if content.get("config"):
         known, now = content["config"], lasting(exp.config, exp.project)
         if known.get("version") != now["version"]:
-            known = exp.project.upgrade(known)
+            known = exp.project.upgrade(known, version_of(known, run))
         known = lasting(known, exp.project) | {"version": now["version"]}
         for section in ("run", "loader"):  # settings that the run did not know yet, or that are no more
             known[section] = {name: known[section].get(name, value) for name, value in now[section].items()}

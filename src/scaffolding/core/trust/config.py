@@ -57,13 +57,14 @@ def open_config(
     config = read_plain(file)
     if not isinstance(config, dict):
         raise UserError(f"{file} is not a mapping of settings")
-    version = config.pop("version", 1)
+    version = version_of(config, file)
+    config.pop("version", None)
     for key in config:
         if key in (*NOT_KEPT, "trust", "defaults", "hydra") or not str(key).isidentifier():
             allowed = ", ".join(sorted(set(known).difference(NOT_KEPT)))
             raise UserError(f"{file}: {key!r:.100} is not a part of a run's config\nallowed: {allowed}")
     if version != VERSION:
-        config = project.upgrade(config)
+        config = project.upgrade(config, version)
     if trust is not None:
         if not needs_imports:
             config = _without_imports(config, project, trust, folder)
@@ -80,6 +81,14 @@ def open_config(
     if trust is not None:
         tell_of_age(folder, new, gone)
     return {key: value for key, value in config.items() if key in known}
+
+
+def version_of(config: dict[str, Any], file: Path) -> int:
+    """The version that wrote a run's config; UserError: it is not a number."""
+    version = config.get("version", 1)
+    if not isinstance(version, int):
+        raise UserError(f"{file}: version={version!r:.100} is not a whole number")
+    return version
 
 
 def is_gone(key: list[str], project: Project) -> bool:

@@ -13,7 +13,7 @@ from ..config.compose import COMPOSE_ERRORS, NOT_KEPT, VERSION, Project, compose
 from ..config.grammar import key_of, quoted
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
-from .config import check_no_references, check_trusted, is_gone, needed_trust, read_plain, tell_of_age
+from .config import check_no_references, check_trusted, is_gone, needed_trust, read_plain, tell_of_age, version_of
 
 SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCII | re.DOTALL)
 
@@ -24,7 +24,7 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
     if (file.parent / "config.yaml").exists():
         config = read_plain(file.parent / "config.yaml")
         if isinstance(config, dict):
-            version = config.get("version", 1)
+            version = version_of(config, file.parent / "config.yaml")
     words = [str(word) for word in (found if isinstance(found, list) else [found])]
     words = [word for word in words if key_of(word) not in NOT_KEPT]
     present: dict[str, list[str]] = {}
@@ -50,7 +50,7 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
         check_no_references(value, file)
         now = value
         if version != VERSION:
-            now = project.upgrade(value)
+            now = project.upgrade(value, version)
         check_trusted(now, project, trust)
         present[word] = [word] if repr(now) == repr(value) else _as_words(now, word)
     tell_of_age(file.parent, [], gone)
