@@ -1,19 +1,23 @@
 """Experiments in scripts and notebooks: from a config, from a run's folder."""
 
 import os
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TESTS, TINY, Train, generators, tree
 from pairs import trainable
+from test_loop import SEARCH, build
 from tiny import NoisyPoints
 
 from scaffolding.core.checks.rehearsal import first_difference
+from scaffolding.core.config.compose import compose_config
 from scaffolding.core.errors import UserError
 from scaffolding.core.state import checkpoint
 from scaffolding.core.trust.config import read_config
@@ -59,15 +63,68 @@ class Measured(NoisyPoints):
         self.mean = state["mean"]
 
 
-def test_a_loaded_run_has_what_its_data_saved(train: Train, output_root: Path) -> None:
+class Drawn:
+    """A metric, a figure and a rollout that draws when it is built, and keeps a count."""
+
+    moment = "val"
+
+    def __init__(self) -> None:
+        self.drawn = (float(torch.rand(())), float(np.random.rand()), random.random())
+        self.count = 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        return "nothing to be seen" if len(arguments) == 1 else {"value": 1.0}
+
+    def update(self, model: Any, batch: Any) -> None:
+        pass
+
+    def compute(self) -> float:
+        return self.drawn[0]
+
+    def reset(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = state["count"]
+
+
+PARTS = ("metrics.own", "plots.own", "rollout")
+DRAWN = [f"+{key}._target_=test_experiment.Drawn" for key in PARTS]
+
+
+def parts_of(exp: Experiment) -> list[Any]:
+    return [exp.metrics["own"], exp.plots["own"], exp.rollout]
+
+
+def test_what_is_built_draws_by_seed_and_part() -> None:
+    """Fails where a metric with a random projection is another one after a resume."""
+    before = generators()
+    one, two, other = (parts_of(build(*DRAWN, f"run.seed={seed}")) for seed in (1, 1, 2))
+    assert [part.drawn for part in one] == [part.drawn for part in two]
+    assert len({part.drawn for part in (*one, *other)}) == 6 and generators() == before
+
+
+def test_a_loaded_run_has_what_its_parts_saved(train: Train, output_root: Path) -> None:
     """Fails where statistics or a vocabulary are computed again, on data that have changed since."""
-    train(*TINY, "data.dataset._target_=test_experiment.Measured", "run.budget=2", "run.name=run")
+    train(*TINY, *DRAWN, "data.dataset._target_=test_experiment.Measured", "run.budget=2", "run.name=run")
     file = output_root / "run" / "checkpoints" / "best.pt"
     content = torch.load(file, weights_only=True)
     content["objects"] |= {f"datasets.{name}": {"mean": 7.0} for name in ("train", "val")}
+    content["objects"] |= {name: {"count": 7} for name in PARTS}
     checkpoint.save(file, content)
     exp = Experiment.from_path(output_root / "run", trust=("test_experiment",))
     assert exp.datasets["train"].dataset.mean == 7 and exp.datasets["test"].dataset.mean == 0
+    assert [part.count for part in parts_of(exp)] == [7, 7, 7]
+
+
+def test_a_loaded_stream_stands_where_it_stood() -> None:
+    words = ("+data.stream._target_=tiny.Draws", "+data.num_items=20", "data.dataset=null", "data.val_from_train=null")
+    exp = Experiment(compose_config(PROJECT, [SEARCH, "data=noisy", "model=tiny", "plots=none", *words]))
+    exp.saved["objects"] = {"loaders.train": {"count": 5}}
+    assert exp.train_loader.stream.count == 5
 
 
 def test_moved_and_read_only_folder(dev_run: Path, tmp_path: Path) -> None:

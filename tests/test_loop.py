@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from conftest import TESTS, TINY, Train, generators, latest
+from tiny import FinalLabels
 from torch import Tensor, nn
 
 from scaffolding import plot
@@ -99,10 +100,14 @@ def test_a_loss_may_say_what_its_mean_counts(scaling: str) -> None:
         torch.testing.assert_close(parts[name], whole[name], **tolerance)
 
 
-def test_evaluation_takes_the_weight_of_a_loss() -> None:
-    exp = build("loader.batch_size=7", "loader.drop_last=true")
+@pytest.mark.parametrize(("size", "num_empty"), [(7, 0), (2, 1)])
+def test_evaluation_takes_the_weight_of_a_loss(size: int, num_empty: int) -> None:
+    """Fails where a batch of padding alone, whose mean is NaN and whose weight is 0, makes all of it NaN."""
+    exp = build(f"loader.batch_size={size}", "loader.drop_last=true")
     exp.losses[""] = TokenLoss()
-    points, labels = (torch.cat(parts) for parts in zip(*exp.val_loader, strict=True))
+    batches = list(exp.val_loader)
+    assert sum(bool((labels == 2).all()) for _, labels in batches) >= num_empty
+    points, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     exp.model.eval()
     kept = labels < 2
     expected = float(nn.functional.cross_entropy(exp.model(points)[kept], labels[kept]).detach())
@@ -149,6 +154,62 @@ def test_metrics_share_the_forward_pass_and_may_have_several_values() -> None:
     assert len(calls) == len(exp.val_loader)
 
 
+class Valued(Several):
+    """A metric with one of the names that a loss of the network `discriminator` gives."""
+
+    def update(self, model: nn.Module, batch: Any) -> None:  # type: ignore[override]
+        self.total, self.num = 0.0, 1
+
+    def compute(self) -> dict[str, float]:
+        return {"value": 7.0}
+
+
+def test_a_metric_does_not_take_the_place_of_a_value_of_a_loss() -> None:
+    exp = build("+metrics.discriminator._target_=test_loop.Valued", model="pair")
+    with pytest.raises(RunError, match="a loss and one of metrics both give discriminator/value"):
+        evaluate(exp, "val")
+
+
+class Modular(nn.Module):
+    """A metric, a figure and a rollout that is a module, and notes in which mode it was called."""
+
+    moment = "val"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: list[bool] = []
+        self.devices: list[Any] = []
+
+    def to(self, device: Any) -> "Modular":
+        self.devices.append(device)
+        return self
+
+    def update(self, model: nn.Module, batch: Any) -> None:
+        self.modes.append(self.training)
+
+    def forward(self, *arguments: Any) -> Any:
+        self.modes += [self.training, torch.is_grad_enabled()]
+        return "nothing to be seen" if len(arguments) == 1 else {"value": 1.0}
+
+    def compute(self) -> float:
+        return 0.0
+
+    def reset(self) -> None:
+        pass
+
+
+def test_parts_that_are_modules_are_in_eval_mode_and_on_the_device() -> None:
+    """Fails where a metric with a network stays on the CPU, or draws dropout; or where a rollout keeps gradients."""
+    words = [f"+{key}._target_=test_loop.Modular" for key in ("metrics.own", "plots.own", "rollout")]
+    exp = build(*words, "run.rollout_every=1")
+    exp.run, exp.state.looks = Mock(start=Mock(step=0)), ["eval", "rollout", "plot"]
+    exp.run.log = lambda split, values, at=None: values
+    exp.run.stop.received = None
+    finish_step(exp)
+    for part in (exp.metrics["own"], exp.plots["own"], exp.rollout):
+        assert part.modes and not any(part.modes) and part.training and part.devices == [exp.device]
+
+
 def test_looks_leave_each_part_in_its_own_mode() -> None:
     """Fails where they set a frozen trunk that its owner keeps in eval mode back to train mode."""
     exp = build("+plots.own._target_=tiny.Figure", "run.ema_decay=0.5")
@@ -185,6 +246,15 @@ def test_a_loss_may_know_how_far_training_is(train: Train, output_root: Path) ->
     rows = Facts(output_root / "dev" / "run" / "facts").rows()
     shares = [row["share"] for row in rows if row["split"] == "train"]
     assert shares == pytest.approx([1, 1 / 2, 1 / 13, 1 / 14])
+
+
+def test_the_test_row_is_of_the_progress_of_its_weights(train: Train, output_root: Path) -> None:
+    """Fails where the best weights are tested with a loss that is at the last step, as from_path never has it."""
+    words = (*TINY, "loss._target_=test_loop.Annealed", "run.monitor_mode=max", "run.eval_every=2", "run.budget=6")
+    train(*words, "loader.batch_size=60", "run.name=run")
+    exp = Experiment.from_path(output_root / "run", trust=("test_loop", "tiny"))
+    row = exp.history()[-1]
+    assert (row["split"], row["step"]) == ("test", 2) and evaluate(exp, "test")["share"] == row["share"]
 
 
 def test_dropout_is_a_function_of_seed_network_epoch_and_position() -> None:
@@ -300,6 +370,24 @@ def test_other_data_are_refused(index: int, says: str) -> None:
 
 
 # --- evaluation
+
+
+class FinalCount(FinalLabels):
+    """A metric with a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def test_a_state_that_a_checkpoint_lacks_is_named() -> None:
+    exp = build("+metrics.kept._target_=test_loop.FinalCount")
+    content = exp.state_dict()
+    exp.added = exp.metrics["kept"]  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"the checkpoint has no state of added\n"):
+        exp.load_state_dict(content)
 
 
 def test_evaluation_weighs_items_not_batches() -> None:

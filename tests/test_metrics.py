@@ -70,6 +70,15 @@ def test_rollout(batches: str) -> None:
     assert far["mmd2"] > 0.5 and far["coverage"] == 0
 
 
+def test_real_images_are_drawn_from_all_there_are() -> None:
+    """Fails where the first ones are taken: of data stored by class, a few classes."""
+    images = torch.randn(80, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    images[40:] += 9
+    assert SampleQuality(40, 5, seed=0)(Model(9), images.split(40))["coverage"] > 0.3
+    with pytest.raises(ValueError, match="1 validation images"):
+        SampleQuality(40, 5, seed=0)(Model(9), [images[:1]])
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "expected"),
     [

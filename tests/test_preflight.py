@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY, Train, generators
 from loguru import logger
-from test_loop import build
+from test_loop import Several, build
 from torch import Tensor, nn
 from torch.autograd import grad
 
@@ -177,6 +177,12 @@ def refused_at_build(*overrides: str) -> str:
         (["scheduler=one_cycle", "run.schedule_budget=5", "run.budget=6"], ["OneCycleLR ends after 5 steps", "has 6"]),
         (["scheduler=step", "scheduler.schedule.step_size=0"], ["scheduler.schedule, at its first step: ZeroDivision"]),
         (["+metrics.labels={_target_:test_preflight.Wrong}"], ["metrics.labels: TypeError", "the batch is [(30, 8)"]),
+        (
+            ["+metrics.accuracy._target_=tiny.FinalLabels"],
+            ["metrics.accuracy, next to what a loss gives", "loss, accuracy"],
+        ),
+        (["run.eval_every=null", "run.patience=3"], ["run.patience=3: nothing is monitored", "run.patience=null"]),
+        (["run.eval_every=null", "run.monitor=val/accuracy"], ["run.monitor=val/accuracy: run.eval_every=null, so"]),
         (["run.monitor=null", "run.patience=3"], ["run.patience=3: nothing is monitored", "run.patience=null"]),
         (["+optimizer.groups=[{max_ndim: one}]"], ["optimizer.groups.0.max_ndim=one: not a number"]),
         (["+optimizer.groups=[{match: '0', name: a}, {match: '1', name: a}]"], ["groups.1.name=a: another group"]),
@@ -217,6 +223,25 @@ def test_a_monitor_whose_worst_value_would_be_kept(monitor: str | None, mode: st
     logger.remove(sink)
     assert [line for line in said if advice is None or advice not in line] == []
     assert len(said) == (advice is not None)
+
+
+@pytest.mark.parametrize(("words", "num"), [([], 0), (["~loss.generator"], 1)])
+def test_parameters_that_no_loss_trains_are_named(words: list[str], num: int) -> None:
+    exp, said = build(*words, model="pair"), list[str]()
+    sink = logger.add(said.append, format="{message}")
+    exp.prepare()
+    logger.remove(sink)
+    found = [line for line in said if "2 of 4 parameters belong to none of its keys" in line]
+    assert len(found) == num and all("generator.weight, generator.bias\n" in line for line in found)
+
+
+def test_several_losses_may_not_all_give_an_output() -> None:
+    """Fails where a metric is given that of the last one, without a word."""
+    exp = build(model="pair")
+    exp.metrics["m"] = Several()
+    for name, loss in dict(exp.losses).items():
+        exp.losses[name] = lambda m, b, loss=loss: (loss(m, b)[0], {"output": m(b[0])})
+    assert refused(exp).startswith("loss.discriminator, loss.generator: each gives an output")
 
 
 def test_nothing_is_made(train: Train, output_root: Path) -> None:

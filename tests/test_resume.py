@@ -220,6 +220,15 @@ def test_a_changed_setting_reaches_the_groups_that_do_not_set_it(train: Train, o
     assert [(group["lr"], group["weight_decay"]) for group in found] == [(0.5, 0.25), (0.004, 0.25), (0.5, 0.0)]
 
 
+def test_figures_come_and_go_at_a_resume(train: Train, output_root: Path) -> None:
+    """Fails where one with a state is refused, or where its state is told to be restored by hand."""
+    train(*BASE, "run.budget=2", "run.name=run")
+    train("resume=run", "run.budget=4", "+plots.own._target_=tiny.CountingFigure")
+    assert "plots.own" in latest(output_root / "run")["objects"]
+    said = train("resume=run", "run.budget=6", "~plots.own").stderr
+    assert "unclaimed" not in said and "plots.own" not in latest(output_root / "run")["objects"]
+
+
 def test_settings_that_came_and_went_since(train: Train, output_root: Path) -> None:
     """Fails where a field added to config.py, or taken out, locks out every older run."""
     train(*BASE, "run.name=run", env=STOP, code=143)

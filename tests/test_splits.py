@@ -144,6 +144,13 @@ def test_val_is_carved_from_train() -> None:
     assert make({"val_from_train": 0.1})["val"].dataset.changes == {}
 
 
+def test_val_arguments_may_not_change_which_items_there_are() -> None:
+    """Fails where the positions kept for validation are others in a dataset of another length."""
+    data = {"val_from_train": 0.2, "val_arguments": {"num_items": 40}}
+    with pytest.raises(UserError, match=r"data.val_arguments: with them the dataset has 40 items, without them 20\n"):
+        make_splits(lambda split, num_items=20: Numbers(num_items), data, None, None)
+
+
 def test_limits_apply_after_carving() -> None:
     whole, limited = make({"val_from_train": 0.2}), make({"val_from_train": 0.2}, 10, 0.5)
     assert {name: len(split) for name, split in limited.items()} == {"train": 10, "val": 10, "test": 15}
@@ -231,6 +238,9 @@ def test_validation_items_that_were_trained_on_are_counted() -> None:
         assert count({"dataset": same, "split_seed": 1}, {}) >= 10
     elsewhere = {"_target_": "x", "root": "elsewhere"}
     assert count({"val_from_train": None}, {}) == count({"dataset": elsewhere, "split_seed": 1}, {}) == 0
+    for dataset in ({}, {"dataset": data["dataset"]}):  # the other was trained on a stream, perhaps validated on these
+        config = {"data": {"stream": {"_target_": "x"}, **dataset}, "loader": {"limit_train": None}}
+        assert seen_in_training(make(data), data, config) == 0
 
 
 class ByBatch(Dataset[Any]):

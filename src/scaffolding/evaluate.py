@@ -1,6 +1,5 @@
 """Evaluation: metrics over a whole split, weighted by items."""
 
-import inspect
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .core.checks.losses import NOT_METRICS
+from .core.checks.losses import NOT_METRICS, takes_output
+from .core.errors import RunError
 from .core.modes import evaluating
 from .core.state import keys
 
@@ -30,18 +30,21 @@ def evaluate(exp: "Experiment", split: str) -> dict[str, Any]:
 
     Args:
         exp: the experiment.
-        split: "train", "val" or "test".
+        split: "train", "val" or "test"; of "train", the batches of epoch 0, without what `loader.drop_last` leaves out.
 
     Returns:
         {"loss": ..., "accuracy": ...}; with several losses, {"<key>/loss": ...}; of a metric with several values,
         {"<metric>/<key>": ...}.
+
+    Raises:
+        RunError: a loss and a metric give values of the same name.
     """
     model, loader, seed = exp.eval_model, exp.loaders[split], exp.settings.seed
     means = Means()
-    takes_output = {name: len(inspect.signature(metric.update).parameters) > 2 for name, metric in exp.metrics.items()}
+    with_output = {name: takes_output(metric) for name, metric in exp.metrics.items()}
     for metric in exp.metrics.values():
         metric.reset()
-    with evaluating(model, *exp.losses.values()), keys.keyed(seed, "evaluate", split):
+    with evaluating(model, *exp.losses.values(), *exp.metrics.values()), keys.keyed(seed, "evaluate", split):
         for position, batch in enumerate(loader):
             exp.run.leave_if_asked()
             keys.seed_torch(exp.device, keys.key(seed, "evaluate", split, position))
@@ -52,11 +55,15 @@ def evaluate(exp: "Experiment", split: str) -> dict[str, Any]:
                     means.add(name, loss, values, loader.size(position))
                     output = values.get("output", output)
                 for name, metric in exp.metrics.items():
-                    if takes_output[name]:
+                    if with_output[name]:
                         metric.update(model, batch, output)
                     else:
                         metric.update(model, batch)
-    return {name: float(value) for name, value in means.values().items()} | computed(exp.metrics)
+    values, others = means.values(), computed(exp.metrics)
+    taken = ", ".join(values.keys() & others.keys())
+    if taken:
+        raise RunError(f"a loss and one of metrics both give {taken}\ngive the metric another name under metrics:")
+    return {name: float(value) for name, value in values.items()} | others
 
 
 def computed(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +85,10 @@ class Means:
         self.parts: defaultdict[str, list[tuple[Any, Any]]] = defaultdict(list)  # (value, weight) by name
 
     def add(self, network: str, loss: Tensor, values: Mapping[str, Any], weight: float) -> Any:
-        """Add what a loss returned, as "<network>/<key>". Returns its weight: `weight`, unless it gives one itself."""
+        """Add what a loss returned, as "<network>/<key>".
+
+        Returns the weight used: that in `values` if there is one, else `weight`.
+        """
         weight = scalar(values.get("weight", weight))
         for key, value in {"loss": loss, **values}.items():
             if key in NOT_METRICS:
@@ -96,7 +106,7 @@ class Means:
 
 
 def scalar(value: Any) -> Any:
-    """A number, or a tensor of one value without its graph and its dimensions, with which sums would be outer ones."""
+    """The value as a number or a detached 0-d tensor, so that sums do not broadcast."""
     if isinstance(value, Tensor):
         value = value.detach()
         if value.ndim > 0:
@@ -105,13 +115,16 @@ def scalar(value: Any) -> Any:
 
 
 def mean(parts: list[tuple[Any, Any]]) -> Any:
-    """Weighted mean of scalars, from (value, weight) pairs; in float32 or wider: a sum in bfloat16 stops growing."""
+    """Weighted mean of scalars, from (value, weight) pairs; in float32 or wider: a sum in bfloat16 stops growing.
+
+    What has weight 0 counts for nothing, even if it is not finite, as the mean over a batch of padding is.
+    """
     if len(parts) == 1:
         return parts[0][0]
     values, weights = map(stack, zip(*parts, strict=True))
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     weights = weights.to(values)
-    return (values * weights).sum() / weights.sum()
+    return (torch.where(weights != 0, values, 0) * weights).sum() / weights.sum()
 
 
 def stack(scalars: Sequence[Any]) -> Tensor:

@@ -16,6 +16,7 @@ from .config import FETCHING, FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config, RunCo
 from .core.batches.loader import Loader, MicroBatch
 from .core.batches.stream import StreamLoader
 from .core.checks.losses import check_run
+from .core.checks.plan import choose_monitors
 from .core.config.build import build, by_network, check_specs, interval_of, subnetworks, takes_total
 from .core.config.compose import Project, compose_config, lasting, portable
 from .core.config.plugins import import_plugins
@@ -30,7 +31,7 @@ from .core.session.run import NoRun
 from .core.state import checkpoint as checkpoints
 from .core.state import keys
 from .core.state.files import CheckpointFiles, find_checkpoint, set_aside
-from .core.state.finite import FiniteWatch
+from .core.state.finite import FiniteWatch, watched
 from .core.state.progress import RunState
 from .core.trust.config import read_config
 from .schedules import Schedule
@@ -76,8 +77,7 @@ class Experiment:
         for loss in self.losses.values():
             if isinstance(loss, nn.Module):  # with parameters, which are trained with those of its network
                 loss.to(self.device)
-            if hasattr(loss, "progress"):  # a loss that changes as training goes on: it has `progress.step`, `.epoch`
-                loss.progress = self.state
+        self._tell_progress(self.state)
         self.networks = subnetworks(self.model, self.losses)
         self.monitor = self.settings.monitor  # the logged value that decides what is best; None: the latest is
         self.main_loss: str | None = None  # the name in rows of the only loss; of several, none says what is best
@@ -120,39 +120,29 @@ class Experiment:
         exp.state.restore(content["state"])
         exp.load_weights(content)
         for name, part in exp.objects().items():  # losses with a state
-            if name in content["objects"]:
-                part.load_state_dict(content["objects"][name])
+            if not isinstance(part, nn.Module):  # these came with the weights
+                exp._restored(name, part)
         for part in (exp.model, exp.ema, *exp.losses.values()):
             if isinstance(part, nn.Module):
                 part.eval()
         return exp
 
+    def _tell_progress(self, state: RunState) -> None:
+        """Give a state to the losses that change as training goes on: they have `progress.step` and `.epoch`."""
+        for loss in self.losses.values():
+            if hasattr(loss, "progress"):
+                loss.progress = state
+
     # --- what is built when it is first asked for
 
     def prepare(self) -> None:
-        """Build all that training needs, so that whatever is wrong shows before a run is made.
-
-        Raises:
-            UserError: with the key, the value and what is allowed.
-        """
+        """Build all that training needs; whatever is wrong is a UserError before a run is made."""
         _ = self.metrics, self.plots, self.rollout, self.trackers, self.loaders, self.optimizers, self.schedulers
-        if self.settings.monitor == "auto" and "val" not in self.loaders:
-            self.monitor = None
-        monitors = {"run.monitor": self.monitor} | {
-            f"scheduler.{name}.monitor": schedule.monitor for name, schedule in self.schedulers.items()
-        }
-        if self.monitor is None and self.settings.patience is not None:
-            problem = f"run.patience={self.settings.patience}: nothing is monitored"
-            if not (self.cfg.resume or self.cfg.rerun):
-                raise UserError(f"{problem}\nset run.monitor to the value that is to get better, or run.patience=null")
-            logger.warning(f"{problem}: it has no effect")
-        check_run(self, monitors)
+        check_run(self, choose_monitors(self))
         if self.settings.compile:
+            torch._dynamo.config.recompile_limit = 256  # torch's limit of 8 would leave later sizes uncompiled
             for network in self.networks.values():
-                # in place, so the names of weights stay plain; one kernel per size, whatever sizes came before, for up
-                # to 256 of them: torch would stop at 8, and run what comes later without
-                torch._dynamo.config.recompile_limit = 256
-                network.compile(dynamic=False)
+                network.compile(dynamic=False)  # in place, so that weights keep their plain names; one kernel per size
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -170,11 +160,7 @@ class Experiment:
                 return build(self.cfg.data.dataset, "data.dataset", split=split, **changes)
 
         splits = make_splits(read, self.cfg.data, loader.limit_train, loader.limit_eval)
-        for name, split in splits.items():
-            state = self.saved["objects"].get(f"datasets.{name}")
-            if state is not None and hasattr(split, "load_state_dict"):
-                split.load_state_dict(state)
-        return splits
+        return {name: self._restored(f"datasets.{name}", split) for name, split in splits.items()}
 
     def num_seen(self, config: dict[str, Any]) -> int:
         """How many validation items a run with another config was trained on."""
@@ -196,7 +182,8 @@ class Experiment:
             if hasattr(stream, "model"):  # it acts, as in reinforcement learning
                 stream.model = self.train_model
             limits = (self.cfg.data.get("num_items"), settings["limit_train"], settings["batch_size"])
-            loaders["train"] = StreamLoader(stream, *limits, self.settings.seed, self.device)
+            loader = StreamLoader(stream, *limits, self.settings.seed, self.device)
+            loaders["train"] = self._restored("loaders.train", loader)
         for name, split in self.datasets.items():
             is_train = name == "train"
             loaders[name] = Loader(
@@ -292,33 +279,49 @@ class Experiment:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """Metrics that are not means over items: objects with update(model, batch[, output]), compute(), reset()."""
-        return {name: build(spec, f"metrics.{name}") for name, spec in (self.cfg.metrics or {}).items() if spec}
+        return self._group("metrics")
 
     @cached_property
     def plots(self) -> dict[str, Any]:
         """Kinds of figures by name (plot/__init__.py)."""
-        return {name: build(spec, f"plots.{name}") for name, spec in (self.cfg.plots or {}).items() if spec}
+        return self._group("plots")
 
     @cached_property
     def trackers(self) -> dict[str, Any]:
         """The blocks of the trackers, by name; what is wrong with one shows here, before its process builds it."""
         specs: Any = OmegaConf.to_container(self.cfg.tracker, resolve=True)
-        chosen = {name: spec for name, spec in (specs or {}).items() if spec}
-        for name, spec in chosen.items():
-            build(spec, f"tracker.{name}")
-        return chosen
+        return {name: specs[name] for name in self._group("tracker")}
 
     @cached_property
     def rollout(self) -> Any:
         """The expensive evaluation, a callable of (model, loader) giving a dict of numbers; None: there is none."""
         if not self.cfg.rollout:
             return None
-        return build(self.cfg.rollout, "rollout")
+        return self._part("rollout", self.cfg.rollout)
+
+    def _group(self, group: str) -> dict[str, Any]:
+        """The objects of a group of the config, by name."""
+        return {name: self._part(f"{group}.{name}", spec) for name, spec in (self.cfg[group] or {}).items() if spec}
+
+    def _part(self, key: str, spec: Any) -> Any:
+        """An object of the config, drawn by (seed, key), with the state that a loaded checkpoint has of it."""
+        with keys.keyed(self.settings.seed, "build", key):
+            part = build(spec, key)
+        if isinstance(part, nn.Module):
+            part.to(self.device)
+        return self._restored(key, part)
+
+    def _restored(self, name: str, part: Any) -> Any:
+        """An object with the state that a loaded checkpoint has of it, if it has one."""
+        state = self.saved["objects"].get(name)
+        if state is not None and hasattr(part, "load_state_dict"):
+            part.load_state_dict(state)
+        return part
 
     @cached_property
     def watch(self) -> FiniteWatch:
         """The sum of all losses, which shows that one was not finite; made before the first step."""
-        return FiniteWatch(self.device, self._watched())
+        return FiniteWatch(self.device, watched(self))
 
     # --- questions that the loop asks
 
@@ -348,17 +351,7 @@ class Experiment:
         run = "RUN"
         if self.path is not None:
             run = shlex.quote(str(self.path))
-        self.watch.check(self._watched(), self.state.step, run)
-
-    def _watched(self) -> dict[str, Any]:
-        states = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
-        weights, buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
-        losses = {
-            f"loss.{name}".rstrip("."): loss.state_dict()
-            for name, loss in self.losses.items()
-            if isinstance(loss, nn.Module)
-        }
-        return {"model": weights, "buffers": buffers, **losses, "optimizers": states}
+        self.watch.check(watched(self), self.state.step, run)
 
     @property
     def eval_model(self) -> nn.Module:
@@ -398,15 +391,16 @@ class Experiment:
         """Restore exactly what `state_dict` returned.
 
         Raises:
-            UserError: weights or objects are not those of the checkpoint; the first names are given.
+            UserError: the weights do not fit, or the checkpoint lacks an object's state; the message names them.
         """
-        parts = self.objects()
-        if parts.keys() - content["objects"].keys():
+        parts, saved = self.objects(), content["objects"]
+        missing = [name for name in parts if name not in saved and not name.startswith("plots.")]  # figures may change
+        if missing:
             raise UserError(
-                f"the checkpoint has the states of {', '.join(content['objects']) or 'no objects'}"
-                f"\nthe experiment has {', '.join(parts)}"
+                f"the checkpoint has no state of {', '.join(missing)}"
+                "\nleave out what was added since, or start a new run with fork="
             )
-        self.unclaimed = {name: state for name, state in content["objects"].items() if name not in parts}
+        self.unclaimed = {name: saved[name] for name in saved.keys() - parts.keys() if not name.startswith("plots.")}
         if self.unclaimed:
             logger.warning(
                 f"the checkpoint has the state of {', '.join(self.unclaimed)}, which the experiment does not have yet; "
@@ -423,7 +417,8 @@ class Experiment:
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         for name, part in parts.items():
-            part.load_state_dict(content["objects"][name])
+            if name in saved:
+                part.load_state_dict(saved[name])
         self.state.restore(content["state"])
         self.restored_numerics = content["numerics"]  # compared with this machine's after the first step
 
@@ -461,7 +456,7 @@ class Experiment:
                 load(loss, state)
 
     def load_best_weights(self) -> RunState:
-        """Load the weights of the run's best checkpoint, or of its newest: in words where the best is damaged.
+        """Load the weights of the best checkpoint; if it is damaged, warn and load the newest whole one.
 
         Returns:
             Where the run stood when they were saved.
@@ -473,10 +468,12 @@ class Experiment:
             set_aside(files.best)
             checkpoints.link_checkpoint(file, files.best)
         self.load_weights(content)
-        for name, part in self.objects().items():  # what a loss counts belongs to its value
+        for name, part in self.objects().items():  # the state of a loss changes its value
             if name.partition(".")[0] == "losses" and not isinstance(part, nn.Module):
                 part.load_state_dict(content["objects"][name])
-        return RunState(**content["state"])
+        state = RunState(**content["state"])
+        self._tell_progress(state)
+        return state
 
     def __repr__(self) -> str:
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())

@@ -3,7 +3,8 @@
 A loss calls the model, because it may call it more than once, or several networks. It returns the scalar to minimise
 and a dict of scalar metrics, all as tensors: reading a value (`.item()`) would make a GPU wait at every step. The dict
 may also hold "weight", how much these means count (tokens that are not padding, pairs), where that is not the number of
-items, and "output", what the model gave, for `metrics:`.
+items, and "output", what the model gave, for `metrics:`. In training a loss of weight 0 must itself be finite: its
+gradients are multiplied by 0, which leaves NaN as it is.
 """
 
 import torch

@@ -43,9 +43,10 @@ class SampleQuality:
     """How far images that a model draws are from real ones, in pixel space; a rollout.
 
     Args:
-        num_samples: images drawn, and real images they are compared with, or all where there are fewer.
+        num_samples: number of images drawn, and of validation images drawn at random to compare with them; all of these
+            where there are fewer.
         num_neighbours: k, of density and coverage.
-        seed: of the samples.
+        seed: of the samples, and of the choice of validation images.
     """
 
     def __init__(self, num_samples: int, num_neighbours: int, seed: int) -> None:
@@ -53,9 +54,17 @@ class SampleQuality:
 
     @torch.no_grad()
     def __call__(self, model: Any, loader: Iterable[Any]) -> dict[str, float]:
-        """Squared MMD, density and coverage of `model.sample(num, generator)`, on batches that begin with images."""
+        """Squared MMD, density and coverage of `model.sample(num, generator)`, on batches that begin with images.
+
+        Raises:
+            ValueError: there are fewer than two validation images.
+        """
         batches = [batch[0] if isinstance(batch, list | tuple) else batch for batch in loader]
-        real = torch.cat(batches)[: self.num_samples]
+        real = torch.cat(batches)
+        if len(real) < 2:
+            raise ValueError(f"{len(real)} validation images: two or more can be compared with samples")
+        chosen = torch.randperm(len(real), generator=torch.Generator().manual_seed(self.seed))[: self.num_samples]
+        real = real[chosen.to(real.device)]
         with evaluating(model):
             samples = model.sample(len(real), torch.Generator().manual_seed(self.seed))
         real, samples = (part.flatten(1).cpu().double() for part in (real, samples))

@@ -174,7 +174,11 @@ def splits_besides_stream(read: Callable[..., Any], data: Mapping[str, Any]) -> 
 
 
 def train_and_val(read: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Split]:
-    """The splits that are trained on and validated on."""
+    """The splits that are trained on and validated on.
+
+    With `data.val_arguments` the dataset must have the same items in the same order. Another number of them is a
+    UserError; another order cannot be seen here, and would validate on training items.
+    """
     train, seed = read("train"), split_seed(data)
     fraction, changes = data.get("val_from_train"), data.get("val_arguments") or {}
     changes = {name: value for name, value in changes.items() if (data.get("dataset") or {}).get(name) != value}
@@ -186,6 +190,11 @@ def train_and_val(read: Callable[..., Any], data: Mapping[str, Any]) -> dict[str
         validation = train
         if changes:
             validation = read("train", **changes)
+            if len(validation) != len(train):
+                raise UserError(
+                    f"data.val_arguments: with them the dataset has {len(validation)} items, without them {len(train)}"
+                    "\nthey may change how an item is read, not which items there are"
+                )
         splits["val"] = Split(validation, held_out, "val")
     return splits
 
@@ -245,7 +254,7 @@ def carve(num_items: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
 
 def seen_in_training(splits: dict[str, Split], data: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """How many validation items of `splits`, made from `data`, are training items of a run with another `config`."""
-    if not {"train", "val"} <= splits.keys():  # a stream
+    if not {"train", "val"} <= splits.keys() or config["data"].get("stream"):  # which items it gave is not known
         return 0
     other, positions = config["data"], splits["val"].indices
     paths = [

@@ -85,7 +85,8 @@ def finish_step(exp: Experiment) -> None:
     if "eval" in state.looks:
         judge(exp, "val", run.log("val", evaluate(exp, "val")))
     if "rollout" in state.looks and exp.rollout is not None:
-        with evaluating(exp.eval_model), keys.keyed(exp.settings.seed, "rollout"), exp.autocast:
+        parts = (exp.eval_model, exp.rollout)
+        with torch.no_grad(), evaluating(*parts), keys.keyed(exp.settings.seed, "rollout"), exp.autocast:
             values = exp.rollout(exp.eval_model, exp.rollout_loader)
         judge(exp, "rollout", run.log("rollout", values))
     if "plot" in state.looks:

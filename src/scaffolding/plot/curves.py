@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
+from ..core.folder.facts import COLUMNS
 from . import Drawing
 
-NOT_METRICS = ("step", "epoch", "samples", "split", "time", "items_per_second", "peak_memory_mb")
 COLORS = {"train": "#7fa8c9", "val": "#1b4965", "test": "#c1440e", "rollout": "#5b8c5a"}
 MARKERS = {"test": "D"}  # others: a disc
 MAX_MARKERS = 30  # points, beyond which a line is drawn without them
@@ -29,7 +29,7 @@ class Curves:
         from matplotlib.figure import Figure
 
         rows = exp.history()
-        metrics = list(dict.fromkeys(name for row in rows for name in row if name not in NOT_METRICS))
+        metrics = list(dict.fromkeys(name for row in rows for name in row if name not in COLUMNS))
         if not metrics:
             return "nothing has been logged"
         columns = min(self.columns, len(metrics))

@@ -12,13 +12,19 @@ from torch import Tensor, nn
 
 from ..batches.loader import to_device
 from ..errors import RunError, UserError, explain
+from ..folder.facts import COLUMNS
 from ..modes import evaluating
 from ..state import keys
 from ..tree import describe, tensors
-from .plan import COLUMNS, check_metrics, check_monitors, check_name, check_schedules, warn_of_direction
+from .plan import check_metrics, check_monitors, check_name, check_schedules, warn_of_direction, warn_of_untrained
 
 OWN_KEYS = ("loss", "grad_norm", "lr")  # that train_step adds to what a loss returns
 NOT_METRICS = ("weight", "output")  # keys of a loss that are not means: what it counts, what the model gave
+
+
+def takes_output(metric: Any) -> bool:
+    """Whether a metric wants what the model gave, as the third argument of `update`."""
+    return len(inspect.signature(metric.update).parameters) > 2
 
 
 def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
@@ -36,6 +42,7 @@ def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
     """
     check_schedules(exp)
     check_metrics(exp)
+    warn_of_untrained(exp)
     names: list[str] = []
     is_called = False
     if "train" in exp.datasets:  # a stream would lose what is read here
@@ -49,10 +56,11 @@ def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
         except UserError:  # two items may be too few, as for recall at 10
             whole = _read(exp, "val", next(iter(exp.loaders["val"].indices(0))))
             _check_metrics(exp, to_device(whole, exp.device))
+        for name in exp.metrics:
+            check_name(f"metrics.{name}, next to what a loss gives", name, tuple(names))
         names += exp.metrics
-    has_rollouts = exp.rollout is not None and exp.settings.rollout_every is not None
     if "val" in exp.datasets or "val" not in exp.loaders:
-        check_monitors(monitors, names, list(exp.metrics), has_rollouts)
+        check_monitors(exp, monitors, names)
     if {"train", "val"} <= exp.datasets.keys():
         _warn_of_random_validation(exp)
     warn_of_direction(monitors.get("run.monitor"), exp.settings.monitor_mode)
@@ -139,7 +147,7 @@ def _check_metrics(exp: Any, batch: Any) -> None:
     with _without_trace(exp, exp.eval_model), torch.no_grad(), keys.keyed(exp.settings.seed, "check"):
         for name, metric in exp.metrics.items():
             arguments = [exp.eval_model, batch]
-            if len(inspect.signature(metric.update).parameters) > 2:
+            if takes_output(metric):
                 arguments.append(_output(exp, batch))
             metric.reset()
             try:
@@ -151,12 +159,17 @@ def _check_metrics(exp: Any, batch: Any) -> None:
 
 
 def _output(exp: Any, batch: Any) -> Any:
-    """What a loss says that the model gave, if one does."""
-    found = None
+    """What a loss says that the model gave, if one does; UserError: several do."""
+    found: dict[str, Any] = {}
     for name, loss in exp.losses.items():
         _, values = _call(exp, name, loss, exp.eval_model, batch)
-        found = values.get("output", found)
-    return found
+        found |= {_key(name): values[key] for key in ("output",) if key in values}
+    if len(found) > 1:
+        raise UserError(
+            f"{', '.join(found)}: each gives an output, and metrics can be given only one"
+            "\nleave it out of the dicts of all but one of these losses"
+        )
+    return next(iter(found.values()), None)
 
 
 def _check_last_batch(exp: Any) -> None:
@@ -242,15 +255,15 @@ def _key(name: str) -> str:
 
 @contextlib.contextmanager
 def _without_trace(exp: Any, model: nn.Module) -> Iterator[None]:
-    """Put a model and the losses into eval mode; give their modes, buffers and states back afterwards."""
-    losses = exp.losses.values()
-    modules = [module for part in (model, *losses) if isinstance(part, nn.Module) for module in part.modules()]
+    """Put a model, the losses and the metrics into eval mode; give modes, buffers and states back afterwards."""
+    others = (*exp.losses.values(), *exp.metrics.values())
+    modules = [module for part in (model, *others) if isinstance(part, nn.Module) for module in part.modules()]
     buffers = [(module, dict(module._buffers)) for module in modules if module._buffers]
     values = [(buffer, buffer.clone()) for _, named in buffers for buffer in named.values() if buffer is not None]
-    stateful = [loss for loss in losses if hasattr(loss, "load_state_dict") and not isinstance(loss, nn.Module)]
-    states = [copy.deepcopy(loss.state_dict()) for loss in stateful]
+    stateful = [part for part in others if hasattr(part, "load_state_dict") and not isinstance(part, nn.Module)]
+    states = [copy.deepcopy(part.state_dict()) for part in stateful]
     try:
-        with evaluating(model, *losses):
+        with evaluating(model, *others):
             yield
     finally:
         for module, named in buffers:
@@ -258,8 +271,8 @@ def _without_trace(exp: Any, model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in values:
                 buffer.copy_(value)
-        for loss, state in zip(stateful, states, strict=True):
-            loss.load_state_dict(state)
+        for part, state in zip(stateful, states, strict=True):
+            part.load_state_dict(state)
 
 
 def _first_batch(exp: Any, split: str) -> Any:

@@ -9,10 +9,9 @@ from loguru import logger
 
 from ..config.build import by_network
 from ..errors import UserError, explain, nearest
-from ..folder.facts import AXES, TIMINGS
+from ..folder.facts import COLUMNS
 from ..optimizers import spare
 
-COLUMNS = (*AXES, *TIMINGS)  # of every row; a value of such a name would take their place
 HIGHER = (  # words in the name of a value of which higher is better
     "accuracy", "acc", "auc", "auroc", "auprc", "f1", "iou", "miou", "dice", "map", "ap", "bleu", "rouge", "reward",
     "return", "returns", "precision", "recall", "r2", "psnr", "ssim", "score", "coverage",
@@ -36,13 +35,39 @@ def warn_of_direction(monitor: str | None, mode: str) -> None:
         )
 
 
-def check_monitors(
-    monitors: Mapping[str, str | None], names: list[str], metrics: list[str], has_rollouts: bool
-) -> None:
-    """UserError: no evaluation gives a monitored value; those that it gives (`names`) are named."""
+def choose_monitors(exp: Any) -> dict[str, str | None]:
+    """What each config key monitors, e.g. {"run.monitor": "val/loss"}; None: nothing.
+
+    `run.monitor=auto` becomes nothing where nothing is evaluated.
+
+    Raises:
+        UserError: `run.patience` waits for nothing; of a run that is carried on or repeated, a warning.
+    """
+    settings = exp.settings
+    if settings.monitor == "auto" and ("val" not in exp.loaders or settings.eval_every is None):
+        exp.monitor = None
+    if exp.monitor is None and settings.patience is not None:
+        problem = f"run.patience={settings.patience}: nothing is monitored"
+        if not (exp.cfg.resume or exp.cfg.rerun):
+            raise UserError(f"{problem}\nset run.monitor to the value that is to get better, or run.patience=null")
+        logger.warning(f"{problem}: it has no effect")
+    monitors = {f"scheduler.{name}.monitor": schedule.monitor for name, schedule in exp.schedulers.items()}
+    return {"run.monitor": exp.monitor, **monitors}
+
+
+def check_monitors(exp: Any, monitors: Mapping[str, str | None], names: list[str]) -> None:
+    """UserError: nothing gives a monitored value; those that an evaluation gives (`names`) are named."""
     allowed = [f"val/{name}" for name in names]
+    has_rollouts = exp.rollout is not None and exp.settings.rollout_every is not None
     for key, monitor in monitors.items():
-        if monitor is None or monitor in allowed:
+        if monitor is None:
+            continue
+        if monitor.startswith("val/") and allowed and exp.settings.eval_every is None:
+            raise UserError(
+                f"{key.replace('..', '.')}={monitor}: run.eval_every=null, so nothing would give that value"
+                "\nset run.eval_every, or monitor nothing (null)"
+            )
+        if monitor in allowed:
             continue
         if monitor.startswith("rollout/"):  # its names show when it runs
             if has_rollouts:
@@ -50,7 +75,7 @@ def check_monitors(
             raise UserError(
                 f"{key.replace('..', '.')}={monitor}: the run has no rollouts\nset rollout and run.rollout_every"
             )
-        if any(monitor.startswith(f"val/{metric}/") for metric in metrics):  # one of the numbers of a metric
+        if any(monitor.startswith(f"val/{metric}/") for metric in exp.metrics):  # one of the numbers of a metric
             continue
         if not allowed:
             raise UserError(
@@ -60,6 +85,19 @@ def check_monitors(
         raise UserError(
             f"{key.replace('..', '.')}={monitor}: an evaluation gives no such value"
             f"\nnearest: {near}; allowed: {', '.join(allowed)}"
+        )
+
+
+def warn_of_untrained(exp: Any) -> None:
+    """Warn of parameters that want gradients and belong to no key of `loss:`: no optimizer has them."""
+    trained = {id(parameter) for named in exp.trained.values() for parameter in named.values()}
+    parameters = [(name, part) for name, part in exp.model.named_parameters() if part.requires_grad]
+    left = [name for name, parameter in parameters if id(parameter) not in trained]
+    if left:
+        logger.warning(
+            f"loss: {len(left)} of {len(parameters)} parameters belong to none of its keys and are not trained: "
+            f"{', '.join(left[:3])}{', ...' if len(left) > 3 else ''}"
+            "\ngive their network a key under loss, or call requires_grad_(False) where the model is built"
         )
 
 

@@ -20,6 +20,7 @@ from .reading import MAX_FACTS, open_here, open_plain, read_text
 
 TIMINGS = ("time", "items_per_second", "peak_memory_mb")  # columns that measure the machine, not the model
 AXES = ("step", "epoch", "samples", "split")
+COLUMNS = (*AXES, *TIMINGS)  # of every row; a value of such a name would take their place
 
 
 class Facts:

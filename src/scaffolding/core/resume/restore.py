@@ -83,7 +83,7 @@ def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, A
     for key, (_, value) in changes.items():
         if key.startswith("optimizer."):
             _set_optimizers(exp.optimizers, built, key, value)
-    if {"run.monitor", "run.monitor_mode"} & changes.keys():  # values of another kind cannot be compared
+    if {"run.monitor", "run.monitor_mode"} & changes.keys() or exp.monitor is None:  # they cannot be compared
         exp.state.best = exp.state.best_step = None
         exp.state.evaluations_since_best = 0
     if "run.target_loss" in changes:

@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..folder.facts import COLUMNS
 from ..output import Stream, above_bar
 
 launched: list[str] = []  # see `program`
-NOT_SHOWN = ("step", "epoch", "samples", "split", "time", "peak_memory_mb", "items_per_second")
 
 
 def describe_row(row: dict[str, Any], num_steps: int) -> str:
     """One log line of a row of scalars."""
-    values = "  ".join(f"{key} {value:.4g}" for key, value in row.items() if key not in NOT_SHOWN)
+    values = "  ".join(f"{key} {value:.4g}" for key, value in row.items() if key not in COLUMNS)
     line = f"{row['split']:<5} step {row['step']}/{num_steps}  epoch {row['epoch']}  {values}"
     if "items_per_second" in row:
         line += f"  ({row['items_per_second']:.0f} items/s)"

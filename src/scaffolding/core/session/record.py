@@ -11,7 +11,7 @@ import torch
 from loguru import logger
 
 from ..errors import RunError, StorageError
-from ..folder.facts import AXES, TIMINGS, Facts
+from ..folder.facts import COLUMNS, Facts
 from ..state.checkpoint import link_checkpoint
 from ..state.files import CheckpointFiles
 from ..state.progress import RunState
@@ -69,7 +69,7 @@ class Record:
         """
         if not isinstance(values, Mapping):
             raise RunError(f"the {split} row: {values!r:.60} is not a dict of numbers\na rollout returns one")
-        taken = {*AXES, *TIMINGS} & values.keys()
+        taken = values.keys() & set(COLUMNS)
         if taken:
             raise RunError(
                 f"a value of the {split} row is named {', '.join(sorted(taken))}, which is a column of every row"

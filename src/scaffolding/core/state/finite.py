@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import RunError
 from ..tree import tensors
@@ -73,6 +73,18 @@ class FiniteWatch:
                 f"\npython scripts/replay.py {run} stops before the update that did it; a lower optimizer.lr, "
                 "run.clip_grad_norm or run.precision=float32 may avoid it"
             )
+
+
+def watched(exp: Any) -> dict[str, Any]:
+    """The states of an experiment that must be finite: of the model, of losses that are modules, of optimizers."""
+    states = {name: optimizer.state_dict()["state"] for name, optimizer in exp.optimizers.items()}
+    weights, buffers = dict(exp.model.named_parameters()), dict(exp.model.named_buffers())
+    losses = {
+        f"loss.{name}".rstrip("."): loss.state_dict()
+        for name, loss in exp.losses.items()
+        if isinstance(loss, nn.Module)
+    }
+    return {"model": weights, "buffers": buffers, **losses, "optimizers": states}
 
 
 def nonfinite(states: Any, exempt: Collection[str] = ()) -> dict[str, Tensor]:
