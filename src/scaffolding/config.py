@@ -47,10 +47,12 @@ def setting(change: str = IDENTITY, allowed: str = "", check: Callable[[Any], An
 
 
 def at_least(low: int, change: str = IDENTITY) -> Any:
+    """A whole number that must be at least `low`."""
     return setting(change, f"{low} or more", partial(operator.le, low))
 
 
 def one_of(*options: str, change: str = IDENTITY) -> Any:
+    """A text that must be one of `options`."""
     return setting(change, f"one of {', '.join(options)}", options.__contains__)
 
 

@@ -35,9 +35,8 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Fraction of items that are predicted right, 0..1.
 
     Args:
-        logits: (B, C, ...) of C classes, and labels (B, ...) that number them; or one logit for each label, (B,) or
-            (B, 1, ...), where a label above 0.5 is predicted by a logit above 0.
-        labels: as above.
+        logits: (B, C, ...) for C classes, or one for each label, (B,) or (B, 1, ...).
+        labels: class indices (B, ...), or for single logits 0 or 1; above 0.5 counts as 1.
 
     Raises:
         ValueError: the shapes are others.

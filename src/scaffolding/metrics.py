@@ -1,7 +1,7 @@
 """Metrics that are not means over items: objects with `update(model, batch[, output])`, `compute()`, `reset()`.
 
-`output` is what the loss gives under that name, else None. `compute` returns a number, or a dict of
-numbers. And an expensive evaluation for `rollout:`, a callable of (model, loader) that gives a dict of numbers.
+`output` is what the loss gives under that name, else None. `compute` returns a number, or a dict of numbers.
+`SampleQuality` is for `rollout:`, a callable of (model, loader) that returns a dict of numbers.
 """
 
 from collections.abc import Iterable

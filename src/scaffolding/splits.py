@@ -138,8 +138,8 @@ def make_splits(
     Args:
         read: builds the dataset of a split: `read("train")`, `read("train", augment=False)`.
         data: the data config; `val_from_train` is the fraction of "train" kept for validation (null: the dataset has a
-            own "val" split), `val_arguments` what the dataset's constructor is given otherwise for these items,
-            `split_seed` the seed of all that is drawn here (0 where it says none).
+            own "val" split), `val_arguments` replaces arguments of the constructor for the validation items,
+            `split_seed` is the seed of all that is drawn here (0 where it says none).
         limit_train, limit_eval: how much to keep: a number of items, or a fraction of them up to 1.0; None: all.
 
     Raises:
@@ -217,7 +217,7 @@ def read_items(read: Callable[..., Any], split: str, **changes: Any) -> Any:
 
 
 def read_test(read: Callable[..., Any], data: Mapping[str, Any]) -> Any:
-    """The dataset of the test split; None: there is none, and the log says so.
+    """The test dataset, or None, with a line in the log, if the dataset has no test split.
 
     A constructor says that there is none by a ValueError or a KeyError that names "test", as classes with a fixed list
     of splits do. Anything else that it raises is an error: a missing file must not hide the test split.

@@ -107,8 +107,9 @@ def judge(exp: Experiment, split: str, values: dict[str, float]) -> None:
 
 
 def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, Any]:
-    """One update of every network. A micro-batch counts for its items, or as the loss says: as one big batch would.
+    """One update of every network.
 
+    Micro-batches are weighted by their items, or by the loss's `weight`: together they equal one big batch.
     Returns metrics, most of them as tensors; nothing is read from the device here.
     """
     means, numbers = Means(), dict[str, Any]()
@@ -134,7 +135,7 @@ def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, An
         exp.scaler.step(optimizer)
     metrics = means.values() | numbers
     exp.scaler.update()
-    if exp.scaler.took_step():  # False: float16 overflowed in a network, whose update was skipped: then nothing follows
+    if exp.scaler.took_step():  # False: gradients overflowed in float16; that update and all of this are skipped
         after_update(exp, metrics)
     return metrics
 

@@ -28,8 +28,7 @@ class CIFAR10:
     Args:
         root: folder of downloaded data.
         split: "train" or "test".
-        augment: crop and flip the images of the training split at random. It is read at every batch: a shallow copy
-            of the dataset with `augment = False` gives the same images as they are, for validation.
+        augment: crop and flip the images of the training split at random.
         sample: where `root` has no files, take generated images (1,000 training, 200 test) and say so.
 
     Raises:

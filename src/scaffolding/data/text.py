@@ -246,6 +246,7 @@ class Characters:
         return "".join(known.get(i, "\N{REPLACEMENT CHARACTER}") for i in ids)
 
     def state_dict(self) -> dict[str, str]:
+        """Kind and vocabulary, for `load_tokenizer`."""
         return {"kind": "characters", "vocabulary": self.vocabulary}
 
 
@@ -291,6 +292,7 @@ class BytePairs:
         return str(self.tokenizer.decode(list(ids)))
 
     def state_dict(self) -> dict[str, str]:
+        """Kind and vocabulary, for `load_tokenizer`."""
         return {"kind": "bpe", "vocabulary": self.vocabulary}
 
 

@@ -107,7 +107,8 @@ class VectorQuantizer(nn.Module):
     def __init__(self, num_codes: int, latent_size: int) -> None:
         super().__init__()
         self.codebook = nn.Embedding(num_codes, latent_size)
-        nn.init.normal_(self.codebook.weight, std=0.5)  # not far below the encoder's outputs: they would run away
+        # on the scale of the encoder's outputs, which would otherwise drift away from the codes
+        nn.init.normal_(self.codebook.weight, std=0.5)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, D, h, w) to codebook vectors z_q of the same shape and their codes (B, h, w), int64."""

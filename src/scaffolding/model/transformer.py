@@ -155,7 +155,8 @@ def generate(
     """Continue texts with tokens drawn from what the model predicts.
 
     Args:
-        model: token ids (B, T), T <= model.seq_len, to logits (B, T, vocab_size); stays in train or eval mode.
+        model: token ids (B, T), T <= model.seq_len, to logits (B, T, vocab_size); its train or eval mode is restored
+            afterwards.
         tokens: the beginnings, int64, (B, T), T >= 1; the model sees the last `seq_len`.
         num_tokens: how many to add.
         temperature: logits are divided by it; 0 takes the likeliest token.
