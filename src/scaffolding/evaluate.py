@@ -60,7 +60,7 @@ def evaluate(exp: "Experiment", split: str) -> dict[str, Any]:
                     else:
                         metric.update(model, batch)
     values, others = means.values(), computed(exp.metrics)
-    taken = ", ".join(values.keys() & others.keys())
+    taken = ", ".join(sorted(values.keys() & others.keys()))
     if taken:
         raise RunError(f"a loss and one of metrics both give {taken}\ngive the metric another name under metrics:")
     return {name: float(value) for name, value in values.items()} | others

@@ -163,7 +163,8 @@ def _output(exp: Any, batch: Any) -> Any:
     found: dict[str, Any] = {}
     for name, loss in exp.losses.items():
         _, values = _call(exp, name, loss, exp.eval_model, batch)
-        found |= {_key(name): values[key] for key in ("output",) if key in values}
+        if "output" in values:
+            found[_key(name)] = values["output"]
     if len(found) > 1:
         raise UserError(
             f"{', '.join(found)}: each gives an output, and metrics can be given only one"

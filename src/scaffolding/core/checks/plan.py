@@ -95,8 +95,8 @@ def warn_of_untrained(exp: Any) -> None:
     left = [name for name, parameter in parameters if id(parameter) not in trained]
     if left:
         logger.warning(
-            f"loss: {len(left)} of {len(parameters)} parameters belong to none of its keys and are not trained: "
-            f"{', '.join(left[:3])}{', ...' if len(left) > 3 else ''}"
+            f"loss: {len(left)} of {len(parameters)} parameters belong to none of its keys and are not trained; "
+            f"the first: {', '.join(left[:3])}"
             "\ngive their network a key under loss, or call requires_grad_(False) where the model is built"
         )
 
