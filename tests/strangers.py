@@ -138,6 +138,8 @@ def checkpoints(good: dict[str, Any], marks: Path) -> Iterator[tuple[str, bytes]
     yield "no format", _saved({"model": good["model"]})
     yield "state with a target", instead(state={"_target_": "os.system", "command": shell})
     yield "state that is a list", instead(state=[1])
+    for name, value in {"step": "7", "position": -3, "looks": 5, "best": "low", "best_step": [1], "epoch": 0.5}.items():
+        yield f"a state whose {name} is {value}", instead(state=good["state"] | {name: value})
     yield "no weights", _saved({name: part for name, part in good.items() if name not in ("model", "ema")})
     yield "weights that are a list", instead(model=[1, 2], ema=None)
     yield "targets for weights", instead(model={"_target_": "os.system"}, ema=None)

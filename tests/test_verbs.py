@@ -223,7 +223,7 @@ def test_rerun_finds_the_rows_identical_or_names_the_first_that_is_not(
     record.write_text(record.read_text().replace('"code": "', '"code": "0'))
     done = train("rerun=whole", code=2)
     assert "has changed since" in done.stderr
-    assert "git worktree add" in done.stderr or "check out the code of then" in done.stderr  # without a repository
+    assert "git worktree add" in done.stderr or "get it back from" in done.stderr  # without a repository
 
 
 # --- fork

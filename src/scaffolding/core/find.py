@@ -87,7 +87,7 @@ def shortest_name(run: Path, output_root: Path) -> str:
 
 def open_run(word: str, output_root: Path) -> Path:
     """The run that a path from anywhere, or else a name as in `find_run`, stands for."""
-    path = Path(word).expanduser()
+    path = Path(os.path.expanduser(word))  # Path.expanduser raises for a user that is not known
     if (path / "config.yaml").is_file():
         return path
     return find_run(word, output_root)
@@ -117,4 +117,4 @@ def read_output_root(project_root: Path, given: str | None = None) -> Path:
 
 def absolute(path: str, project_root: Path) -> Path:
     """A path of the config: relative ones start at the project's folder, `~` at the user's home."""
-    return project_root / os.path.expanduser(path)  # Path.expanduser raises for a user that is not known
+    return project_root / os.path.expanduser(path)

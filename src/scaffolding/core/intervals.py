@@ -25,7 +25,7 @@ def in_steps(text: str, steps_per_epoch: int) -> int:
     amount, unit = parse(text)
     if unit == "epoch":
         amount *= steps_per_epoch
-    return max(1, math.ceil(amount))
+    return max(1, math.ceil(round(amount, 6)))  # 0.07 * 100 is 7.000000000000001
 
 
 class Intervals:

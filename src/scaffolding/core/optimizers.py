@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from .config.build import build
+from .config.build import build, locate
 from .errors import UserError, nearest
 
 SELECTORS = ("match", "max_ndim", "name")  # the other keys of a group are settings of the optimizer
@@ -33,11 +33,14 @@ def build_optimizer(spec: Any, key: str, parameters: Mapping[str, nn.Parameter])
     """
     plain: Any = OmegaConf.to_container(OmegaConf.create(spec), resolve=True)
     groups = plain.pop("groups", None)
+    _check_numbers(plain, key, str(plain["_target_"]))
     if not groups:
         return _build(plain, key, list(parameters.values()))
     members: list[list[nn.Parameter]] = [[] for _ in groups]
     rest: list[nn.Parameter] = []
     checked = [_check(group, f"{key}.groups.{index}", index) for index, group in enumerate(groups)]
+    for place, group in enumerate(checked):
+        _check_numbers(group, f"{key}.groups.{place}", str(plain["_target_"]))
     for name, parameter in parameters.items():
         found = (index for index, group in enumerate(checked) if _meets(group, name, parameter))
         index = next(found, None)
@@ -78,6 +81,20 @@ def _build(spec: dict[str, Any], key: str, parameters: list[Any]) -> Any:
             "backward pass for each update\nchoose another, or rewrite train_step in train.py and this check"
         )
     return optimizer
+
+
+def _check_numbers(settings: dict[str, Any], key: str, target: str) -> None:
+    """UserError: a text is given where the optimizer's own default is a number."""
+    try:
+        parameters = inspect.signature(locate(target, f"{key}._target_")).parameters
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        return  # some built-in classes tell nothing of their arguments
+    for name, value in settings.items():
+        default = parameters[name].default if name in parameters else None
+        if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
+            raise UserError(f"{key}.{name}={value}: not a number")
 
 
 def _check(group: Any, key: str, index: int) -> dict[str, Any]:

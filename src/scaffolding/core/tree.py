@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -39,6 +40,8 @@ def changed_keys(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any,
     """Dotted keys in which two plain configs differ, with both values (None where there is no such key)."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
         is_same = before == after or repr(before) == repr(after)  # nan is no other value than nan
+        if key.rpartition(".")[2].startswith("limit_") and before == after == 1:  # 1 is one item, 1.0 are all of them
+            is_same = isinstance(before, float) == isinstance(after, float)
         return {} if is_same else {key: (before, after)}
     changes: dict[str, tuple[Any, Any]] = {}
     for part in [*before, *(name for name in after if name not in before)]:
@@ -72,7 +75,7 @@ def describe(batch: Any) -> str:
 def describe_tensor(tensor: Tensor) -> str:
     """Shape, dtype, range and how many values are not finite, in one line."""
     text = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-    if tensor.is_complex() or not tensor.numel():
+    if tensor.layout != torch.strided or tensor.is_complex() or not tensor.numel():
         return text
     finite = tensor[tensor.isfinite()]
     if finite.numel():

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from ..errors import UserError, nearest
 from ..tree import leaves
-from .grammar import key_of
+from .grammar import SEVERAL, key_of
 
 KINDS = {"converted to Integer": "a whole number", "converted to Float": "a number", "a valid bool": "true or false"}
 
@@ -68,12 +68,21 @@ def explain(
     found = re.search(r"Interpolation key '([^']+)' not found\s+full_key: ([\w.]+)", text)
     if found:
         return _no_such_reference(found[2], found[1], configs)
+    found = re.search(r"Multiple values for (\w+)", text)
+    if found:
+        word = next(
+            (word for word in overrides if key_of(word) == found[1] and word.startswith("+")), f"+{found[1]}=..."
+        )
+        return UserError(f"{found[1]}: chosen already\nleave out the +: {word.lstrip('+')}")
     mark = getattr(cause, "problem_mark", None)
     if mark is not None:
         problem = getattr(cause, "problem", "not valid YAML")
         return UserError(f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {problem}")
     for word in overrides:
         group, _, option = word.partition("=")
+        items = {item.strip() for item in option.strip("[]").split(",")}
+        if group in SEVERAL and option.startswith("[") and items <= set(groups(configs).get(group, ())):
+            continue
         if group in groups(configs) and (option in ("", "null") or option[0] in "[{"):
             return UserError(f"{word}: no such option\noptions: {', '.join(groups(configs)[group])}")
     key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)

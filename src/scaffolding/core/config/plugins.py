@@ -1,6 +1,7 @@
 """Code from outside of the checkout that a config names under `imports`. Imported only where it does."""
 
 import importlib
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,7 @@ def import_plugins(entries: Iterable[str], root: Path) -> None:
         UserError: there is no such folder or module, or it cannot be imported.
     """
     for entry in entries:
-        folder = root / Path(entry).expanduser()
+        folder = root / os.path.expanduser(entry)
         if "/" in entry:
             if not folder.is_dir():
                 raise UserError(f"imports: {folder} is not a folder\ngive a folder of modules, or the name of a module")

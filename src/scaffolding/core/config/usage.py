@@ -1,5 +1,6 @@
 """What --help says, and the table of what a changed setting does."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -51,8 +52,9 @@ def rules_table(schema: Any) -> str:
 
 def help_text(project: Project, words: list[str]) -> str:
     """Groups, their options, and the keys of base.yaml with their rule, unit and meaning."""
-    header, _, keys = (project.configs / "base.yaml").read_text().partition("\n\n")
-    defaults = [entry for entry in yaml.safe_load(header)["defaults"] if isinstance(entry, dict)]
+    text = (project.configs / "base.yaml").read_text("utf-8")
+    keys = re.split(r"(?m)^defaults:", text, maxsplit=1)[-1].partition("\n\n")[2]
+    defaults = [entry for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict)]
     chosen = {group: option for entry in defaults for group, option in entry.items()}
     folders = [project.configs]
     if "--config-dir" in words:

@@ -107,6 +107,25 @@ def write_private(file: Path, content: bytes) -> None:
         stream.write(content)
 
 
+def read_record(run: Path) -> dict[str, Any]:
+    """provenance.json of a run, `parent` a mapping or None, `resumed` a list of mappings with a step; empty where there
+    is none.
+    """
+    file = run / "provenance.json"
+    if not file.exists():
+        return {}
+    found = read_json(file)
+    if "parent" in found and not isinstance(found["parent"], dict):
+        found["parent"] = None
+    resumed = found.get("resumed")
+    if not isinstance(resumed, list):
+        resumed = []
+    resumed = [entry for entry in resumed if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
+    if "resumed" in found:
+        found["resumed"] = resumed
+    return found
+
+
 def record(run: Path, project: Any, device: torch.device, step: int) -> None:
     """Write provenance.json and changes.patch of a run (after the first step: packages take a while to list).
 
@@ -114,7 +133,7 @@ def record(run: Path, project: Any, device: torch.device, step: int) -> None:
     """
     file = run / "provenance.json"
     try:
-        before = read_json(file)
+        before = read_record(run)
     except UserError as error:
         logger.warning(f"{error}; it is written anew")
         before = {"parent": None}

@@ -6,10 +6,11 @@ from typing import Any
 from loguru import logger
 
 from ..errors import UserError
+from ..provenance.provenance import read_record
 from ..state import checkpoint
 from ..state.files import CheckpointFiles
 from ..tree import changed_keys
-from .restore import best_of, changes_since, config_of, load_state, load_weights, read_record, words_of
+from .restore import best_of, changes_since, config_of, load_state, load_weights, words_of
 from .rules import announce
 
 

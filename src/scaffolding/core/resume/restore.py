@@ -7,7 +7,7 @@ from loguru import logger
 
 from ..config.compose import lasting, portable
 from ..errors import DamagedError, UserError
-from ..folder.reading import read_json, read_yaml
+from ..folder.reading import read_yaml
 from ..intervals import in_steps
 from ..optimizers import spare
 from ..provenance.provenance import numerics
@@ -17,7 +17,7 @@ from ..state.files import CheckpointFiles
 from ..tree import changed_keys, leaves
 from ..trust.config import read_config, version_of
 
-ORDERS = "an order is another in each process: sort what comes from a set, os.listdir, glob or hash()"
+ORDERS = "the order may differ in each process: sort what comes from a set, os.listdir, glob or hash()"
 
 
 def config_of(exp: Any, run: Path) -> Any:
@@ -34,14 +34,6 @@ def words_of(run: Path) -> list[str]:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError(f"{file} is damaged: it is not a list of settings")
     return words
-
-
-def read_record(run: Path) -> dict[str, Any]:
-    """provenance.json of a run; empty where there is none."""
-    file = run / "provenance.json"
-    if not file.exists():
-        return {}
-    return read_json(file)
 
 
 def changes_since(exp: Any, run: Path, content: dict[str, Any]) -> dict[str, Any]:
@@ -80,6 +72,12 @@ def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, A
     built = {name: [dict(group) for group in part.param_groups] for name, part in exp.optimizers.items()}
     exp.load_state_dict(content)
     _check_content(exp, content, run)
+    position, there = exp.state.position, len(exp.loaders["train"])
+    if position >= there:
+        raise UserError(
+            f"data: {run} stands at batch {position} of an epoch, which now has {there}"
+            f"\ngive back the data or its order(), or start a new run with fork={run}"
+        )
     for key, (_, value) in changes.items():
         if key.startswith("optimizer."):
             _set_optimizers(exp.optimizers, built, key, value)

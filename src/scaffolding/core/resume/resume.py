@@ -1,5 +1,7 @@
 """Three ways on from a run: `resume=` carries it on, `fork=` starts another from it, `rerun=` repeats it to compare."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,15 @@ from ..config.compose import Project, own_words, portable
 from ..errors import Ended, UserError
 from ..folder import folder
 from ..folder.reading import MAX_FACTS, read_bytes
-from ..provenance.provenance import code_hash
+from ..provenance.provenance import code_hash, read_record
 from ..secrets import hide_secrets, is_hidden
 from ..state import checkpoint
+from ..state.checkpoint import step_in
 from ..state.files import CheckpointFiles, set_aside
 from ..tree import changed_keys, leaves
 from ..trust.config import read_config
 from .lineage import fork, rerun, start_like
-from .restore import best_of, changes_since, config_of, load_state, read_record, words_of
+from .restore import best_of, changes_since, config_of, load_state, words_of
 from .rules import announce, refuse
 
 PATIENCE = {"run.patience", "run.monitor", "run.monitor_mode"}
@@ -87,14 +90,21 @@ def _warn_of_code(run: Path, project: Project) -> None:
 
 
 def _way_back(run: Path, known: dict[str, Any]) -> str:
-    """How to get the code back of a start or resume, as provenance.json has it."""
-    patch = run / "changes.patch"
+    """How to get the code back of a start or resume, as provenance.json has it; commands that are fit to be pasted."""
+    suffix = ""
     if known.get("step"):  # of a resume
-        patch = run / f"changes_{known['step']}.patch"
-    way = "check out the code it ran"
-    if known.get("commit"):
-        way = f"git worktree add ../again {known['commit']}"
-    return f"get it back with: {way}; git -C ../again apply {patch}"
+        suffix = f"_{known['step']}"
+    patch, packed = run / f"changes{suffix}.patch", run / f"sources{suffix}.tar.gz"
+    if packed.exists():  # git did not know it
+        return f"get it back from: {packed}"
+    has_changes = patch.is_file() and patch.stat().st_size > 0  # git refuses to apply an empty patch
+    commit = str(known.get("commit"))
+    if re.fullmatch(r"[0-9a-f]{7,64}", commit) is None:  # a stranger's
+        return f"check out the code it ran{f', and apply {patch}' if has_changes else ''}"
+    way = f"get it back with: git worktree add ../again {commit}"
+    if has_changes:
+        way += f"; git -C ../again apply {shlex.quote(str(patch))}"
+    return way
 
 
 # --- when everything is built: where the run begins
@@ -133,6 +143,9 @@ def resume(exp: Any, create: Any) -> Path:
                 raise Ended(0)
         # with what an earlier resume= changed, too, if it was killed before it saved: config.yaml says it already
         load_state(exp, content, run.name, changes)
+        is_start = (read_record(run).get("parent") or {}).get("kept") == "state" and step_in(files.parent) == step
+        if is_start:  # a fork that was killed before its first save: its parent's target is not its own
+            exp.state.target_reached = False
         _replace(files.latest, file)  # the look at this step is repeated, and may make it the best
         if exp.state.best_step is not None:
             _replace(files.best, best_of(exp, files))

@@ -123,6 +123,7 @@ def load(path: Path) -> Parts:
         if version == 1:
             state = _state_of_format_1(state)
         content["state"] = vars(RunState(**state))
+        _check_state(content["state"])
         if version < 3 and content.get("ema"):
             averaged = content["ema"]["model"]
             content["ema"] = {"raw": content["model"], "count": content["ema"]["count"]}
@@ -132,6 +133,20 @@ def load(path: Path) -> Parts:
     if version not in READABLE:
         raise UserError(f"{path} is a checkpoint of format {version}; this code reads {READABLE[0]} to {READABLE[-1]}")
     return Parts(content)
+
+
+def _check_state(state: dict[str, Any]) -> None:
+    """ValueError: what a checkpoint says of where its run stands is of another kind than `RunState` has."""
+    for name, value in state.items():
+        is_fit = isinstance(value, int) and value >= 0
+        if name == "looks":
+            is_fit = isinstance(value, list) and all(isinstance(look, str) for look in value)
+        elif name == "best":
+            is_fit = isinstance(value, int | float | None)
+        elif name == "best_step" and value is None:
+            is_fit = True
+        if not is_fit:
+            raise ValueError(f"state.{name} is {value!r:.50}")
 
 
 def _check_names(content: dict[str, Any]) -> None:
