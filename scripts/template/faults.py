@@ -101,7 +101,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     f"{CORE}/intervals.py": [
         ("nothing is due at the end of the budget", "== 0 or step == self.num_steps", "== 0"),
-        ("half an epoch is rounded down", "math.ceil(amount)", "math.floor(amount)"),
+        ("half an epoch is rounded down", "math.ceil(round(amount, 6))", "math.floor(amount)"),
     ],
     f"{CORE}/launch.py": [
         ("wrong input ends like a failed run", "1 if written else 2))  #", "1))  #"),

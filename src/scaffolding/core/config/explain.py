@@ -68,12 +68,11 @@ def explain(
     found = re.search(r"Interpolation key '([^']+)' not found\s+full_key: ([\w.]+)", text)
     if found:
         return _no_such_reference(found[2], found[1], configs)
-    found = re.search(r"Multiple values for (\w+)", text)
+    found = re.search(r"Multiple values for (\w+)|(\w+) appears more than once", text)
     if found:
-        word = next(
-            (word for word in overrides if key_of(word) == found[1] and word.startswith("+")), f"+{found[1]}=..."
-        )
-        return UserError(f"{found[1]}: chosen already\nleave out the +: {word.lstrip('+')}")
+        group = found[1] or found[2]
+        words = [word.lstrip("+") for word in overrides if key_of(word) == group and word.startswith("+")]
+        return UserError(f"{group}: chosen already\nleave out the +: {(words or [f'{group}=...'])[0]}")
     mark = getattr(cause, "problem_mark", None)
     if mark is not None:
         problem = getattr(cause, "problem", "not valid YAML")
