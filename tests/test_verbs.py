@@ -226,6 +226,13 @@ def test_rerun_finds_the_rows_identical_or_names_the_first_that_is_not(
     assert "git worktree add" in done.stderr or "get it back from" in done.stderr  # without a repository
 
 
+def test_a_rerun_of_a_run_that_was_changed_on_its_way_says_so(train: Train) -> None:
+    train(*BASE, "run.name=run", env=STOP, code=143)
+    train("resume=run", "optimizer.lr=0.5", "run.save_every=5")
+    done = train("rerun=run", "run.name=again", code=1)
+    assert "run was resumed at step 7 with optimizer.lr=0.5, which a rerun begins with" in done.stderr
+
+
 # --- fork
 
 
@@ -280,7 +287,7 @@ def test_a_fork_of_the_weights_that_fit(train: Train, output_root: Path) -> None
     assert "rows identical to child" in train("rerun=child", "run.name=again").stdout
     assert "fork_weights=some: allowed: all, or partial" in train(*words, "fork_weights=some", code=2).stderr
     for word in ("fork_state=true", "fork_weights=partial"):
-        assert f"{word}: goes with fork=RUN" in train(*BASE, word, code=2).stderr
+        assert f"{word}: only works with fork=RUN" in train(*BASE, word, code=2).stderr
 
 
 def test_a_fork_is_not_validated_on_what_it_was_trained_on(train: Train, output_root: Path) -> None:

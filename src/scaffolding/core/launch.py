@@ -124,7 +124,7 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
         more += inherited
     for key in ("fork_state", "fork_weights"):
         if key in given and verb != "fork":
-            raise UserError(f"{key}={given[key]}: goes with fork=RUN, which starts a new run from another")
+            raise UserError(f"{key}={given[key]}: only works with fork=RUN, which starts a new run from another")
     shows_config = "--cfg job" in " ".join(options) and "--package" not in options
     resolves = "--resolve" in options
     if shows_config:  # done here, not by Hydra, so that it is checked

@@ -41,7 +41,7 @@ class StreamLoader:
         device: torch.device,
     ) -> None:
         if not num_items:
-            raise UserError("data.num_items: how many items of data.stream count as an epoch is not said")
+            raise UserError("data.num_items is not set\nit says how many items of data.stream count as an epoch")
         missing = [name for name in ("__iter__", "state_dict", "load_state_dict") if not hasattr(stream, name)]
         if missing:
             raise UserError(

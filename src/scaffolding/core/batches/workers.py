@@ -127,7 +127,7 @@ class Workers:
             ) from error
 
     def _waited_for(self, iterator: Any) -> Iterator[Any]:
-        """The batches of an iterator, waited for in slices, of which each counts the same, however long it took.
+        """The batches of an iterator. It waits in slices; each counts as the same time, however long it really took.
 
         While the process is stopped (Ctrl-Z, a scheduler that suspends it), hardly any time passes so. After each
         slice, DataLoader looks for workers that are gone.

@@ -70,8 +70,8 @@ def _check_training(exp: Any) -> tuple[list[str], bool]:
     """Call every loss on two items, and on an epoch's last batch where that holds one item.
 
     Returns:
-        The names of the values that an evaluation gives; whether an evaluation will go as this did: no derivatives were
-        computed, which evaluations have none of.
+        The names of the values that an evaluation gives; whether an evaluation does the same as this call: no
+        derivatives were computed, and an evaluation computes none.
     """
     names: list[str] = []
     batch = _first_batch(exp, "train")

@@ -28,7 +28,7 @@ from .explain import explain, unknown_key
 from .explain import groups as groups  # of a folder of configs
 from .grammar import readable
 
-NOT_KEPT = ("resume", "fork", "fork_state", "fork_weights", "rerun")  # said of a run, not part of its config
+NOT_KEPT = ("resume", "fork", "fork_state", "fork_weights", "rerun")  # how a run starts; not in its config
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)  # of user's words
 TOP_KEY = re.compile(r"(?m)^([A-Za-z]\w*):")
 GLOBAL = "# @package _global_"
@@ -201,7 +201,7 @@ def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
 
 
 def lasting(config: dict[str, Any], project: Project) -> dict[str, Any]:
-    """The part of a run's config that its weights know: without its name and what a change of has no consequence."""
+    """The part of a run's config that its weights depend on: without its name and settings that only take effect."""
     kept: dict[str, Any] = {}
     for field in dataclasses.fields(project.schema):
         value = config.get(field.name)

@@ -50,7 +50,7 @@ def claim(output: Path, name: str | None, suffix: str = "") -> Path:
         raise UserError(f"run.name={name!r} is not a folder name\nallowed: letters, digits and . _ - = , +, up to 200")
     if RESERVED.fullmatch(f"{name}{suffix}") and (name, output.name) != ("dev", "dev"):  # dev/dev hides nothing
         raise UserError(
-            f"run.name={name}: has a meaning of its own (resume=latest, dev runs, sweeps)\nchoose another name"
+            f"run.name={name}: this name is reserved (resume=latest, dev runs, sweeps)\nchoose another name"
         )
     state = random.getstate()
     import coolname  # draws from the global generator when it is imported

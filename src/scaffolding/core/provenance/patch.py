@@ -142,14 +142,14 @@ def _reason(git: Git, entry: Entry, size: int) -> str:
     """Why a file is not to be in the patch; "": it may be."""
     path = git.top / entry.name
     if entry.mode == GITLINK or entry.name.endswith("/"):
-        return "a git repository of its own"
+        return "another git repository"
     if size > MAX_FILE:
         return f"{size / 1e6:.1f} MB"
     return unfit(path)
 
 
 def unfit(path: Path) -> str:
-    """Why a file does not belong into a record of the code: it holds a key, or cannot be read; "": it does."""
+    """Why a file must not be in a record of the code: it holds a key, or cannot be read; "": it does."""
     try:
         mode = path.lstat().st_mode
     except OSError:

@@ -10,8 +10,10 @@ from loguru import logger
 
 from ..config.build import check_specs
 from ..config.compose import Project, own_words, portable
+from ..config.usage import change_of
 from ..errors import Ended, UserError
 from ..folder import folder
+from ..folder.facts import Facts
 from ..folder.reading import MAX_FACTS, read_bytes
 from ..provenance.provenance import code_hash, read_record
 from ..secrets import hide_secrets, is_hidden
@@ -20,7 +22,7 @@ from ..state.checkpoint import step_in
 from ..state.files import CheckpointFiles, set_aside
 from ..tree import changed_keys, leaves
 from ..trust.config import read_config
-from .lineage import fork, rerun, start_like
+from .lineage import CHANGES, fork, rerun, start_like
 from .restore import best_of, changes_since, config_of, load_state, words_of
 from .rules import announce, refuse
 
@@ -159,6 +161,10 @@ def resume(exp: Any, create: Any) -> Path:
         words = [*words_of(run), *own_words()]
         folder.write_text(run / "overrides.yaml", yaml.safe_dump(words, allow_unicode=True))
         folder.write_text(run / "config.yaml", yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True))
+        course = {key: new for key, (_, new) in changes.items() if change_of(exp.project.schema, key) == "course"}
+        if course and exp.state.step > 0:
+            (run / "facts").mkdir(exist_ok=True)
+            Facts(run / "facts").event("on_change", step=exp.state.step, **{CHANGES: hide_secrets(course)})
     return run
 
 

@@ -68,7 +68,7 @@ def schedule_targets(cfg: Any) -> list[str]:
 
 
 def announce(exp: Any, changes: Changes) -> None:
-    """Say of every changed setting what it does."""
+    """Log what each changed setting does."""
     for key, (_, value) in changes.items():
         effect = "takes effect"
         if _is_idle(exp, key):

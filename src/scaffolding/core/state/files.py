@@ -81,7 +81,7 @@ class CheckpointFiles:
         """best.pt or, where that is not whole or not of this step, another checkpoint of the step.
 
         Args:
-            step: that the best is of; None: any.
+            step: the step of the best checkpoint; None: any step.
 
         Raises:
             DamagedError: there is none, with the reason.
@@ -136,7 +136,7 @@ def set_aside(file: Path) -> None:
 
 
 def find_checkpoint(run: Path, name: str) -> Path:
-    """The file of a run's checkpoint by its plain name; UserError: there is none, and those that there are."""
+    """The file of a run's checkpoint by its plain name; UserError: there is none; the message lists the others."""
     path, there = run / "checkpoints" / f"{name}.pt", run / "checkpoints" / ".pt"
     try:
         is_there = NAME.fullmatch(name) is not None and path.is_file()

@@ -92,7 +92,7 @@ def version_of(config: dict[str, Any], file: Path) -> int:
 
 
 def is_gone(key: list[str], project: Project) -> bool:
-    """Whether a setting of a run, by the parts of its key, is one that this checkout has no more."""
+    """Whether a setting of a run, by the parts of its key, is one that this checkout no longer has."""
     known = {field.name: field.type for field in dataclasses.fields(project.schema)}
     if key[0] not in known:
         return not (project.configs / key[0]).is_dir()  # mode, experiment
@@ -103,7 +103,7 @@ def is_gone(key: list[str], project: Project) -> bool:
 
 
 def tell_of_age(folder: Path, new: Iterable[str], gone: Iterable[str]) -> None:
-    """Say once which settings a run did not have yet, and which there are no more."""
+    """Say once which settings are newer than a run, and which of its settings no longer exist."""
     new, gone = ([text for text in texts if (folder, text) not in _told] for texts in (new, gone))
     _told.update((folder, text) for text in (*new, *gone))
     if new:
