@@ -184,6 +184,7 @@ def refused_at_build(*overrides: str) -> str:
         (["run.eval_every=null", "run.patience=3"], ["run.patience=3: nothing is monitored", "run.patience=null"]),
         (["run.eval_every=null", "run.monitor=val/accuracy"], ["run.monitor=val/accuracy: run.eval_every=null, so"]),
         (["run.monitor=null", "run.patience=3"], ["run.patience=3: nothing is monitored", "run.patience=null"]),
+        (["optimizer.lr=fast"], ["optimizer.lr=fast: not a number"]),
         (["+optimizer.groups=[{max_ndim: one}]"], ["optimizer.groups.0.max_ndim=one: not a number"]),
         (["+optimizer.groups=[{match: '0', name: a}, {match: '1', name: a}]"], ["groups.1.name=a: another group"]),
     ],

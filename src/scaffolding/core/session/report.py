@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..errors import ONE_LINE, RunError
 from ..folder.facts import Facts
-from ..folder.reading import read_json
 from ..provenance import provenance
 from ..state.checkpoint import check_plain
 from ..tree import describe
@@ -82,7 +81,7 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
 
 def _compare_with_parent(path: Path) -> list[str]:
     """Of a `rerun=`, a line on how many logged rows are identical; RunError: the first difference."""
-    parent = read_json(path / "provenance.json").get("parent") or {}
+    parent = provenance.read_record(path).get("parent") or {}
     if parent.get("verb") != "rerun":
         return []
     original = Path(parent["run"])
