@@ -27,9 +27,10 @@ def main() -> None:
     from scaffolding.core.find import open_run
     from scaffolding.core.folder.folder import acquire, read_status
     from scaffolding.core.folder.reading import read_yaml
-    from scaffolding.core.session.follow import End
-    from scaffolding.core.session.tracking import TrackerProcess
-    from scaffolding.core.trust.config import check_trusted, read_config
+    from scaffolding.core.tracking.follow import End
+    from scaffolding.core.tracking.tracking import TrackerProcess
+    from scaffolding.core.trust.config import read_config
+    from scaffolding.core.trust.targets import check_trusted
     from scaffolding.experiment import PROJECT
 
     try:

@@ -68,7 +68,7 @@ def verify(root: Path, whole: Path, killed: Path, number: int) -> None:
     from scaffolding.core.checks.rehearsal import compare
     from scaffolding.core.errors import RunError
     from scaffolding.core.state.files import CheckpointFiles
-    from scaffolding.core.trust.config import needed_trust
+    from scaffolding.core.trust.targets import needed_trust
     from scaffolding.experiment import PROJECT
 
     found = CheckpointFiles(killed).newest()

@@ -56,7 +56,7 @@ class Recorder:
     def be_talkative(self) -> None:
         from loguru import logger
 
-        from scaffolding.core.session.follow import MARK
+        from scaffolding.core.tracking.follow import MARK
 
         self.how = "silent"
         print("an error", file=sys.stderr)

@@ -26,10 +26,10 @@ from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.folder import folder as run_folder
 from scaffolding.core.folder.facts import Facts
-from scaffolding.core.session import tracking as tracking_module
-from scaffolding.core.session.follow import End
-from scaffolding.core.session.tracking import Tracking
 from scaffolding.core.signals import StopFlag
+from scaffolding.core.tracking import tracking as tracking_module
+from scaffolding.core.tracking.follow import End
+from scaffolding.core.tracking.tracking import Tracking
 
 SYNC = PROJECT_ROOT / "scripts" / "sync.py"
 RUN = (*BASE, "run.name=run")

@@ -24,7 +24,8 @@ from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import claim, release
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import find_checkpoint
-from scaffolding.core.trust.config import check_trusted, needed_trust, open_config, read_plain
+from scaffolding.core.trust.config import open_config, read_plain
+from scaffolding.core.trust.targets import check_trusted, needed_trust
 from scaffolding.core.trust.words import check_together, read_words
 from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.splits import split_seed

@@ -187,12 +187,12 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("Ctrl-C reads as preempted", '"interrupted" if reason', '"preempted" if reason'),
         ("the jobs of a sweep have no number", 'suffix = f"_job{hydra.job.num}"', 'suffix = ""'),
     ],
-    f"{CORE}/session/follow.py": [
+    f"{CORE}/tracking/follow.py": [
         ("a tracker that fails is not told", "except BaseException as error:", "except KeyError as error:"),
         ("figures are told before their rows", '.step < row["step"]', '.step <= row["step"]'),
         ("a killed run leaves its trackers", "os._exit(1)  # when the run", "pass  # when the run"),
     ],
-    f"{CORE}/session/tracking.py": [
+    f"{CORE}/tracking/tracking.py": [
         ("a Ctrl-C stops trackers", "start_new_session=True", "start_new_session=False"),
         ("a tracker that hangs is left", "os.killpg(self.process.pid, signal.SIGKILL)", "pass"),
     ],
@@ -280,8 +280,8 @@ FIRST: dict[str, str] = {
     f"{CORE}/session/record.py": "loop faults resume",
     f"{CORE}/session/report.py": "loop verbs",
     f"{CORE}/session/run.py": "faults loop resume",
-    f"{CORE}/session/follow.py": "tracking",
-    f"{CORE}/session/tracking.py": "tracking",
+    f"{CORE}/tracking/follow.py": "tracking",
+    f"{CORE}/tracking/tracking.py": "tracking",
     f"{CORE}/state/checkpoint.py": "checkpoint",
     f"{CORE}/state/files.py": "checkpoint resume",
     f"{CORE}/state/progress.py": "loop resume",

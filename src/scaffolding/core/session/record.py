@@ -15,8 +15,8 @@ from ..folder.facts import COLUMNS, Facts
 from ..state.checkpoint import link_checkpoint
 from ..state.files import CheckpointFiles
 from ..state.progress import RunState
+from ..tracking.tracking import Tracking
 from .console import describe_row
-from .tracking import Tracking
 
 MAX_FAILED_SAVES = 10  # in a row: the disk will not recover by itself
 ROWS_OF_LOOKS = {"eval": "val", "rollout": "rollout"}  # the split of the row that a look at a step adds

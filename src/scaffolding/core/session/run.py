@@ -31,9 +31,9 @@ from ..signals import StopFlag, Stopped
 from ..state.checkpoint import link_checkpoint
 from ..state.files import CheckpointFiles
 from ..state.progress import RunState
-from ..trust.config import needed_trust
+from ..tracking.follow import End
+from ..trust.targets import needed_trust
 from .console import ProgressBar, command
-from .follow import End
 from .record import Record, Start
 
 

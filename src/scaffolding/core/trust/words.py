@@ -13,7 +13,8 @@ from ..config.compose import COMPOSE_ERRORS, NOT_KEPT, VERSION, Project, compose
 from ..config.grammar import key_of, quoted
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
-from .config import check_no_references, check_trusted, is_gone, needed_trust, read_plain, tell_of_age, version_of
+from .config import check_no_references, is_gone, read_plain, tell_of_age, version_of
+from .targets import check_trusted, needed_trust
 
 SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCII | re.DOTALL)
 
