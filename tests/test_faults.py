@@ -135,6 +135,21 @@ def test_time_in_which_a_run_is_stopped_does_not_count(output_root: Path, tmp_pa
     assert run.wait() == 0, run.stderr.read_text()
 
 
+@ON_LINUX
+@pytest.mark.full
+def test_code_that_is_edited_during_a_run_is_not_that_of_its_evaluation(output_root: Path, tmp_path: Path) -> None:
+    """Fails where spawned workers of another split start later, and import what was edited meanwhile."""
+    code = tmp_path / "late.py"
+    code.write_text("from tiny import FaultyPoints\n\nclass Late(FaultyPoints):\n    pass\n")
+    words = (*BASE, "run.name=run", "data.dataset._target_=late.Late", "+data.dataset.how='is slow'", "run.budget=20")
+    words += ("loader.num_workers=1", "loader.start_method=spawn", f"paths.output_root={output_root}")
+    env = ENV | {"PYTHONPATH": os.pathsep.join([str(tmp_path), ENV["PYTHONPATH"]])}
+    run = zygote.start([str(TRAIN), *words], tmp_path / "out", tmp_path / "err", env=env)
+    wait_until(lambda: "step 2/" in run.stderr.read_text())
+    code.write_text("1 / 0\n")
+    assert run.wait() == 0, run.stderr.read_text()
+
+
 # --- code that ends the process
 
 

@@ -295,5 +295,5 @@ FIRST: dict[str, str] = {
 
 # Faults that no quick test finds, and why that is so.
 UNSEEN: dict[str, str] = {
-    "workers start late, with code edited since": "a run with spawned workers whose code is edited takes too long",
+    "workers start late, with code edited since": "a test of the full set finds it, whose run waits for spawned workers",
 }
