@@ -295,5 +295,5 @@ FIRST: dict[str, str] = {
 
 # Faults that no quick test finds, and why that is so.
 UNSEEN: dict[str, str] = {
-    "workers start late, with code edited since": "a test of the full set finds it, whose run waits for spawned workers",
+    "workers start late, with code edited since": "a test of the full set finds it: spawned workers take long",
 }
