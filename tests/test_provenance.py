@@ -212,9 +212,9 @@ def a_key_in_it(root: Path) -> None:
 
 
 LEFT_OUT: dict[Callable[[Path], None], str] = {
-    empty_repository: "repository of its own",
-    nested_repository: "repository of its own",
-    changed_submodule: "repository of its own",
+    empty_repository: "another git repository",
+    nested_repository: "another git repository",
+    changed_submodule: "another git repository",
     filtered: "external filter 'false' failed",
     large: "6.0 MB",
     deleted_large: "6.0 MB",
