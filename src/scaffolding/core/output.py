@@ -56,7 +56,7 @@ class Transcript:
 
     @contextlib.contextmanager
     def to_file(self, path: Path) -> Iterator[None]:
-        """While active, everything is added to a file. A disk that does not take it is no error."""
+        """While active, everything is added to a file. An error of the disk is ignored."""
         before = self.hears_logger
         with open(path, "ab", buffering=0, opener=open_here) as file, contextlib.ExitStack() as stack:
 

@@ -102,7 +102,7 @@ def _process(exp: Any, again: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """The same program, carrying a copy of the run on in a process with another order of hashes."""
     words = [f"resume={again.name}", f"paths.output_root={again.parent}", *trusting(exp)]
     environment = {"PYTHONHASHSEED": str(os.getpid()), **os.environ}
-    environment.pop("HYDRA_FULL_ERROR", None)  # launch.py sets it; with it, there is no line that says what is wrong
+    environment.pop("HYDRA_FULL_ERROR", None)  # launch.py sets it; it hides the one-line message
     with open(again / "output.txt", "wb") as output:
         process = subprocess.Popen(
             [*program(), *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment

@@ -13,7 +13,7 @@ def import_plugins(entries: Iterable[str], root: Path) -> None:
     """Import modules by their dotted names; a folder (relative to `root`) makes the modules in it known by name.
 
     Raises:
-        UserError: there is no such folder or module, or it cannot be imported.
+        UserError: the folder or module does not exist, or cannot be imported.
     """
     for entry in entries:
         folder = root / os.path.expanduser(entry)

@@ -66,7 +66,7 @@ class Git:
         try:
             if left <= 0:
                 raise subprocess.TimeoutExpired(command, TIMEOUT)
-            done = subprocess.run(  # a session of its own: a Ctrl-C is meant for the run
+            done = subprocess.run(  # in a new session: a Ctrl-C is meant for the run
                 command, cwd=self.top, input=given, capture_output=True, timeout=left, env=self.environment,
                 start_new_session=True,
             )  # fmt: skip
