@@ -225,7 +225,7 @@ def test_what_this_checkout_names_is_trusted() -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        {"target": "planted.CountingLoss"},  # a module of ours that no file names
+        {"target": "unnamed.CountingLoss"},  # a module of ours that no file names
         {"target": "torchmetrics.text.BERTScore", "model_name_or_path": "evil/x"},
         {"target": "torchvision.models.resnet18", "weights": "DEFAULT"},
         {"target": "torchvision.models.get_model", "name": "resnet18", "weights": "DEFAULT"},
@@ -330,14 +330,14 @@ def test_trust_is_asked_for_and_given(train: Train, output_root: Path) -> None:
     train(*words, "run.name=ours")
     train("resume=ours", "run.budget=5")
     Experiment.from_path(output_root / "ours")
-    done = train(*words, "run.name=mine", "loss._target_=planted.CountingLoss")
-    assert "trust=planted.CountingLoss" in done.stderr + done.stdout, "a new run says what it will take to open it"
-    for trust, code in ((), 2), (("trust=planted",), 0), (("trust=planted.CountingLoss",), 0):
+    done = train(*words, "run.name=mine", "loss._target_=unnamed.CountingLoss")
+    assert "trust=unnamed.CountingLoss" in done.stderr + done.stdout, "a new run says what it will take to open it"
+    for trust, code in ((), 2), (("trust=unnamed",), 0), (("trust=unnamed.CountingLoss",), 0):
         done = train("resume=mine", "run.budget=5", *trust, code=code)
-        assert ("'planted.CountingLoss' is not" in done.stderr) == (code == 2)
-    assert "trust=planted" in refused(Experiment.from_path, output_root / "mine")
-    Experiment.from_path(output_root / "mine", trust=("planted",))
-    assert "trust" in train(*TINY, "trust=planted", code=2).stderr
+        assert ("'unnamed.CountingLoss' is not" in done.stderr) == (code == 2)
+    assert "trust=unnamed" in refused(Experiment.from_path, output_root / "mine")
+    Experiment.from_path(output_root / "mine", trust=("unnamed",))
+    assert "trust" in train(*TINY, "trust=unnamed", code=2).stderr
 
 
 # --- runs of earlier versions ---

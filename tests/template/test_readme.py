@@ -43,6 +43,7 @@ def run(clone: Path, *command: str) -> str:
     dropped = ("PYTEST_", "PYTHON", "VIRTUAL_ENV", "PDM_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     places = [clone / ".venv/bin", clone.parent / "python/bin"]  # as after `source .venv/bin/activate`
+    environment["PDM_NO_CACHE"] = "1"  # pdm would keep 3 GB of each install
     environment["PATH"] = os.pathsep.join([*map(str, places), os.environ["PATH"]])
     done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-5000:]}\n{done.stderr[-3000:]}"

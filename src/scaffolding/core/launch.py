@@ -71,8 +71,10 @@ if "triton" not in sys.modules:  # what is frozen is never freed, and triton com
 VERBS = ("resume", "fork", "rerun")
 TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong input
 
+Job = Callable[[DictConfig], Any]
 
-def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
+
+def launch(main: Job, project: Project) -> None:
     """Compose the config of this command line and call `main` with it, once or, with --multirun, once per job."""
     handle(lambda number, frame: os._exit(128 + number))  # until a run is under way there is nothing to save
     note_program()
@@ -108,7 +110,7 @@ def launch(main: Callable[[DictConfig], Any], project: Project) -> None:
         sys.exit(1 if written else 2)
 
 
-def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[str]) -> None:
+def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
     options, words = split_options(words)
     is_sweep = bool({"--multirun", "-m"} & set(options))
     pairs = [word.partition("=") for word in words]
@@ -129,40 +131,31 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
     resolves = "--resolve" in options
     if shows_config:  # done here, not by Hydra, so that it is checked
         options = [word for word in options if word not in ("--cfg", "job", "--resolve")]
-    raised: list[Exception] = []
 
-    def task(composed: DictConfig) -> Any:
+    def job(composed: DictConfig) -> Any:
         _remove_listing(made)
-        try:
-            if not source:  # composed of this checkout's files
-                check_files(HydraConfig.get().runtime, project)
-            cfg = checked(composed, project)
-            if shows_config:
-                print(OmegaConf.to_yaml(composed, resolve=resolves), end="")
-                return None
-            if verb:
-                from .resume.resume import check  # only where a run goes on from another
+        if not source:  # composed of this checkout's files
+            check_files(HydraConfig.get().runtime, project)
+        cfg = checked(composed, project)
+        if shows_config:
+            print(OmegaConf.to_yaml(composed, resolve=resolves), end="")
+            return None
+        if verb:
+            from .resume.resume import check  # only where a run goes on from another
 
-                check(cfg, verb, parent, given, project)
-            if is_sweep:  # its jobs lie together
-                cfg.paths.output = HydraConfig.get().sweep.dir
-            sys.argv[1:] = map(masked, [*options, *words])  # libraries may note down what they find there
-            gc.disable()  # building the first optimizer imports half of torch; --help does without it
-            torch.optim.SGD([torch.zeros(1)])
-            gc.enable()
-            return main(cfg)
-        except Ended:
-            raise
-        except (Exception, SystemExit) as error:  # kept, and raised below: Hydra would print its own lines first
-            raised.append(ended_early(error) if isinstance(error, SystemExit) else error)
-            if is_sweep:  # the others run; the first error is told again in the end
-                traceback.clear_frames(error.__traceback__)  # they hold the job's network
-                logger.error(f"job {HydraConfig.get().job.num}: {without_words(str(raised[-1]), words)}")
-            return math.nan  # to a sweeper: it failed
+            check(cfg, verb, parent, given, project)
+        if is_sweep:  # its jobs lie together
+            cfg.paths.output = HydraConfig.get().sweep.dir
+        sys.argv[1:] = map(masked, [*options, *words])  # libraries may note down what they find there
+        gc.disable()  # building the first optimizer imports half of torch; --help does without it
+        torch.optim.SGD([torch.zeros(1)])
+        gc.enable()
+        return main(cfg)
 
     sys.argv[1:] = [*source, *options, *more, *rest]
+    raised: list[Exception] = []
     try:
-        _call_hydra(task, project, made)
+        _call_hydra(_keeping_errors(job, raised, words, is_sweep), project, made)
     except COMPOSE_ERRORS as error:
         if not raised:
             raise explained(error, project, rest) from error
@@ -171,7 +164,25 @@ def _run_hydra(main: Callable[[DictConfig], Any], project: Project, words: list[
         raise raised[0]
 
 
-def _call_hydra(task: Callable[[DictConfig], Any], project: Project, made: list[Path]) -> None:
+def _keeping_errors(job: Job, raised: list[Exception], words: list[str], is_sweep: bool) -> Job:
+    """A job that adds its errors to `raised`: before those that Hydra sees, it prints lines of its own."""
+
+    def task(composed: DictConfig) -> Any:
+        try:
+            return job(composed)
+        except Ended:
+            raise
+        except (Exception, SystemExit) as error:
+            raised.append(ended_early(error) if isinstance(error, SystemExit) else error)
+            if is_sweep:  # the others run; the first error is told again in the end
+                traceback.clear_frames(error.__traceback__)  # they hold the job's network
+                logger.error(f"job {HydraConfig.get().job.num}: {without_words(str(raised[-1]), words)}")
+            return math.nan  # to a sweeper: it failed
+
+    return task
+
+
+def _call_hydra(task: Job, project: Project, made: list[Path]) -> None:
     """Let Hydra call the task, for each job of a sweep; of a sweep that was refused nothing stays."""
     os.environ[TRACEBACK] = "1"  # errors come here as they were raised, instead of Hydra's own report
     # Hydra would compose the whole config a first time, only to look for hydra.mode in it; --multirun says that here

@@ -7,6 +7,7 @@ import functools
 import inspect
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -25,6 +26,8 @@ PRIVATE = re.compile(r"(^|\.)_")
 WEIGHTS = re.compile("weights|pretrained")
 LIBRARIES = ("torch.", "torchvision.", "torchmetrics.")  # of these only what can be part of an experiment
 PARTS = (nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler, utils.data.Dataset)
+
+Arguments = dict[str, list[Any]]  # what YAML files give an argument of a target, by its dotted name
 
 
 def check_trusted(config: Any, project: Project, trust: Iterable[str]) -> None:
@@ -57,60 +60,98 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
     imports = config.get("imports") or []
     if not isinstance(imports, list) or not all(isinstance(name, str) for name in imports):
         raise UserError(f"imports: {imports!r:.100} is not a list of names")
-    trust = tuple(trust)
-    own, modules = owned(project)
-    listed = tuple(f"{entry}." for entry in (*project.trusted, *modules))
-    given, fetching = (tuple(f"{entry}." for entry in names) for names in (trust, project.fetching))
-    names: dict[str, str] = {}  # what is to be judged by what it stands for
-    named: dict[str, dict[str, Any]] = {}  # and its block
-    found: dict[str, tuple[str, str]] = {}
-    for index, name in enumerate(imports):
-        if name not in trust:
-            found[f"imports.{index}"] = (name, f"{name!r:.100}")
+    lists = _lists(project, trust)
+    found = {f"imports.{i}": (name, f"{name!r:.100}") for i, name in enumerate(imports) if name not in lists.given}
+    blocks: dict[str, tuple[str, dict[str, Any]]] = {}  # those that are judged by what the name stands for
     for key, spec in specs(config):
         key, name = f"{key}._target_".lstrip("."), str(spec["_target_"])
         if project.former_names:
             name = project.present_name(name)
-        is_given = f"{name}.".startswith(given)
-        is_safe = not fetches(name, spec) and not f"{name}.".startswith(fetching)
-        if name in own and not is_given and not f"{name}.".startswith(listed):  # a library's
-            strange = strange_arguments(spec, own[name])
-            if strange:
-                found[key] = (name, f"{name!r:.100} with {strange:.100}")
-                continue
-        is_listed = is_safe and (name in own or f"{name}.".startswith(listed))
-        if DOTTED.fullmatch(name) is None:
+        strange = _strange_arguments_of_library(name, spec, lists)
+        if strange:
+            found[key] = (name, f"{name!r:.100} with {strange:.100}")
+        elif DOTTED.fullmatch(name) is None:
             found[key] = ("NAME", f"{name!r:.100}")
-        elif name in (*trust, *project.trusted) or (name in own and is_safe):
-            continue  # written out in full, it is meant, whatever it is
-        elif PRIVATE.search(name) or not (is_given or is_listed):
-            found[key] = (name, f"{name!r:.100}")
-        else:
-            names[key], named[key] = name, spec
+        elif not _is_written_out(name, spec, lists):
+            if PRIVATE.search(name) or not _may_be_named(name, spec, lists):
+                found[key] = (name, f"{name!r:.100}")
+            else:
+                blocks[key] = (name, spec)
     if found:
         return found
     if imports:
         import_plugins(imports, project.root)
-    for key, name in names.items():
-        thing = made = locate(name, key)
-        is_fit = isinstance(thing, type) or (inspect.isfunction(thing) and "." not in thing.__qualname__)
-        if not isinstance(thing, type) and not f"{name}.".startswith(
-            (*(f"{entry}." for entry in project.trusted), *given)
-        ):
-            is_fit = False  # next to what a YAML file names there may be functions that write
-        real = _real_name(thing)
-        if is_fit and not f"{name}.".startswith(given):  # the name may lead there through another module's imports
-            spec = named[key]
-            if f"{real}.".startswith(fetching) or fetches(real, spec, thing):
-                is_fit = False
-        if is_fit and real.startswith(LIBRARIES):
-            if not isinstance(thing, type):
-                made = inspect.signature(thing).return_annotation
-            is_fit = isinstance(made, type) and (issubclass(made, PARTS) or real.startswith("torchvision.transforms."))
-        for each in (real, _real_name(made)):
-            if not is_fit or not (each in own or f"{each}.".startswith((*listed, *given))):
-                found[key] = (name, f"{name!r:.100} (the {type(thing).__name__} {each})")
+    for key, (name, spec) in blocks.items():
+        thing = locate(name, key)
+        if not _is_fit(name, spec, thing, lists):
+            found[key] = (name, f"{name!r:.100} (the {type(thing).__name__} {_real_name(thing)})")
     return found
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What may be named, by whom: an entry stands for itself and, but for `own`, for all names below it."""
+
+    own: dict[str, Arguments]  # targets of this checkout's YAML files, with their arguments
+    modules: tuple[str, ...]  # those of these targets that lie in this checkout
+    trusted: tuple[str, ...]  # TRUSTED of config.py
+    fetching: tuple[str, ...]  # FETCHING of config.py
+    given: tuple[str, ...]  # trust= of the command line
+
+
+def _lists(project: Project, trust: Iterable[str]) -> Lists:
+    own, modules = owned(project)
+    return Lists(own, tuple(modules), tuple(project.trusted), tuple(project.fetching), tuple(trust))
+
+
+def _is_below(name: str, entries: tuple[str, ...]) -> bool:
+    return f"{name}.".startswith(tuple(f"{entry}." for entry in entries))
+
+
+def _strange_arguments_of_library(name: str, spec: dict[str, Any], lists: Lists) -> str:
+    """The first argument that YAML files do not give a target of theirs that is not in this checkout; empty: none."""
+    if name not in lists.own or _is_below(name, (*lists.given, *lists.trusted, *lists.modules)):
+        return ""
+    return strange_arguments(spec, lists.own[name])
+
+
+def _is_safe(name: str, spec: dict[str, Any], lists: Lists) -> bool:
+    return not fetches(name, spec) and not _is_below(name, lists.fetching)
+
+
+def _is_written_out(name: str, spec: dict[str, Any], lists: Lists) -> bool:
+    """Whether a list holds the name in full: then it is meant, whatever it is."""
+    return name in (*lists.given, *lists.trusted) or (name in lists.own and _is_safe(name, spec, lists))
+
+
+def _may_be_named(name: str, spec: dict[str, Any], lists: Lists) -> bool:
+    if _is_below(name, lists.given):
+        return True
+    return _is_below(name, (*lists.trusted, *lists.modules)) and _is_safe(name, spec, lists)
+
+
+def _is_fit(name: str, spec: dict[str, Any], thing: Any, lists: Lists) -> bool:
+    """Whether what a name led to can be a part of an experiment and lies itself where things may be named.
+
+    The name may have led there through the imports of another module.
+    """
+    made, real = thing, _real_name(thing)
+    if not isinstance(thing, type):
+        if not inspect.isfunction(thing) or "." in thing.__qualname__:
+            return False
+        if not _is_below(name, (*lists.trusted, *lists.given)):
+            return False  # next to what a YAML file names there may be functions that write
+    if not _is_below(name, lists.given) and (_is_below(real, lists.fetching) or fetches(real, spec, thing)):
+        return False
+    if real.startswith(LIBRARIES):
+        if not isinstance(thing, type):
+            made = inspect.signature(thing).return_annotation
+        if not isinstance(made, type):
+            return False
+        if not issubclass(made, PARTS) and not real.startswith("torchvision.transforms."):
+            return False
+    places = (*lists.trusted, *lists.modules, *lists.given)
+    return all(each in lists.own or _is_below(each, places) for each in (real, _real_name(made)))
 
 
 def fetches(name: str, spec: dict[str, Any], function: Any = None) -> bool:
@@ -124,9 +165,6 @@ def fetches(name: str, spec: dict[str, Any], function: Any = None) -> bool:
         defaults = {part: value.default for part, value in inspect.signature(function).parameters.items()}
         arguments = {part: value for part, value in defaults.items() if value is not inspect.Parameter.empty} | spec
     return any(value for part, value in arguments.items() if part == "_args_" or WEIGHTS.search(str(part)))
-
-
-Arguments = dict[str, list[Any]]  # what YAML files give an argument of a target, by its dotted name
 
 
 def owned(project: Project) -> tuple[dict[str, Arguments], set[str]]:
