@@ -49,9 +49,9 @@ OVERRIDES = f"""data.dataset._target_={__name__}.Synthetic data.val_from_train={
     run.eval_every=null run.plot_every=null run.save_every=null""".split()
 # Runs `python PROGRAM ARGUMENTS` until its first optimizer step and prints the time; leaves importing torch to PROGRAM.
 UNTIL_FIRST_STEP = """
-import os, runpy, sys, time
+import os, posix, runpy, sys, time
 from importlib.machinery import PathFinder
-def leave(*_): os.write(1, str(time.monotonic()).encode()), os._exit(0)
+def leave(*_): os.write(1, str(time.monotonic()).encode()), posix._exit(0)  # a run guards os._exit
 def find_spec(name, path=None, target=None):
     if name == "torch.optim.optimizer":
         spec = PathFinder.find_spec(name, path)
