@@ -13,7 +13,7 @@ LOG = '            values = exp.run.log("train", metrics)\n'
 EDITS = {
     "a critic that is updated more often": {
         "        optimizer.zero_grad()\n": """\
-        if name == "generator" and exp.state.step % 5:
+        if name == "generator" and (exp.state.step + 1) % 5:
             continue
         optimizer.zero_grad()
 """

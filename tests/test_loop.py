@@ -100,6 +100,15 @@ def test_a_loss_may_say_what_its_mean_counts(scaling: str) -> None:
         torch.testing.assert_close(parts[name], whole[name], **tolerance)
 
 
+def test_a_step_of_padding_alone_changes_nothing() -> None:
+    """Fails where gradients are divided by a total weight of 0, so that all weights become NaN."""
+    exp = build(*SGD)
+    exp.losses[""] = lambda model, batch: (model(batch[0]).sum() * 0, {"weight": torch.tensor(0)})  # type: ignore[assignment]
+    before = [parameter.clone() for parameter in exp.model.parameters()]
+    metrics = train_step(exp, step_of((torch.randn(4, 8), torch.zeros(4)), (torch.randn(2, 8), torch.zeros(2))))
+    assert metrics["loss"] == 0 and all(map(torch.equal, before, exp.model.parameters()))
+
+
 @pytest.mark.parametrize(("size", "num_empty"), [(7, 0), (2, 1)])
 def test_evaluation_takes_the_weight_of_a_loss(size: int, num_empty: int) -> None:
     """Fails where a batch of padding alone, whose mean is NaN and whose weight is 0, makes all of it NaN."""
@@ -385,9 +394,10 @@ class FinalCount(FinalLabels):
 def test_a_state_that_a_checkpoint_lacks_is_named() -> None:
     exp = build("+metrics.kept._target_=test_loop.FinalCount")
     content = exp.state_dict()
-    exp.added = exp.metrics["kept"]  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"the checkpoint has no state of added\n"):
-        exp.load_state_dict(content)
+    for added, name in ((exp.metrics["kept"], "added"), ([1, exp.metrics["kept"]], r"added\.1")):
+        exp.added = added  # type: ignore[attr-defined]
+        with pytest.raises(UserError, match=rf"the checkpoint has no state of {name}\n"):
+            exp.load_state_dict(content)
 
 
 def test_evaluation_weighs_items_not_batches() -> None:

@@ -258,6 +258,25 @@ def test_files_of_keys_are_left_out(repository: Path, tmp_path: Path, name: str)
     assert list(known["left_out"]) == [name] and name in said and "sekret" not in said
 
 
+@pytest.mark.parametrize("name", [".env", "train.py"])
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_a_key_that_is_taken_out_is_not_in_the_patch(
+    repository: Path, tmp_path: Path, name: str, is_deleted: bool
+) -> None:
+    """Fails where the lines that a patch removes repeat a key that was committed."""
+    key = "hf_" + "a1" * 20
+    (repository / name).write_text(f"token = {key}\n")
+    git(repository, "add", "--force", ".")
+    git(repository, "commit", "--quiet", "-m", "x")
+    if is_deleted:
+        (repository / name).unlink()
+    else:
+        (repository / name).write_text("token = None\n")
+    known, said = keep(repository, tmp_path / "run")
+    assert list(known["left_out"]) == [name] and name in said
+    assert key not in (tmp_path / "run" / "changes.patch").read_text()
+
+
 def test_lfs_files_are_in_the_patch_as_they_are(repository: Path, tmp_path: Path) -> None:
     """Its filter would keep a hash in the patch, and the content in the repository."""
     (repository / ".gitattributes").write_text("*.bin filter=lfs -text\n")

@@ -222,6 +222,22 @@ def test_a_changed_setting_reaches_the_groups_that_do_not_set_it(train: Train, o
     assert [(group["lr"], group["weight_decay"]) for group in found] == [(0.5, 0.25), (0.004, 0.25), (0.5, 0.0)]
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "code"),
+    [("AdamW", "amsgrad=true", 2), ("RMSprop", "momentum=0.9", 2), ("SGD", "momentum=0.9", 0)],
+)
+def test_a_setting_whose_state_was_not_kept_is_refused(
+    train: Train, output_root: Path, name: str, setting: str, code: int
+) -> None:
+    """Fails where the first step after the resume finds no such state, and every later resume, too."""
+    made = f"+optimizer={{_target_: torch.optim.{name}, lr: 0.001}}"
+    train(*BASE, "optimizer=sgd", "~optimizer", made, "run.budget=4", "run.name=run")
+    before = (output_root / "run" / "config.yaml").read_bytes()
+    done = train("resume=run", f"++optimizer.{setting}", "run.budget=8", code=code)
+    assert ("fork=" in done.stderr) == (code == 2)
+    assert (before == (output_root / "run" / "config.yaml").read_bytes()) == (code == 2)
+
+
 def test_figures_come_and_go_at_a_resume(train: Train, output_root: Path) -> None:
     """Fails where one with a state is refused, or where its state is told to be restored by hand."""
     train(*BASE, "run.budget=2", "run.name=run")

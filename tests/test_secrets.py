@@ -94,8 +94,13 @@ def test_a_logged_exception_shows_no_variables(tmp_path: Path) -> None:
             fail(SECRETS["word"])
         except RuntimeError:
             logger.exception("it failed")
+        try:
+            raise OSError(f"401 of https://host/x?token={SECRETS['word']}")  # the message of a library
+        except OSError:
+            logger.exception("it failed, too")
     text = (tmp_path / "log.txt").read_text()
     assert "it failed" in text and "fail(SECRETS" in text and SECRETS["word"] not in text
+    assert "https://host/x?token=***" in text
 
 
 @pytest.mark.parametrize(

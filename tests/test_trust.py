@@ -141,6 +141,10 @@ def test_the_words_of_a_run_are_judged_with_what_the_command_line_chooses() -> N
     assert f"{target!r}" in refused(check_together, weights, [f"model._target_={target}"], [], PROJECT, ())
     for words, own in ((weights, []), ([], [f"model._target_={target}", *weights]), ([], ["model._target_=os.system"])):
         check_together(words, own, [str(TESTS / "configs")], PROJECT, ())
+    own, words = ["model._target_=unnamed.CountingLoss"], ["+model.path=/theirs"]  # which no list would let a run name
+    assert "model: 'unnamed.CountingLoss' gets path='/theirs'" in refused(check_together, words, own, [], PROJECT, ())
+    check_together([], [*own, *words], [], PROJECT, ())
+    check_together(words, own, [], PROJECT, ["unnamed"])
 
 
 def test_plain_words_pass(run: Path) -> None:
@@ -385,13 +389,17 @@ def test_a_config_is_read_as_its_version_wrote_it(run: Path, version: Any, found
 
 
 def test_words_of_an_earlier_version_are_moved(run: Path) -> None:
-    config = read_yaml(run / "config.yaml") | {"version": 3}
+    config = read_yaml(run / "config.yaml")
+    del config["version"]  # as the first version wrote it
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     moved = {
         "loader.limit_train=1.0": "loader.limit_train=1",
         "loader.limit_eval=0.5": "loader.limit_eval=0.5",
         "tracker.mode=offline": "tracker.wandb.mode=offline",
         "tracker=wandb": "tracker=wandb",
+        "tracker.project=null": "tracker.wandb.project=null",
+        "tracker.project='a b'": "tracker.wandb.project='a b'",
+        "loader={limit_train: 2.0, limit_eval: 0.5}": "loader={limit_train: 2, limit_eval: 0.5}",
         "run.seed=1": "run.seed=1",
     }
     if "module" in options("model"):

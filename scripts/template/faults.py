@@ -202,7 +202,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("optimizer states in the weights' type", "own[name] = value.to(own[name].device)", "pass"),
     ],
     f"{CORE}/state/files.py": [
-        ("all checkpoints are kept", "old.unlink()", "pass"),
+        ("all checkpoints are kept", "old.unlink(missing_ok=True)", "pass"),
         ("there is no model.pt", "self.model.symlink_to(", "str("),
     ],
     f"{CORE}/state/progress.py": [

@@ -172,7 +172,7 @@ def upgrade(config: dict[str, Any], version: int = 1) -> dict[str, Any]:
             if str(name).startswith("limit_") and isinstance(value, float) and value >= 1 and value.is_integer():
                 loader[name] = int(value)
     tracker, loss, scheduler = (config.get(name) for name in ("tracker", "loss", "scheduler"))
-    if isinstance(tracker, dict) and not all(isinstance(block, dict) for block in tracker.values()):
+    if version < 2 and isinstance(tracker, dict) and not all(isinstance(block, dict) for block in tracker.values()):
         module = str(tracker.get("_target_", "wandb.Wandb")).rpartition(".")[0]
         config["tracker"] = {module.rpartition(".")[2]: tracker}  # it was a single block
     for block in [loss, *loss.values()] if isinstance(loss, dict) else ():

@@ -423,7 +423,9 @@ class Experiment:
         self.restored_numerics = content["numerics"]  # compared with this machine's after the first step
 
     def objects(self) -> dict[str, Any]:
-        """Whatever else has state_dict and load_state_dict: attributes that you add, your losses, metrics, figures."""
+        """Whatever else has state_dict and load_state_dict: your losses, metrics, figures, and attributes that you add,
+        alone or in a dict, list or tuple.
+        """
         found: dict[str, Any] = {}
         for name, value in vars(self).items():
             if name in ("model", "train_model", "networks", "ema", "optimizers", "schedulers", "scaler"):
@@ -431,6 +433,8 @@ class Experiment:
             parts = {"": value}
             if isinstance(value, dict):
                 parts = value
+            elif isinstance(value, list | tuple):
+                parts = {str(index): part for index, part in enumerate(value)}
             for key, part in parts.items():
                 if hasattr(part, "load_state_dict"):
                     found[f"{name}.{key}".rstrip(".")] = part

@@ -47,9 +47,14 @@ class SampleQuality:
             where there are fewer.
         num_neighbours: k, of density and coverage.
         seed: of the samples, and of the choice of validation images.
+
+    Raises:
+        ValueError: `num_samples` is below 2.
     """
 
     def __init__(self, num_samples: int, num_neighbours: int, seed: int) -> None:
+        if num_samples < 2:
+            raise ValueError(f"num_samples={num_samples}: two or more can be compared with images")
         self.num_samples, self.num_neighbours, self.seed = num_samples, num_neighbours, seed
 
     @torch.no_grad()

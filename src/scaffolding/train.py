@@ -115,7 +115,7 @@ def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, An
     means, numbers = Means(), dict[str, Any]()
     is_split = len(micro_batches) > 1  # else all weights are 1, and multiplying would cost two kernels
     for name, optimizer in exp.optimizers.items():
-        # YOURS: to update a network only every fifth step: if name == "generator" and exp.state.step % 5: continue
+        # YOURS: to update one only every fifth step: if name == "generator" and (exp.state.step + 1) % 5: continue
         optimizer.zero_grad()
         total: Any = 0
         for batch, share in exp.keyed(name, micro_batches):  # noise depends on seed, network, epoch and position alone
@@ -135,7 +135,7 @@ def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, An
         exp.scaler.step(optimizer)
     metrics = means.values() | numbers
     exp.scaler.update()
-    if exp.scaler.took_step():  # False: gradients overflowed in float16; that update and all of this are skipped
+    if exp.scaler.took_step():  # False: gradients overflowed in float16; the update and all of this are skipped
         after_update(exp, metrics)
     return metrics
 

@@ -34,7 +34,6 @@ import contextlib
 import dataclasses
 import errno
 import gc
-import itertools
 import math
 from collections.abc import Callable
 from datetime import datetime
@@ -52,13 +51,12 @@ from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 
 from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, masked, without_words
-from .config.grammar import key_of, readable, split_options, unquoted
+from .config.grammar import config_dirs, key_of, readable, split_options, unquoted
 from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
 from .find import absolute, find_run
 from .folder.folder import TIME, storage_error, written
 from .output import install
-from .secrets import without_keys
 from .session.console import command, note_program
 from .signals import handle
 from .trust.config import open_config
@@ -81,7 +79,7 @@ def launch(main: Job, project: Project) -> None:
     dotenv.load_dotenv(project.root / ".env")
     install(project.package)
     command()  # remembers the working folder, which may be deleted meanwhile
-    visible: Any = lambda record: record.update(message=without_keys(record["message"].translate(CONTROL)))  # noqa: E731
+    visible: Any = lambda record: record.update(message=record["message"].translate(CONTROL))  # noqa: E731
     logger.configure(patcher=visible)
     full, words = os.environ.get(TRACEBACK) == "1", sys.argv[1:]
     try:
@@ -122,7 +120,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
     source: list[str] = []
     verb = ""
     if {*VERBS, "trust"} & set(given):
-        verb, parent, source, inherited = _go_on(given, rest, options, project)
+        verb, parent, source, inherited = _source_of(given, rest, options, project)
         more += inherited
     for key in ("fork_state", "fork_weights"):
         if key in given and verb != "fork":
@@ -165,7 +163,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
 
 
 def _keeping_errors(job: Job, raised: list[Exception], words: list[str], is_sweep: bool) -> Job:
-    """A job that adds its errors to `raised`: before those that Hydra sees, it prints lines of its own."""
+    """The job with its errors put into `raised`: Hydra does not see them, or it would print its own lines first."""
 
     def task(composed: DictConfig) -> Any:
         try:
@@ -223,7 +221,7 @@ def _settings_of_hydra(project: Project, is_sweep: bool, made: list[Path]) -> li
     return words
 
 
-def _go_on(
+def _source_of(
     given: dict[str, str], words: list[str], options: list[str], project: Project
 ) -> tuple[str, Path, list[str], list[str]]:
     """The verb of a command line, the run that it names, and what Hydra gets of that run.
@@ -262,7 +260,7 @@ def _go_on(
         own |= {key_of(word) for word in dropped}
         kept = [word for word in before if key_of(word) not in own]
         naming = [word for key, word in keys.items() if (project.configs / key).is_dir() or "_target_" in word]
-        check_together(kept, naming, _config_dirs(options), project, trust)
+        check_together(kept, naming, config_dirs(options), project, trust)
         return verb, run, [], kept
     for key, word in keys.items():
         if (project.configs / key).is_dir():  # the run has chosen
@@ -276,9 +274,3 @@ def _go_on(
     # as it was checked: Hydra does not read the folder
     ConfigStore.instance().store("config of the run", open_config(run, project, trust))
     return verb, run, ["--config-name", "config of the run"], []
-
-
-def _config_dirs(options: list[str]) -> list[str]:
-    """The folders of --config-dir."""
-    found = [option.partition("=")[2] for option in options if option.startswith(("--config-dir=", "-cd="))]
-    return found + [place for option, place in itertools.pairwise(options) if option in ("--config-dir", "-cd")]

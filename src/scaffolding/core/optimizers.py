@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -129,8 +130,10 @@ def average_gradients(parameters: Iterable[nn.Parameter], total: Any) -> None:
 
     Args:
         parameters: those with gradients are changed.
-        total: a number or, where the loss says what its mean counts, a scalar tensor.
+        total: a number or, where the loss says what its mean counts, a scalar tensor; 0 leaves gradients as they are.
     """
+    if isinstance(total, Tensor):  # not compared here: that would wait for the device
+        total = torch.where(total == 0, 1, total)
     if isinstance(total, Tensor) or abs(total - 1) > 1e-6:  # shares of a step's items add up to 1
         for parameter in parameters:
             if parameter.grad is not None:

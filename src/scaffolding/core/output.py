@@ -33,8 +33,8 @@ class Transcript:
         self.hears_logger = False
 
     def write(self, text: str) -> None:
-        """Write some lines."""
-        self.writers[-1](text)
+        """Write some lines, without the keys in them."""
+        self.writers[-1](without_keys(text))
 
     def listen(self) -> int:
         """Take what loguru logs; returns the number of the handler."""
@@ -136,7 +136,7 @@ class Output(Stream):
         """Write text, and copy it."""
         lines = self.copied.add(text)
         if lines:
-            transcript.write(without_keys(lines))
+            transcript.write(lines)
         return self.show(text)
 
     def show(self, text: str) -> int:
@@ -167,7 +167,7 @@ def silence() -> Iterator[None]:
 def say(text: str) -> None:
     """Write a line of the log to standard error, wherever that leads now; log.txt has the line already."""
     stream = sys.stderr
-    getattr(stream, "show", stream.write)(text)
+    getattr(stream, "show", stream.write)(without_keys(text))
 
 
 class LogHandler(logging.Handler):

@@ -13,7 +13,7 @@ from typing import Any
 from .errors import Ended
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
-SAME_WISH = 0.5  # seconds in which the same signal again is no second wish: Slurm and torchrun send it both
+SAME_WISH = 0.5  # seconds in which the same signal again is not a second wish: Slurm and torchrun send it both
 
 
 class Stopped(Ended):

@@ -39,7 +39,7 @@ def tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:
 def changed_keys(before: Any, after: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
     """Dotted keys in which two plain configs differ, with both values (None where there is no such key)."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
-        is_same = before == after or repr(before) == repr(after)  # nan is no other value than nan
+        is_same = before == after or repr(before) == repr(after)  # nan equals nan here
         if key.rpartition(".")[2].startswith("limit_") and before == after == 1:  # 1 is one item, 1.0 are all of them
             is_same = isinstance(before, float) == isinstance(after, float)
         return {} if is_same else {key: (before, after)}

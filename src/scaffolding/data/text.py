@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import sys
-import tempfile
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -333,17 +333,18 @@ def stored_byte_pairs(texts: list[str], vocab_size: int, folder: Path) -> BytePa
     key = digest([f"byte-level bpe, {vocab_size}, tokenizers {__version__}", *texts])[:16]
     file = folder / f"bpe-{vocab_size}-{key}.json"
     if file.exists():
+        vocabulary = file.read_text(encoding="utf-8")
         try:
-            found = BytePairs(file.read_text(encoding="utf-8"))
+            found = BytePairs(vocabulary)
         except Exception as error:  # the library raises plain ones
             raise ValueError(f"{file} is damaged: {error}\ndelete it, and the next start trains it again") from error
         _say(f"vocabulary: {found.tokenizer.get_vocab_size()} tokens from {file}")
         return found
     trained = BytePairs.trained(texts, vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".part", delete=False) as aside:
-        aside.write(trained.vocabulary)
-    os.replace(aside.name, file)
+    aside = file.with_name(f"{file.name}.{uuid.uuid4().hex}.part")  # other runs may do the same at the same time
+    aside.write_text(trained.vocabulary, encoding="utf-8")
+    os.replace(aside, file)
     _say(f"vocabulary: {trained.tokenizer.get_vocab_size()} tokens, trained on the training split, stored in {file}")
     return trained
 

@@ -65,7 +65,7 @@ def rehearse(exp: Any, main: Main) -> list[str]:
         if not (exp.cfg.resume or exp.cfg.rerun):  # their words say little; last, as nothing else may run
             words = [word for folder in config_dirs() for word in ("--config-dir", folder)]
             if exp.cfg.fork:
-                words += [f"fork={exp.cfg.fork}", *trusting(exp)]
+                words += [f"fork={exp.cfg.fork}", *exp.run.trust_words]
             words += prod_words()
             lines.append(f"in prod mode: {estimate(exp, main)}")
             lines.append(f"next:     {command()} {shlex.join(words)}")
@@ -100,7 +100,7 @@ def _config(exp: Any, again: Path) -> Any:
 @contextlib.contextmanager
 def _process(exp: Any, again: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """The same program, carrying a copy of the run on in a process with another order of hashes."""
-    words = [f"resume={again.name}", f"paths.output_root={again.parent}", *trusting(exp)]
+    words = [f"resume={again.name}", f"paths.output_root={again.parent}", *exp.run.trust_words]
     environment = {"PYTHONHASHSEED": str(os.getpid()), **os.environ}
     environment.pop("HYDRA_FULL_ERROR", None)  # launch.py sets it; it hides the one-line message
     with open(again / "output.txt", "wb") as output:
@@ -112,11 +112,6 @@ def _process(exp: Any, again: Path) -> Iterator["subprocess.Popen[bytes]"]:
     finally:
         process.kill()
         process.wait()
-
-
-def trusting(exp: Any) -> list[str]:
-    """What a command line must say so that the config of a run is trusted; empty for most runs."""
-    return [f"trust={','.join(exp.run.trust)}" for _ in exp.run.trust[:1]]
 
 
 def _wait(exp: Any, process: "subprocess.Popen[bytes]", again: Path) -> None:

@@ -46,9 +46,7 @@ class Project:
     schema: type
     former_names: tuple[str, ...] = ()  # of the package, so that runs made under them still load
     trusted: tuple[str, ...] = ()  # what a loaded run may name as targets: everything below these dotted names
-    upgrade: Callable[[dict[str, Any], int], dict[str, Any]] = lambda config, version: (
-        config
-    )  # one of an earlier version
+    upgrade: Callable[[dict[str, Any], int], dict[str, Any]] = lambda config, _: config  # of an earlier version
     fetching: tuple[str, ...] = ()  # what a loaded run may not name, though a YAML file here does
     configs: Path = dataclasses.field(init=False)
     sources: Path = dataclasses.field(init=False)  # of the package

@@ -1,6 +1,7 @@
 """The words of a command line, as Hydra's grammar can read them."""
 
 import dataclasses
+import itertools
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -34,12 +35,21 @@ def split_options(words: list[str]) -> tuple[list[str], list[str]]:
                 raise UserError(
                     f"{name}: no such option\nsettings are written without dashes: {name.lstrip('-') or 'KEY'}=VALUE"
                 )
-            options.append(word)
+            words = [word]
             if word in WITH_VALUE:
-                options += [value for value in [next(rest, None)] if value is not None]
+                words += itertools.islice(rest, 1)
+            if name in ("-c", "--cfg"):  # in one of its four spellings
+                words = ["--cfg", *"=".join(words).split("=")[1:]]
+            options += words
         else:
             others.append(word)
     return options, others
+
+
+def config_dirs(words: list[str]) -> list[str]:
+    """The folders that --config-dir names on a command line."""
+    found = [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
+    return found + [place for word, place in itertools.pairwise(words) if word in ("--config-dir", "-cd")]
 
 
 def key_of(word: str) -> str:

@@ -11,13 +11,14 @@ import yaml
 from ..session.console import command
 from .compose import Project
 from .explain import groups
+from .grammar import config_dirs
 
 RULES = {  # of a changed setting, by its word in config.py: what it does with resume=, fork=, rerun=
     "free": ("takes effect", "takes effect", "takes effect"),
     "course": ("takes effect", "takes effect", "refused: the rows would not be comparable"),
     "identity": ("refused: it is part of what the run is", "takes effect", "refused: it is part of what the run is"),
 }
-NOTE = "run.name: a run keeps its name, a fork or rerun has its own."
+NOTE = "run.name: a run keeps its name, a fork or rerun has its own. With fork_state=true, identity is refused, too."
 
 
 def changes(schema: Any, section: str = "") -> Iterator[tuple[str, str]]:
@@ -56,9 +57,7 @@ def help_text(project: Project, words: list[str]) -> str:
     keys = re.split(r"(?m)^defaults:", text, maxsplit=1)[-1].partition("\n\n")[2]
     defaults = [entry for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict)]
     chosen = {group: option for entry in defaults for group, option in entry.items()}
-    folders = [project.configs]
-    if "--config-dir" in words:
-        folders += map(Path, words[words.index("--config-dir") + 1 :][:1])
+    folders = [project.configs, *map(Path, config_dirs(words))]
     lines = [f"usage: {command()} [GROUP=OPTION ...] [KEY=VALUE ...]", "", "groups, options (* default):"]
     for folder in folders:
         for group, options in groups(folder).items():

@@ -221,7 +221,9 @@ def link(path: Path, other: Path) -> None:
     try:
         os.link(path, aside)
     except OSError:
-        shutil.copyfile(path, aside)
+        with open(path, "rb") as source, replacing(other) as copy:
+            shutil.copyfileobj(source, copy)
+        return
     os.replace(aside, other)
     aside.unlink(missing_ok=True)  # renaming one name of a file to another of the same file does nothing
     _sync_folder(other.parent)

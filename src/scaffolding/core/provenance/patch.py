@@ -145,11 +145,16 @@ def _reason(git: Git, entry: Entry, size: int) -> str:
         return "another git repository"
     if size > MAX_FILE:
         return f"{size / 1e6:.1f} MB"
-    return unfit(path)
+    why = unfit(path)
+    if not why and entry.mode != MISSING and find_key(git("cat-file", "blob", entry.blob)):
+        why = "what is committed holds a key"  # which the patch would repeat in the lines that it removes
+    return why
 
 
 def unfit(path: Path) -> str:
-    """Why a file must not be in a record of the code: it holds a key, or cannot be read; "": it does."""
+    """Why a file must not be in a record of the code: it holds a key, or cannot be read; "": it may be."""
+    if is_key_file(path.name):
+        return "by its name it holds a key"
     try:
         mode = path.lstat().st_mode
     except OSError:
@@ -158,8 +163,6 @@ def unfit(path: Path) -> str:
         return ""
     if not stat.S_ISREG(mode):
         return "not a plain file"
-    if is_key_file(path.name):
-        return "by its name it holds a key"
     try:
         found = find_key(path.read_bytes())
     except OSError as error:

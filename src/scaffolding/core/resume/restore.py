@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from loguru import logger
 
 from ..config.compose import lasting, portable
@@ -17,6 +18,7 @@ from ..state.files import CheckpointFiles
 from ..tree import changed_keys, leaves
 from ..trust.config import read_config, version_of
 
+STATEFUL = ("amsgrad", "centered", "momentum")  # settings of optimizers for which they keep averages
 ORDERS = "the order may differ in each process: sort what comes from a set, os.listdir, glob or hash()"
 
 
@@ -47,7 +49,7 @@ def changes_since(exp: Any, run: Path, content: dict[str, Any]) -> dict[str, Any
         if known.get("version") != now["version"]:
             known = exp.project.upgrade(known, version_of(known, run))
         known = lasting(known, exp.project) | {"version": now["version"]}
-        for section in ("run", "loader"):  # settings that the run did not know yet, or that are no more
+        for section in ("run", "loader"):  # settings that the run did not know yet, or that no longer exist
             known[section] = {name: known[section].get(name, value) for name, value in now[section].items()}
         changes |= changed_keys(known, now)
     return changes
@@ -135,7 +137,7 @@ def _set_optimizers(optimizers: dict[str, Any], built: dict[str, list[dict[str, 
         value: what the config says now.
 
     Raises:
-        UserError: an optimizer has no such setting.
+        UserError: an optimizer has no such setting, or would need a state for it that it does not have.
     """
     network, _, name = key.removeprefix("optimizer.").rpartition(".")
     chosen = [network] if network in optimizers else list(optimizers)
@@ -143,6 +145,12 @@ def _set_optimizers(optimizers: dict[str, Any], built: dict[str, list[dict[str, 
         for group, made in zip(optimizers[which].param_groups, built[which], strict=True):
             if name not in group or network not in ("", *optimizers):
                 raise UserError(f"{key}: refused, an optimizer at work cannot take it over")
+            is_sgd = isinstance(optimizers[which], torch.optim.SGD)  # begins a momentum at any step
+            if name in STATEFUL and made[name] and not group[name] and not is_sgd:
+                raise UserError(
+                    f"{key}={made[name]}: refused, the optimizer would need averages that it has not kept so far"
+                    "\nstart a new run from these weights with fork="
+                )
             if made[name] == value or (isinstance(value, list) and list(made[name]) == value):
                 group[name] = made[name]
 

@@ -169,7 +169,8 @@ class Run:
                 self.close_loaders()
                 if "record" in vars(self) and "tracking" in vars(self.record):  # they have been used
                     self.record.tracking.finish(End(code, self.state.step), self.stop)
-                print("\n".join([f"run:      {self.path}", f"resume:   {self._resume()}", *self.closing]), flush=True)
+                lines = [f"run:      {self.path}", f"resume:   {self._resume_command()}", *self.closing]
+                print("\n".join(lines), flush=True)
                 folder.release(self.path)
 
     def leave_if_asked(self) -> None:
@@ -180,7 +181,7 @@ class Run:
             )
             raise Stopped(128 + self.stop.received)
 
-    def _resume(self) -> str:
+    def _resume_command(self) -> str:
         """The command that carries the run on, to be pasted into a shell."""
         root = absolute(self.config["paths"]["output_root"], self.project.root)
         words = [f"resume={self.path.name}", f"paths.output={self.path.parent}"]
@@ -189,9 +190,14 @@ class Run:
                 name = shortest_name(self.path, place or self.project.output_root)
                 words = [f"resume={name}", *more]
                 break
-        if self.trust:
-            words.append(f"trust={','.join(self.trust)}")
-        return f"{command()} {shlex.join(words)}"
+        return f"{command()} {shlex.join([*words, *self.trust_words])}"
+
+    @property
+    def trust_words(self) -> list[str]:
+        """What a command line must say so that the config of the run is trusted; empty for most runs."""
+        if not self.trust:
+            return []
+        return [f"trust={','.join(self.trust)}"]
 
     def _end(self, status: str, reason: str) -> None:
         reason = without_keys(reason.translate(CONTROL))  # it may be the message of any library

@@ -38,7 +38,8 @@ class CheckpointFiles:
             link_checkpoint(self.latest, self.folder / f"step_{before}.pt")
         save(self.latest, content)
         for old in self.steps()[: 1 - num_kept or None]:
-            old.unlink()
+            with contextlib.suppress(OSError):  # what was to be saved is saved; the next save tries again
+                old.unlink(missing_ok=True)
 
     def keep_best(self) -> None:
         """Make best.pt, and model.pt in the run's folder, the latest checkpoint; StorageError as in `save`."""

@@ -39,8 +39,8 @@ def check_trusted(config: Any, project: Project, trust: Iterable[str]) -> None:
         raise UserError(
             f"{key}: {shown} is not in the list of trusted targets"
             f"\nallowed: what the YAML files of this checkout name, and {', '.join(project.trusted)}"
-            f"\nif you trust this run, add trust={listed} to resume= or fork= (from_path: trust={listed.split(',')}), "
-            f"or add it to TRUSTED in src/{project.package}/config.py"
+            f"\nif you trust this run, add trust={listed} to resume=, fork= or rerun= "
+            f"(from_path: trust={listed.split(',')}), or add it to TRUSTED in src/{project.package}/config.py"
         )
 
 
@@ -83,8 +83,9 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
         import_plugins(imports, project.root)
     for key, (name, spec) in blocks.items():
         thing = locate(name, key)
-        if not _is_fit(name, spec, thing, lists):
-            found[key] = (name, f"{name!r:.100} (the {type(thing).__name__} {_real_name(thing)})")
+        unfit = _unfit(name, spec, thing, lists)
+        if unfit:
+            found[key] = (name, f"{name!r:.100} (the {type(thing).__name__} {unfit})")
     return found
 
 
@@ -104,19 +105,20 @@ def _lists(project: Project, trust: Iterable[str]) -> Lists:
     return Lists(own, tuple(modules), tuple(project.trusted), tuple(project.fetching), tuple(trust))
 
 
-def _is_below(name: str, entries: tuple[str, ...]) -> bool:
+def is_below(name: str, entries: tuple[str, ...]) -> bool:
+    """Whether a dotted name is one of the entries, or a name below one."""
     return f"{name}.".startswith(tuple(f"{entry}." for entry in entries))
 
 
 def _strange_arguments_of_library(name: str, spec: dict[str, Any], lists: Lists) -> str:
     """The first argument that YAML files do not give a target of theirs that is not in this checkout; empty: none."""
-    if name not in lists.own or _is_below(name, (*lists.given, *lists.trusted, *lists.modules)):
+    if name not in lists.own or is_below(name, (*lists.given, *lists.trusted, *lists.modules)):
         return ""
     return strange_arguments(spec, lists.own[name])
 
 
 def _is_safe(name: str, spec: dict[str, Any], lists: Lists) -> bool:
-    return not fetches(name, spec) and not _is_below(name, lists.fetching)
+    return not fetches(name, spec) and not is_below(name, lists.fetching)
 
 
 def _is_written_out(name: str, spec: dict[str, Any], lists: Lists) -> bool:
@@ -125,33 +127,34 @@ def _is_written_out(name: str, spec: dict[str, Any], lists: Lists) -> bool:
 
 
 def _may_be_named(name: str, spec: dict[str, Any], lists: Lists) -> bool:
-    if _is_below(name, lists.given):
+    if is_below(name, lists.given):
         return True
-    return _is_below(name, (*lists.trusted, *lists.modules)) and _is_safe(name, spec, lists)
+    return is_below(name, (*lists.trusted, *lists.modules)) and _is_safe(name, spec, lists)
 
 
-def _is_fit(name: str, spec: dict[str, Any], thing: Any, lists: Lists) -> bool:
-    """Whether what a name led to can be a part of an experiment and lies itself where things may be named.
-
-    The name may have led there through the imports of another module.
+def _unfit(name: str, spec: dict[str, Any], thing: Any, lists: Lists) -> str:
+    """The real name of what a name led to, if that cannot be a part of an experiment or does not lie itself where
+    things may be named (the name may lead through the imports of another module); "": it may be built.
     """
     made, real = thing, _real_name(thing)
     if not isinstance(thing, type):
         if not inspect.isfunction(thing) or "." in thing.__qualname__:
-            return False
-        if not _is_below(name, (*lists.trusted, *lists.given)):
-            return False  # next to what a YAML file names there may be functions that write
-    if not _is_below(name, lists.given) and (_is_below(real, lists.fetching) or fetches(real, spec, thing)):
-        return False
+            return real
+        if not is_below(name, (*lists.trusted, *lists.given)):
+            return real  # next to what a YAML file names there may be functions that write
+    if not is_below(name, lists.given) and (is_below(real, lists.fetching) or fetches(real, spec, thing)):
+        return real
     if real.startswith(LIBRARIES):
         if not isinstance(thing, type):
             made = inspect.signature(thing).return_annotation
-        if not isinstance(made, type):
-            return False
-        if not issubclass(made, PARTS) and not real.startswith("torchvision.transforms."):
-            return False
+        is_part = isinstance(made, type) and issubclass(made, PARTS)
+        if not is_part and not (isinstance(made, type) and real.startswith("torchvision.transforms.")):
+            return real
     places = (*lists.trusted, *lists.modules, *lists.given)
-    return all(each in lists.own or _is_below(each, places) for each in (real, _real_name(made)))
+    for each in (real, _real_name(made)):
+        if each not in lists.own and not is_below(each, places):
+            return each
+    return ""
 
 
 def fetches(name: str, spec: dict[str, Any], function: Any = None) -> bool:

@@ -9,12 +9,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from ..config.compose import COMPOSE_ERRORS, NOT_KEPT, VERSION, Project, compose_unchecked, explained
+from ..config.compose import COMPOSE_ERRORS, NOT_KEPT, VERSION, Project, as_word, compose_unchecked, explained
 from ..config.grammar import key_of, quoted
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
+from ..tree import leaves, specs
 from .config import check_no_references, is_gone, read_plain, tell_of_age, version_of
-from .targets import check_trusted, needed_trust
+from .targets import check_trusted, is_below, needed_trust, strange_arguments
 
 SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCII | re.DOTALL)
 
@@ -74,26 +75,38 @@ def check_together(words: list[str], own: list[str], places: list[str], project:
     search = f"hydra.searchpath=[{','.join(quoted(f'file://{Path(place).absolute()}') for place in places)}]"
     own = [search, *(word for word in own if not OverridesParser.create().parse_override(word).is_sweep_override())]
     try:
-        ours = needed_trust(_composed(own, project), project)
+        mine = _composed(own, project)
         config = _composed([*own, *words], project)
     except UserError:
         raise
     except COMPOSE_ERRORS as error:
         raise explained(error, project, [*words, *own[1:]]) from error
+    ours = needed_trust(mine, project)
     check_trusted(config, project, [*trust, *ours])
+    arguments = {key: dict(leaves(spec)) for key, spec in specs(mine)}
+    for key, spec in specs(config):
+        name = str(spec["_target_"])
+        if is_below(name, tuple(ours)) and not is_below(name, tuple(trust)):
+            known = {part: [value] for part, value in arguments.get(key, {}).items()}
+            strange = strange_arguments(spec, known)
+            if strange:
+                raise UserError(
+                    f"{key}: {name!r:.100} gets {strange:.100} from the run's own words"
+                    f"\nname that on this command line, too, or if you trust this run, add trust={name}"
+                )
 
 
 def _composed(words: list[str], project: Project) -> Any:
     return OmegaConf.to_container(compose_unchecked(project, words), resolve=True)
 
 
-def _as_words(config: Any, word: str) -> list[str]:
-    """A setting that was moved, as a word again; none where it was dropped."""
-    keys = []
-    while isinstance(config, dict) and len(config) == 1:
-        ((key, config),) = config.items()
-        keys.append(str(key))
-    if isinstance(config, dict):
-        return []
-    prefix = word[: len(word) - len(word.lstrip("+~"))]
-    return [f"{prefix}{'.'.join(keys)}={config}"]
+def _as_words(config: dict[str, Any], word: str) -> list[str]:
+    """A setting that was changed or moved, as words again; none where it was dropped."""
+    prefix, words = word[: len(word) - len(word.lstrip("+~"))], []
+    for key, value in config.items():
+        while isinstance(value, dict) and len(value) == 1:
+            ((part, value),) = value.items()
+            key = f"{key}.{part}"
+        if value != {}:
+            words.append(f"{prefix}{key}={as_word(value)}")
+    return words
