@@ -119,6 +119,18 @@ def test_a_run_struck_between_two_steps_is_identical(
     assert_same_run(looking_run, run)
 
 
+def test_a_kill_between_the_last_checkpoint_and_the_end_of_an_older_one(
+    train: Train, output_root: Path, looking_run: Path
+) -> None:
+    """Fails where the run keeps one checkpoint too many for ever, as it saves none any more."""
+    train(*LOOKING, "run.name=struck", env={"STRIKE": "rollout 2"}, code=-signal.SIGKILL)
+    run = output_root / "struck"
+    assert latest(run)["state"]["step"] == 8
+    shutil.copyfile(run / "checkpoints" / "step_6.pt", run / "checkpoints" / "step_4.pt")
+    train("resume=struck")
+    assert_same_run(looking_run, run)
+
+
 def test_a_signal_while_the_session_begins(train: Train, output_root: Path) -> None:
     train(*BASE, "run.name=run", env={"STRIKE": "os.replace status.json 1", "KILL_WITH": "SIGTERM"}, code=143)
     assert read_status(output_root / "run")["status"] == "preempted"

@@ -6,8 +6,8 @@
 
 Ratios are medians over cycles in which the sides take turns, after one to warm up; in brackets the middle half of them.
 Processes are compared by wall time. In this process CPU time is counted, which depends less on who else uses the
-machine, with one thread, since threads that wait count too. Rows without a figure inform. A figure that is missed is
-printed and never an error: times depend on the machine.
+machine, with one thread unless the row says otherwise: threads that wait count, too. Rows without a figure inform. A
+figure that is missed is printed and never an error: times depend on the machine.
 """
 
 import os

@@ -19,15 +19,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tables import read_table, write_table
+
 from scaffolding.core.config.compose import compose_config, portable
 from scaffolding.core.folder.facts import AXES, TIMINGS
 from scaffolding.core.tree import specs
 from scaffolding.experiment import PROJECT, Experiment
 
-BEGIN, END = "<!-- written by scripts/template/examples.py -->\n", "<!-- end -->\n"
 KINDS = ("data", "model")
 RECIPES = {file.stem: file for file in sorted((PROJECT.configs / "experiment").glob("*.yaml"))}
-HEADER = "| `experiment=` | result on the test split | parameters | steps | steps/s | time | lines |"
+RESULT = "result (test split; of rollouts: validation split)"
+HEADER = f"| `experiment=` | {RESULT} | parameters | steps | steps/s | time | lines |"
 
 
 def num_lines(recipe: Path) -> int:
@@ -77,11 +79,9 @@ def train(recipe: Path, folder: Path, words: list[str]) -> str:
 def write(rows: dict[str, str]) -> None:
     """Put rows into the table of configs/README.md, in the place of those of the same recipes."""
     file = PROJECT.configs / "README.md"
-    before, _, rest = file.read_text().partition(BEGIN)
-    table, _, after = rest.partition(END)
-    old = {name: line for line, name in re.findall(r"(?m)^(\| `(\w+)`.*)$", table)}
+    old = {name: line for line, name in re.findall(r"(?m)^(\| `(\w+)`.*)$", read_table(file, "examples"))}
     lines = [line for name, line in sorted((old | rows).items()) if name in RECIPES]
-    file.write_text(f"{before}{BEGIN}\n{HEADER}\n{'| --- ' * 7}|\n" + "\n".join(lines) + f"\n\n{END}{after}")
+    write_table(file, "examples", [HEADER, f"{'| --- ' * 7}|", *lines])
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Does every optimizer and schedule of torch resume exactly? A table of those that do and those that are refused.
 
-    python scripts/template/optimizers.py           # a minute
+    python scripts/template/optimizers.py           # half a minute
     python scripts/template/optimizers.py --write   # and put the table into README.md
 
 Each trains a small network for six steps; from the state at step 3, saved to a file, another takes the other three
@@ -22,6 +22,8 @@ from torch.optim import Optimizer, lr_scheduler, swa_utils
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "tests")]
 
+from tables import write_table
+
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.config.compose import compose_config
 from scaffolding.core.errors import RunError, UserError
@@ -30,7 +32,6 @@ from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.schedules import advance
 from scaffolding.train import train_step
 
-BEGIN, END = "<!-- written by scripts/template/optimizers.py -->\n", "<!-- end -->\n"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 STEPS, SAVED = 6, 3
 WORDS = (
@@ -179,7 +180,5 @@ if __name__ == "__main__":
     text = table()
     print(text, end="")
     if "--write" in sys.argv[1:]:
-        readme = HERE / "README.md"
-        before, _, rest = readme.read_text().partition(BEGIN)
-        readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        write_table(HERE / "README.md", "optimizers", text.splitlines())
     sys.exit("**" in text)

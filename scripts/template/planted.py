@@ -26,12 +26,12 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from faults import FAULTS, FIRST, UNSEEN
+from tables import read_table, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = Path(__file__).resolve().with_name("README.md")
 CORES = os.cpu_count() or 1
 NOT_COPIED = (".git", ".venv", "_output", "_data", "__pycache__", ".*_cache")
-BEGIN, END = "<!-- written by scripts/template/planted.py -->\n", "<!-- end -->\n"
 ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # a plugin that lies around may warn, which is an error here
 LIMIT = 3600  # seconds after which the tests count as hanging
 FAILED = re.compile(r"(?m)^(?:FAILED|ERROR) (\S+\.py(?:::\w+(?:\[.*?\])?(?= - |$))?)")
@@ -165,14 +165,12 @@ def row(fault: Fault, outcome: Outcome) -> str:
 
 def write(rows: dict[str, str]) -> None:
     """Put rows into the table of README.md, in the place of those of the same faults."""
-    before, _, rest = README.read_text().partition(BEGIN)
-    table, _, after = rest.partition(END)
-    old = {name: line for line, name in re.findall(r"(?m)^(\| (.+?) \|.*)$", table)}
+    old = {name: line for line, name in re.findall(r"(?m)^(\| (.+?) \|.*)$", read_table(README, "planted"))}
     known = {fault.name: (old | rows).get(fault.name) for fault in faults()}
     lines = [line for line in known.values() if line is not None]
     num_found = sum("| none" not in line and "**none**" not in line for line in lines)
-    head = f"{num_found} of {len(lines)} faults are found.\n\n| fault | in | found by | s |\n| --- | --- | --- | --- |"
-    README.write_text("\n".join([f"{before}{BEGIN}", head, *lines, "", f"{END}{after}"]))
+    head = [f"{num_found} of {len(lines)} faults are found.", "", "| fault | in | found by | s |", f"{'| --- ' * 4}|"]
+    write_table(README, "planted", [*head, *lines])
 
 
 def main() -> None:
@@ -196,7 +194,7 @@ def main() -> None:
         sys.exit(f"{sound.output}\nthe tests do not run here")
     rows, num_workers, survivors = {}, max(1, CORES // arguments.jobs), 0
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        table, tasks = README.read_text(), []  # it changes while they run
+        table, tasks = read_table(README, "planted"), []  # it changes while they run
         for each in chosen:
             stages = [arguments.tests]
             if not arguments.tests:

@@ -1,7 +1,7 @@
 """Learning-rate schedules that know the total number of optimizer steps, and when schedules advance.
 
-Each takes the optimizer first and returns one of torch's schedulers; the template passes `num_steps`. A scheduler
-advances once per applied update, so its step counts the updates before the current one, from 0.
+Each takes the optimizer first and returns one of torch's schedulers; the template passes `num_steps`. The schedules in
+this file advance once per applied update. Their step counts the updates before the current one, from 0.
 """
 
 import math

@@ -158,7 +158,7 @@ def compare(run: Path, again: Path, step: int, how: str = "") -> int:
             f"\nor {ORDERS}"
         )
         if torch.cuda.is_initialized():
-            message += "; on a GPU it may also be a kernel that sums in no fixed order (README, What is exact)"
+            message += "; on a GPU it may also be a kernel that sums in no fixed order (the manual, What is exact)"
         raise RunError(message)
     return sum(isinstance(value, Tensor) for _, value in leaves(expected))
 

@@ -37,8 +37,12 @@ class CheckpointFiles:
         if num_kept > 1 and before not in (None, content["state"]["step"]) and self.latest.exists():
             link_checkpoint(self.latest, self.folder / f"step_{before}.pt")
         save(self.latest, content)
+        self.prune(num_kept)
+
+    def prune(self, num_kept: int) -> None:
+        """Delete all step_<N>.pt but those that make, with latest.pt, `num_kept` checkpoints."""
         for old in self.steps()[: 1 - num_kept or None]:
-            with contextlib.suppress(OSError):  # what was to be saved is saved; the next save tries again
+            with contextlib.suppress(OSError):  # the next save tries again
                 old.unlink(missing_ok=True)
 
     def keep_best(self) -> None:
