@@ -52,7 +52,7 @@ def nearest(word: str, options: Iterable[str], count: int = 1) -> list[str]:
     return sorted(sorted(set(options)), key=likeness, reverse=True)[:count]
 
 
-def explain(error: BaseException, what: str) -> str:
+def failure(error: BaseException, what: str) -> str:
     """`what` failed with an error; the last frame of the user's own code comes last."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
     libraries = ("site-packages", str(Path(traceback.__file__).parent))
@@ -63,4 +63,4 @@ def explain(error: BaseException, what: str) -> str:
 
 def ended_early(error: BaseException) -> RunError:
     """What a SystemExit or KeyboardInterrupt means that somebody's code raised in the middle of a run."""
-    return RunError(explain(error, "the run was ended before its end"))
+    return RunError(failure(error, "the run was ended before its end"))

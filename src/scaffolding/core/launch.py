@@ -50,7 +50,7 @@ from hydra.core.hydra_config import HydraConfig
 from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 
-from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, explained, masked, without_words
+from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, composing_error, masked, without_words
 from .config.grammar import config_dirs, key_of, readable, split_options, unquoted
 from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
@@ -156,7 +156,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         _call_hydra(_keeping_errors(job, raised, words, is_sweep), project, made)
     except COMPOSE_ERRORS as error:
         if not raised:
-            raise explained(error, project, rest) from error
+            raise composing_error(error, project, rest) from error
         raise
     if raised:
         raise raised[0]

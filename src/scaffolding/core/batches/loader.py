@@ -120,7 +120,7 @@ class Loader:
             return
         given_back: Any = contextlib.nullcontext
         if leaves_no_trace:
-            given_back = functools.partial(keys.set_aside, with_python=False)
+            given_back = functools.partial(keys.preserved, with_python=False)
         for position, indices in enumerate(self.indices(epoch, start), start):
             # one key per batch; python's own generator, which costs more than the batch, is left as it is
             with given_back():

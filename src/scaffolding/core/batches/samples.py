@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import default_collate, get_worker_info
 
-from ..errors import explain
+from ..errors import failure
 from ..state import keys
 
 
@@ -35,7 +35,7 @@ class KeyedSamples:
         at_work, where = None, ""
         if info is not None:
             at_work, where = self.at_work.numpy()[info.id], f" (worker {info.id})"
-        with keys.set_aside(with_python=True):
+        with keys.preserved(with_python=True):
             for epoch, index, *repeat in wanted:
                 if at_work is not None:
                     at_work[:] = index, time.monotonic()
@@ -56,4 +56,4 @@ class KeyedSamples:
 
 
 def _failed(error: BaseException, what: str) -> Failed:
-    return Failed(explain(error, what), "".join(traceback.format_exception(error)))
+    return Failed(failure(error, what), "".join(traceback.format_exception(error)))

@@ -11,7 +11,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from ..batches.loader import to_device
-from ..errors import RunError, UserError, explain
+from ..errors import RunError, UserError, failure
 from ..folder.facts import COLUMNS
 from ..modes import evaluating
 from ..state import keys
@@ -154,7 +154,7 @@ def _check_metrics(exp: Any, batch: Any) -> None:
                 with exp.autocast:
                     metric.update(*arguments)
             except Exception as error:
-                raise UserError(f"{explain(error, f'metrics.{name}')}\nthe batch is {describe(batch)}") from error
+                raise UserError(f"{failure(error, f'metrics.{name}')}\nthe batch is {describe(batch)}") from error
             metric.reset()
 
 
@@ -216,7 +216,7 @@ def _call(exp: Any, name: str, loss_fn: Any, model: nn.Module, batch: Any) -> tu
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{explain(error, key)}\nthe batch is {describe(batch)}") from error
+            raise UserError(f"{failure(error, key)}\nthe batch is {describe(batch)}") from error
     wanted = "\na loss returns (loss, metrics): the scalar tensor to minimise, and a dict of scalars to log"
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         raise UserError(f"{key}: {type(loss_fn).__name__} returned {_words(returned)}{wanted}")
@@ -293,4 +293,4 @@ def _read(exp: Any, split: str, indices: Tensor, epoch: int = 0) -> Any:
         try:
             return loader.dataset.get_batch(indices)
         except Exception as error:
-            raise UserError(explain(error, f"data.dataset: get_batch of the {split} split")) from error
+            raise UserError(failure(error, f"data.dataset: get_batch of the {split} split")) from error

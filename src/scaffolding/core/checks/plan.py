@@ -8,7 +8,7 @@ from typing import Any
 from loguru import logger
 
 from ..config.build import by_network
-from ..errors import UserError, explain, nearest
+from ..errors import UserError, failure, nearest
 from ..folder.facts import COLUMNS
 from ..optimizers import spare
 
@@ -131,12 +131,12 @@ def check_schedules(exp: Any) -> None:
         try:
             _advance(exp, name)
         except Exception as error:
-            raise UserError(explain(error, f"{key}, at its first step")) from error
+            raise UserError(failure(error, f"{key}, at its first step")) from error
         for multiplier in getattr(scheduler, "lr_lambdas", ()):
             try:
                 multiplier(count)
             except Exception as error:
-                raise UserError(explain(error, f"{key}, at {schedule.interval} {count}")) from error
+                raise UserError(failure(error, f"{key}, at {schedule.interval} {count}")) from error
 
 
 def _advance(exp: Any, name: str) -> None:

@@ -71,7 +71,7 @@ class Project:
         try:
             return read_output_root(self.root, given)
         except yaml.YAMLError as error:
-            raise explained(error, self, []) from error
+            raise composing_error(error, self, []) from error
 
 
 def compose_config(project: Project, overrides: list[str]) -> DictConfig:
@@ -82,7 +82,7 @@ def compose_config(project: Project, overrides: list[str]) -> DictConfig:
     except UserError:
         raise
     except COMPOSE_ERRORS as error:
-        raise explained(error, project, overrides) from error
+        raise composing_error(error, project, overrides) from error
 
 
 def compose_unchecked(project: Project, overrides: list[str]) -> DictConfig:
@@ -100,7 +100,7 @@ def compose_unchecked(project: Project, overrides: list[str]) -> DictConfig:
     return composed
 
 
-def explained(error: BaseException, project: Project, overrides: list[str]) -> UserError:
+def composing_error(error: BaseException, project: Project, overrides: list[str]) -> UserError:
     """A composing error in words: key, value, what is allowed or nearest."""
     return explain(error, project.configs, overrides, functools.partial(compose_unchecked, project))
 
@@ -151,7 +151,7 @@ def checked(composed: Any, project: Project) -> DictConfig:
         cfg: Any = OmegaConf.merge(OmegaConf.structured(project.schema), composed)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise explained(error, project, []) from error
+        raise composing_error(error, project, []) from error
     if project.former_names:
         for key, spec in specs(plain):
             OmegaConf.update(cfg, f"{key}._target_", project.present_name(str(spec["_target_"])))

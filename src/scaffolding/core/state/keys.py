@@ -74,8 +74,8 @@ def keyed(*parts: int | str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def set_aside(with_python: bool) -> Iterator[None]:
-    """Run a block that seeds the CPU's generators itself, then give them back; cheaper than `keyed`."""
+def preserved(with_python: bool) -> Iterator[None]:
+    """Give the CPU's generators back after a block that seeds them itself; cheaper than `keyed`."""
     state, bits = torch.default_generator.get_state(), mtrand.get_bit_generator()
     python = random.getstate() if with_python else None
     mtrand.set_bit_generator(_SPARE)

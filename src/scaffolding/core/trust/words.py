@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from ..config.compose import COMPOSE_ERRORS, NOT_KEPT, VERSION, Project, as_word, compose_unchecked, explained
+from ..config.compose import COMPOSE_ERRORS, NOT_KEPT, VERSION, Project, as_word, compose_unchecked, composing_error
 from ..config.grammar import key_of, quoted
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
@@ -80,7 +80,7 @@ def check_together(words: list[str], own: list[str], places: list[str], project:
     except UserError:
         raise
     except COMPOSE_ERRORS as error:
-        raise explained(error, project, [*words, *own[1:]]) from error
+        raise composing_error(error, project, [*words, *own[1:]]) from error
     ours = needed_trust(mine, project)
     check_trusted(config, project, [*trust, *ours])
     arguments = {key: dict(leaves(spec)) for key, spec in specs(mine)}
