@@ -258,6 +258,8 @@ def test_options_are_told_from_overrides() -> None:
     words = ["-m", "--config-dir", "/tmp/x=1", "run.seed=1,2", "--cfg", "job", "run.name=-x", "--package"]
     options, others = split_options(words)
     assert options == ["-m", "--config-dir", "/tmp/x=1", "--cfg", "job", "--package"]
+    for spelt in (["-c", "job"], ["-c=job"], ["--cfg=job"]):
+        assert split_options([*spelt, "run.seed=1"]) == (["--cfg", "job"], ["run.seed=1"])
     assert others == ["run.seed=1,2", "run.name=-x"]
     for wrong in (["--data", "mnist"], ["--data=mnist"], ["-x"], ["--"]):
         with pytest.raises(

@@ -100,10 +100,11 @@ def test_a_loss_may_say_what_its_mean_counts(scaling: str) -> None:
         torch.testing.assert_close(parts[name], whole[name], **tolerance)
 
 
-def test_a_step_of_padding_alone_changes_nothing() -> None:
+@pytest.mark.parametrize("weight", [0, torch.tensor(0)], ids=["number", "tensor"])
+def test_a_step_of_padding_alone_changes_nothing(weight: Any) -> None:
     """Fails where gradients are divided by a total weight of 0, so that all weights become NaN."""
-    exp = build(*SGD)
-    exp.losses[""] = lambda model, batch: (model(batch[0]).sum() * 0, {"weight": torch.tensor(0)})  # type: ignore[assignment]
+    exp = build(*SGD, "optimizer.lr=0.1", "optimizer.weight_decay=0.0")
+    exp.losses[""] = lambda model, batch: (model(batch[0]).sum() * 0, {"weight": weight})  # type: ignore[assignment]
     before = [parameter.clone() for parameter in exp.model.parameters()]
     metrics = train_step(exp, step_of((torch.randn(4, 8), torch.zeros(4)), (torch.randn(2, 8), torch.zeros(2))))
     assert metrics["loss"] == 0 and all(map(torch.equal, before, exp.model.parameters()))

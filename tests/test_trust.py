@@ -145,6 +145,8 @@ def test_the_words_of_a_run_are_judged_with_what_the_command_line_chooses() -> N
     assert "model: 'unnamed.CountingLoss' gets path='/theirs'" in refused(check_together, words, own, [], PROJECT, ())
     check_together([], [*own, *words], [], PROJECT, ())
     check_together(words, own, [], PROJECT, ["unnamed"])
+    choice = ["data=noisy", "model=tiny"]  # of the run, which brings arguments of a file here
+    check_together(choice, own, [str(TESTS / "configs")], PROJECT, ())
 
 
 def test_plain_words_pass(run: Path) -> None:

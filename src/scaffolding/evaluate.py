@@ -117,16 +117,16 @@ def scalar(value: Any) -> Any:
 def mean(parts: list[tuple[Any, Any]]) -> Any:
     """Weighted mean of scalars, from (value, weight) pairs; in float32 or wider: a sum in bfloat16 stops growing.
 
-    What has weight 0 counts for nothing, even if it is not finite, as the mean over a batch of padding is. If all has
-    weight 0, the mean is 0.
+    What has weight 0 counts for nothing, even if it is not finite, as the mean over a batch of padding is. Where all
+    has weight 0, all counts alike.
     """
     if len(parts) == 1:
         return parts[0][0]
     values, weights = map(stack, zip(*parts, strict=True))
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     weights = weights.to(values)
-    total = weights.sum()
-    return (torch.where(weights != 0, values, 0) * weights).sum() / torch.where(total == 0, 1, total)
+    weights = torch.where(weights.any(), weights, 1)
+    return (torch.where(weights != 0, values, 0) * weights).sum() / weights.sum()
 
 
 def stack(scalars: Sequence[Any]) -> Tensor:

@@ -57,6 +57,7 @@ from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_ear
 from .find import absolute, find_run
 from .folder.folder import TIME, storage_error, written
 from .output import install
+from .secrets import without_keys
 from .session.console import command, note_program
 from .signals import handle
 from .trust.config import open_config
@@ -79,7 +80,7 @@ def launch(main: Job, project: Project) -> None:
     dotenv.load_dotenv(project.root / ".env")
     install(project.package)
     command()  # remembers the working folder, which may be deleted meanwhile
-    visible: Any = lambda record: record.update(message=record["message"].translate(CONTROL))  # noqa: E731
+    visible: Any = lambda record: record.update(message=without_keys(record["message"].translate(CONTROL)))  # noqa: E731
     logger.configure(patcher=visible)
     full, words = os.environ.get(TRACEBACK) == "1", sys.argv[1:]
     try:

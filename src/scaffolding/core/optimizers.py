@@ -134,6 +134,8 @@ def average_gradients(parameters: Iterable[nn.Parameter], total: Any) -> None:
     """
     if isinstance(total, Tensor):  # not compared here: that would wait for the device
         total = torch.where(total == 0, 1, total)
+    elif total == 0:
+        return
     if isinstance(total, Tensor) or abs(total - 1) > 1e-6:  # shares of a step's items add up to 1
         for parameter in parameters:
             if parameter.grad is not None:

@@ -333,9 +333,10 @@ def stored_byte_pairs(texts: list[str], vocab_size: int, folder: Path) -> BytePa
     key = digest([f"byte-level bpe, {vocab_size}, tokenizers {__version__}", *texts])[:16]
     file = folder / f"bpe-{vocab_size}-{key}.json"
     if file.exists():
-        vocabulary = file.read_text(encoding="utf-8")
         try:
-            found = BytePairs(vocabulary)
+            found = BytePairs(file.read_text(encoding="utf-8"))
+        except OSError:
+            raise
         except Exception as error:  # the library raises plain ones
             raise ValueError(f"{file} is damaged: {error}\ndelete it, and the next start trains it again") from error
         _say(f"vocabulary: {found.tokenizer.get_vocab_size()} tokens from {file}")

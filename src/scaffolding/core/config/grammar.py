@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from ..errors import UserError
 
 WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
+SHORT = {"-c": "--cfg", "-p": "--package"}
 SEVERAL = ("plots", "tracker")  # groups of which a run may choose several
 OPTIONS = (
     *WITH_VALUE, "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
@@ -38,8 +39,8 @@ def split_options(words: list[str]) -> tuple[list[str], list[str]]:
             words = [word]
             if word in WITH_VALUE:
                 words += itertools.islice(rest, 1)
-            if name in ("-c", "--cfg"):  # in one of its four spellings
-                words = ["--cfg", *"=".join(words).split("=")[1:]]
+            if name in SHORT or name in SHORT.values():  # in one of four spellings
+                words = [SHORT.get(name, name), *"=".join(words).split("=", 1)[1:]]
             options += words
         else:
             others.append(word)

@@ -62,14 +62,26 @@ def uncommitted_changes(root: Path, sources: Iterable[Path]) -> Changes:
         try:
             chosen = _choose(git, _differing(git, root, sources), changes.left_out)
             git.environment["GIT_INDEX_FILE"] = str(Path(scratch, "committed"))
-            git("read-tree", git.tree)
-            _add(git, chosen, changes.left_out)
-            if chosen:
-                changes.patch = git("diff-index", *DIFF, git.tree)
+            changes.patch = _patch(git, chosen, changes.left_out)
+            if find_key(changes.patch):  # in lines that were taken out
+                held = [
+                    entry for entry in chosen if entry.mode != MISSING and find_key(git("cat-file", "blob", entry.blob))
+                ]
+                changes.left_out |= {entry.name: "what is committed holds a key" for entry in held}
+                changes.patch = _patch(git, [entry for entry in chosen if entry not in held], changes.left_out)
         except GitError as error:
             error.commit = git.commit
             raise
         return changes
+
+
+def _patch(git: Git, chosen: list[Entry], left_out: dict[str, str]) -> bytes:
+    """The difference that the chosen files make; those that git does not take go to `left_out`."""
+    git("read-tree", git.tree)
+    _add(git, chosen, left_out)
+    if not chosen:
+        return b""
+    return git("diff-index", *DIFF, git.tree)
 
 
 def _differing(git: Git, root: Path, sources: Iterable[Path]) -> list[Entry]:
@@ -145,10 +157,7 @@ def _reason(git: Git, entry: Entry, size: int) -> str:
         return "another git repository"
     if size > MAX_FILE:
         return f"{size / 1e6:.1f} MB"
-    why = unfit(path)
-    if not why and entry.mode != MISSING and find_key(git("cat-file", "blob", entry.blob)):
-        why = "what is committed holds a key"  # which the patch would repeat in the lines that it removes
-    return why
+    return unfit(path)
 
 
 def unfit(path: Path) -> str:

@@ -153,7 +153,7 @@ def resume(exp: Any, create: Any) -> Path:
             _replace(files.best, best_of(exp, files))
         elif exp.monitor is None:  # a kill came between the checkpoint and its link
             files.keep_best()
-        files.prune(exp.settings.num_checkpoints)  # a kill came between the last checkpoint and this
+        files.prune(step, exp.settings.num_checkpoints)  # a kill came between a checkpoint and the end of older ones
     if changes:
         announce(exp, changes)
     _warn_of_code(run, exp.project)

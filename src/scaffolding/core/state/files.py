@@ -37,11 +37,12 @@ class CheckpointFiles:
         if num_kept > 1 and before not in (None, content["state"]["step"]) and self.latest.exists():
             link_checkpoint(self.latest, self.folder / f"step_{before}.pt")
         save(self.latest, content)
-        self.prune(num_kept)
+        self.prune(content["state"]["step"], num_kept)
 
-    def prune(self, num_kept: int) -> None:
-        """Delete all step_<N>.pt but those that make, with latest.pt, `num_kept` checkpoints."""
-        for old in self.steps()[: 1 - num_kept or None]:
+    def prune(self, step: int, num_kept: int) -> None:
+        """Of the checkpoints before `step`, that of latest.pt, keep the newest `num_kept` - 1."""
+        older = [file for file in self.steps() if _step_of_name(file) < step]
+        for old in older[: 1 - num_kept or None]:
             with contextlib.suppress(OSError):  # the next save tries again
                 old.unlink(missing_ok=True)
 
@@ -54,7 +55,7 @@ class CheckpointFiles:
     def steps(self) -> list[Path]:
         """The step_<N>.pt, oldest first."""
         files = [file for file in self.folder.glob("step_*.pt") if STEP.fullmatch(file.name)]
-        return sorted(files, key=lambda file: int(file.stem.removeprefix("step_")))
+        return sorted(files, key=_step_of_name)
 
     def best_or_latest(self) -> Path:
         """The best checkpoint, or the latest where none was the best yet."""
@@ -133,6 +134,10 @@ class CheckpointFiles:
         """The checkpoints of the run besides latest.pt, the newest first, by the step that they are of."""
         own = [file for file in self.folder.glob("*.pt") if file not in (self.latest, self.parent, self.parent_best)]
         return sorted(own, key=lambda file: (step_in(file) or -1, file.name), reverse=True)
+
+
+def _step_of_name(file: Path) -> int:
+    return int(file.stem.removeprefix("step_"))
 
 
 def set_aside(file: Path) -> None:

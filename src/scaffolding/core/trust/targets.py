@@ -91,7 +91,7 @@ def untrusted(config: Any, project: Project, trust: Iterable[str]) -> dict[str, 
 
 @dataclass(frozen=True)
 class Lists:
-    """What may be named, by whom: an entry stands for itself and, but for `own`, for all names below it."""
+    """Lists that decide what a run may name: an entry stands for itself and, but for `own`, for all names below it."""
 
     own: dict[str, Arguments]  # targets of this checkout's YAML files, with their arguments
     modules: tuple[str, ...]  # those of these targets that lie in this checkout
@@ -133,8 +133,10 @@ def _may_be_named(name: str, spec: dict[str, Any], lists: Lists) -> bool:
 
 
 def _unfit(name: str, spec: dict[str, Any], thing: Any, lists: Lists) -> str:
-    """The real name of what a name led to, if that cannot be a part of an experiment or does not lie itself where
-    things may be named (the name may lead through the imports of another module); "": it may be built.
+    """The real name of what must not be built; "" where it may be.
+
+    It must be a part of an experiment, and lie itself where things may be named: a name may lead through the imports of
+    another module.
     """
     made, real = thing, _real_name(thing)
     if not isinstance(thing, type):

@@ -76,6 +76,7 @@ def check_together(words: list[str], own: list[str], places: list[str], project:
     own = [search, *(word for word in own if not OverridesParser.create().parse_override(word).is_sweep_override())]
     try:
         mine = _composed(own, project)
+        known = _composed([*own, *(word for word in words if (project.configs / key_of(word)).is_dir())], project)
         config = _composed([*own, *words], project)
     except UserError:
         raise
@@ -83,12 +84,11 @@ def check_together(words: list[str], own: list[str], places: list[str], project:
         raise composing_error(error, project, [*words, *own[1:]]) from error
     ours = needed_trust(mine, project)
     check_trusted(config, project, [*trust, *ours])
-    arguments = {key: dict(leaves(spec)) for key, spec in specs(mine)}
+    files = {key: {part: [value] for part, value in leaves(spec)} for key, spec in specs(known)}
     for key, spec in specs(config):
-        name = str(spec["_target_"])
+        name = project.present_name(str(spec["_target_"]))
         if is_below(name, tuple(ours)) and not is_below(name, tuple(trust)):
-            known = {part: [value] for part, value in arguments.get(key, {}).items()}
-            strange = strange_arguments(spec, known)
+            strange = strange_arguments(spec, files.get(key, {}))
             if strange:
                 raise UserError(
                     f"{key}: {name!r:.100} gets {strange:.100} from the run's own words"
