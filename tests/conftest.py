@@ -41,7 +41,7 @@ Train = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def command(*overrides: str) -> list[str]:
-    """The real entry point, in a process with imports of its own, which reads nothing that the owner pinned."""
+    """The real entry point, in a process with separate imports, which reads nothing that the owner pinned."""
     return [sys.executable, plain.__file__, str(TRAIN), *overrides]
 
 

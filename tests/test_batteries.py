@@ -111,7 +111,7 @@ def test_every_dataset_and_every_model_fits_another() -> None:
 def test_a_pair_that_does_not_fit_is_refused(train: Train, output_root: Path) -> None:
     refused = [pair for pair in others()[1] if isinstance(tried(*pair), UserError)]
     if not refused:
-        pytest.skip("every model fits every dataset, or fails in words of its own")
+        pytest.skip("every model fits every dataset, or says why not")
     data, model = refused[0]
     said = train(f"data={data}", f"model={model}", "mode=dev", code=2).stderr
     assert str(refusal(data, model)).splitlines()[0] in said and len(said.splitlines()) <= 4, said

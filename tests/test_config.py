@@ -54,7 +54,7 @@ def write(project: Project, place: str, text: str) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """The configs in a folder of their own: defaults of our own, and without what base.yaml pins of the groups."""
+    """The configs in a separate folder: our defaults, and without what base.yaml pins of the groups."""
     project = Project(tmp_path / "project", PROJECT.package, Config)
     shutil.copytree(PROJECT.configs, project.configs, ignore=shutil.ignore_patterns("local.yaml"))
     shutil.copytree(TESTS / "configs", project.configs, dirs_exist_ok=True)

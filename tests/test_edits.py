@@ -54,7 +54,7 @@ EDITS = {
         STEP: STEP.replace("micro_batches: list[MicroBatch]", "micro_batches: list[MicroBatch], share: float"),
         "scale(loss)": "scale(share * loss)",
     },
-    "words of one's own": {LOG: LOG + '            print("printed here")\n            logger.info("logged here")\n'},
+    "your own words": {LOG: LOG + '            print("printed here")\n            logger.info("logged here")\n'},
 }
 
 
@@ -71,13 +71,13 @@ def edited(text: str, names: list[str]) -> str:
     "names", [pytest.param(list(EDITS), id="all"), *(pytest.param([name], marks=pytest.mark.full) for name in EDITS)]
 )
 def test_an_edit_of_the_loop_works(output_root: Path, tmp_path: Path, names: list[str]) -> None:
-    """Fails where core calls train or train_step with arguments of its own, or counts on every network's update."""
+    """Fails where core calls train or train_step with fixed arguments, or counts on every network's update."""
     file = tmp_path / TRAIN.name
     file.write_text(edited(TRAIN.read_text(), names))
     done = run_train(*WORDS, f"paths.output_root={output_root}", file=file)
     run = output_root / "dev" / "run"
     assert "tensors identical" in done.stdout
-    if "words of one's own" in names:
+    if "your own words" in names:
         log = (run / "log.txt").read_text()
         assert done.stdout.count("printed here") == log.count("printed here") == 10
         assert done.stderr.count("logged here") == log.count("logged here") == 10

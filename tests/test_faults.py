@@ -118,7 +118,7 @@ def test_a_worker_that_dies_or_hangs_is_named(train: Train, output_root: Path, h
     done = train(*faulty(how), "loader.num_workers=2", "loader.timeout=3", "run.save_every=1", code=1)
     message = done.stderr[done.stderr.index("error: ") :]
     assert message.startswith("error: worker ") and says in message and "tiny.py" in message
-    # a worker whose reader goes away in mid-handshake may say so: python's own words, from a thread of its own
+    # a worker whose reader goes away in mid-handshake may say so: python says that itself, from another thread
     assert "sample" in message and ("Traceback" not in done.stderr or "resource_sharer" in done.stderr)
     assert read_status(output_root / "run")["status"] == "failed" and is_finite(output_root / "run")
 

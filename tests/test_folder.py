@@ -75,7 +75,7 @@ def runs(tmp_path: Path) -> Path:
         for file in ("overrides.yaml", "config.yaml"):
             (root / name / file).write_text("{}")
             os.utime(root / name / file, (age, age))
-    inner = root / RUNS[0] / "wandb"  # what lies in a run is no run
+    inner = root / RUNS[0] / "wandb"  # what lies in a run is not a run
     inner.mkdir()
     (inner / "config.yaml").write_text("{}")
     (root / "2026-01-09_09-00-00_no_run").mkdir()
@@ -142,7 +142,7 @@ def test_a_run_outside_of_the_output_root(runs: Path, tmp_path: Path, monkeypatc
 
 
 def test_latest_without_a_real_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="latest: there is no run"):
+    with pytest.raises(UserError, match="latest: no run in"):
         find_run("latest", tmp_path / "nowhere")
     (tmp_path / "dev" / "a").mkdir(parents=True)
     (tmp_path / "dev" / "a" / "config.yaml").write_text("{}")

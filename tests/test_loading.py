@@ -88,7 +88,7 @@ class Point(NamedTuple):
 
 
 class Ordered(Noisy):
-    """An order of its own: every third item, twice, in a random order."""
+    """Its own order: every third item, twice, in a random order."""
 
     def order(self, generator: torch.Generator) -> Tensor:
         return torch.randperm(14, generator=generator) // 2 * 3

@@ -193,7 +193,7 @@ def test_wrong_settings_are_named(tmp_path: Path, settings: dict[str, Any], mess
 def test_a_wrong_text_is_named(train: Train, tmp_path: Path) -> None:
     pytest.importorskip("scaffolding.model.transformer")
     (tmp_path / "my.txt").write_text("some words")
-    for file, message in (("no.txt", "there is no such file"), ("my.txt", "a window takes data.seq_len + 1 = 129")):
+    for file, message in (("no.txt", ": no such file"), ("my.txt", "a window takes data.seq_len + 1 = 129")):
         own = ["data=text", f"data.path={tmp_path / file}", "model=transformer", f"paths.data={tmp_path / 'data'}"]
         said = train(*own, "mode=dev", code=2).stderr
         assert message in said and "data.dataset: " in said

@@ -119,7 +119,7 @@ def test_hostile_configs_are_refused(run: Path, marks: Path, evil: Path, monkeyp
 
 
 def test_the_payloads_work(tmp_path: Path) -> None:
-    """Hydra alone runs them: what the tests here see refused is no dud."""
+    """Hydra alone runs them: what the tests here see refused is not a dud."""
     marks = tmp_path / "alive"
     marks.mkdir()
     torch.save(strangers.Call(os.system, f"touch {marks / 'loaded'}"), tmp_path / "evil.pt")

@@ -203,7 +203,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     f"{CORE}/state/files.py": [
         ("all checkpoints are kept", "old.unlink(missing_ok=True)", "pass"),
-        ("there is no model.pt", "self.model.symlink_to(", "str("),
+        ("model.pt is missing", "self.model.symlink_to(", "str("),
     ],
     f"{CORE}/state/progress.py": [
         ("more is worse", "return value > self.best", "return value < self.best"),

@@ -134,7 +134,7 @@ def composed(words: tuple[str, ...]) -> DictConfig:
 
 
 def steps(exp: Experiment, until: int) -> None:
-    """Train up to a step; each is followed by an evaluation that is no better than the one before."""
+    """Train up to a step; each is followed by an evaluation with the same result."""
     batches = exp.train_loader.steps(exp.state, 1)
     while exp.state.step < until:
         micro_batches = next(batches)

@@ -116,7 +116,7 @@ def run_inline(prose: str, clone: Path) -> None:
 def test_every_command_and_example(clone: Path) -> None:
     """Fails where a command, a file or a number of the README does not work as it stands there.
 
-    In the end the quick tests of the fork pass: it has another name, its own data and model, a number of its own in
+    In the end the quick tests of the fork pass: it has another name, its own data and model, its own number in
     base.yaml, a copy of an example, and an example less, and all that configs/README.md adds.
     """
     if DATA:

@@ -48,7 +48,7 @@ def find_run(name: str, output_root: Path) -> Path:
     if name == "latest":
         real = [path for key, path in runs.items() if not key.startswith("dev/")]
         if not real:
-            raise UserError(f"latest: there is no run in {root} (dev runs do not count)\nno run was created")
+            raise UserError(f"latest: no run in {root} yet (dev runs do not count)\nno run was created")
         return real[-1]
     if "/" in name and name.isprintable():  # as a shell completes it
         for path in (Path(name).resolve(), (root.parent / name).resolve()):
@@ -68,8 +68,8 @@ def find_run(name: str, output_root: Path) -> Path:
         return runs[matches[0]]
     if matches:
         raise UserError(f"{name!r} stands for {len(matches)} runs: {', '.join(matches[-5:])}\ngive more of it")
-    near = ", ".join(nearest(wanted, runs, 3)) or "there are no runs"
-    raise UserError(f"there is no run {name!r} in {root}\nnearest: {near}\nno run was created")
+    near = ", ".join(nearest(wanted, runs, 3)) or "none"
+    raise UserError(f"{name!r}: no such run in {root}\nnearest: {near}\nno run was created")
 
 
 def shortest_name(run: Path, output_root: Path) -> str:

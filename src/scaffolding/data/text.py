@@ -377,7 +377,7 @@ def _find(path: Path) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise FileNotFoundError(f"{path}: there is no such file (data.path), looked for {' and '.join(map(str, places))}")
+    raise FileNotFoundError(f"{path}: no such file (data.path), looked for {' and '.join(map(str, places))}")
 
 
 @functools.cache  # once per process, for all splits

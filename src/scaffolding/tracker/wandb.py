@@ -47,7 +47,7 @@ class Wandb:
             for file in (place / "wandb" / "settings", place / ".wandb" / "settings"):
                 if place.is_relative_to(folder.resolve()) and file.exists():
                     raise ValueError(f"{file} would tell W&B where to send the run and your key: delete it")
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # where there is no network, it holds up the end
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # without a network, it delays the end
         import wandb
 
         (folder / "wandb").mkdir(exist_ok=True)

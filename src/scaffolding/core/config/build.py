@@ -96,7 +96,7 @@ def by_network(spec: Any, key: str, names: Iterable[str] = ("",), marker: str = 
 
 
 def subnetworks(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
-    """The parts of a model that have a loss of their own, "" being all of it.
+    """The parts of a model that have their own loss, "" being all of it.
 
     Raises:
         UserError: the model has no such part, or parameters whose sizes are not known yet.

@@ -54,7 +54,7 @@ def uncommitted_changes(root: Path, sources: Iterable[Path]) -> Changes:
         sources: folders of code.
 
     Raises:
-        GitError: there is no git or no repository, or git fails or is too slow.
+        GitError: git or a repository is missing, or git fails or is too slow.
     """
     with tempfile.TemporaryDirectory() as scratch:
         git = Git(root, Path(scratch))

@@ -86,7 +86,7 @@ def _not_plain(name: str, value: Any) -> RunError:
 def check_whole(path: Path) -> None:
     """Read a checkpoint file and compare the CRC-32 of every record; DamagedError: it is missing or damaged."""
     if not path.is_file():
-        raise DamagedError(f"there is no checkpoint {path}\ncheckpoints there: {others(path)}")
+        raise DamagedError(f"{path}: no such checkpoint\ncheckpoints there: {others(path)}")
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # ours are not compressed

@@ -153,7 +153,7 @@ def main() -> None:
 
 def _wait_for_end(ends: "queue.Queue[End]") -> None:
     """Wait for the run's end. Where its process is gone, this one ends as well, whatever the tracker is doing."""
-    with contextlib.suppress(ValueError):  # there is no message, or half of one
+    with contextlib.suppress(ValueError):  # nothing came, or half a message
         ends.put(End(**read_message()))
         while os.read(0, 4096):  # sys.stdin has a lock, which may not be held at the interpreter's exit
             pass

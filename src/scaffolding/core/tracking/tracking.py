@@ -1,4 +1,4 @@
-"""Trackers: each follows the files of a run from a process of its own, and can neither hold up nor alter training.
+"""Trackers: each follows the files of a run in a separate process, and can neither hold up nor alter training.
 
 A tracker is an object with four methods. Each time it starts (in a new run, a resume or scripts/sync.py), it receives
 the whole run from the first row. Figures of a step follow its rows. An exception in a tracker ends that tracker and

@@ -40,7 +40,7 @@ def open_config(
     """
     file, known = folder / "config.yaml", {field.name: field for field in dataclasses.fields(project.schema)}
     if not file.is_file():
-        raise UserError(f"{folder} is not a run: there is no config.yaml in it")
+        raise UserError(f"{folder} is not a run: it has no config.yaml")
     check_plain_files(folder)
     config = read_plain(file)
     if not isinstance(config, dict):
