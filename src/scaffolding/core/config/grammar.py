@@ -36,12 +36,13 @@ def split_options(words: list[str]) -> tuple[list[str], list[str]]:
                 raise UserError(
                     f"{name}: no such option\nsettings are written without dashes: {name.lstrip('-') or 'KEY'}=VALUE"
                 )
-            words = [word]
+            taken = [word]
             if word in WITH_VALUE:
-                words += itertools.islice(rest, 1)
-            if name in SHORT or name in SHORT.values():  # in one of four spellings
-                words = [SHORT.get(name, name), *"=".join(words).split("=", 1)[1:]]
-            options += words
+                taken += itertools.islice(rest, 1)
+            name = SHORT.get(name, name)
+            if name in SHORT.values():  # in one of four spellings: two words from here on
+                taken = [name, *"=".join(taken).split("=", 1)[1:]]
+            options += taken
         else:
             others.append(word)
     return options, others

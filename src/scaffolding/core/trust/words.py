@@ -76,7 +76,8 @@ def check_together(words: list[str], own: list[str], places: list[str], project:
     own = [search, *(word for word in own if not OverridesParser.create().parse_override(word).is_sweep_override())]
     try:
         mine = _composed(own, project)
-        known = _composed([*own, *(word for word in words if (project.configs / key_of(word)).is_dir())], project)
+        choices = [word for word in words if (project.configs / key_of(word)).is_dir()]
+        files = OmegaConf.to_container(compose_unchecked(project, [*own, *choices]))  # not resolved: `???` may be in it
         config = _composed([*own, *words], project)
     except UserError:
         raise
@@ -84,11 +85,11 @@ def check_together(words: list[str], own: list[str], places: list[str], project:
         raise composing_error(error, project, [*words, *own[1:]]) from error
     ours = needed_trust(mine, project)
     check_trusted(config, project, [*trust, *ours])
-    files = {key: {part: [value] for part, value in leaves(spec)} for key, spec in specs(known)}
+    known = {key: {part: [value] for part, value in leaves(spec)} for key, spec in specs(files)}
     for key, spec in specs(config):
         name = project.present_name(str(spec["_target_"]))
         if is_below(name, tuple(ours)) and not is_below(name, tuple(trust)):
-            strange = strange_arguments(spec, files.get(key, {}))
+            strange = strange_arguments(spec, known.get(key, {}))
             if strange:
                 raise UserError(
                     f"{key}: {name!r:.100} gets {strange:.100} from the run's own words"
