@@ -322,7 +322,7 @@ def test_a_library_that_this_checkout_names_gets_the_texts_that_it_names(tmp_pat
     def listed(**changes: Any) -> list[str]:
         return needed_trust({"model": {**spec, **changes}}, project)
 
-    assert listed() == listed(size=7, path="anything") == listed(safe=None) == []
+    assert listed() == listed(size=7, path="anything") == listed(path=["a", {"b": True}]) == listed(safe=None) == []
     for changes in (
         {"name": "stranger/model"}, {"trust_remote_code": True}, {"trust_remote_code": 1}, {"safe": False}, {"safe": 0},
         {"more": {"revision": "x"}}, {"size": "large"},

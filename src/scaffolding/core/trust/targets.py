@@ -5,6 +5,7 @@ The owner's code is the command line, and what this checkout's YAML files (confi
 
 import functools
 import inspect
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -205,7 +206,9 @@ def strange_arguments(spec: dict[str, Any], own: Arguments) -> str:
         known = own.get(key, [])
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         numbers = [each for each in known if isinstance(each, int | float) and not isinstance(each, bool)]
-        if value is None or any("${" in str(each) for each in known) or (is_number and numbers):
+        names = itertools.accumulate(key.split("."), "{}.{}".format)  # of a list that is referred to, each part
+        refers = any("${" in str(each) for name in names for each in own.get(name, []))
+        if value is None or refers or (is_number and numbers):
             continue
         if not any(value is each or (value == each and type(value) is type(each)) for each in known):
             return f"{key}={value!r}"
