@@ -138,6 +138,6 @@ def dev_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not has_one_loss(data, model):
         pytest.skip("every model here is trained by several losses")
     root = tmp_path_factory.mktemp("dev")
-    words = (f"data={data}", f"model={model}", "mode=dev", "tracker=none")
+    words = (f"data={data}", f"model={model}", "mode=dev", "tracker=none", "run.rehearse_resume=false")
     run_train(*words, f"paths.output_root={root}", "run.name=dev_run")
     return root / "dev" / "dev_run"

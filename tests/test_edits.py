@@ -111,7 +111,7 @@ def test_what_an_epochs_end_changes_and_no_checkpoint_holds_is_found(output_root
 
 def test_an_order_that_is_another_in_each_process_is_found(output_root: Path) -> None:
     words = (*TINY[:4], "data.dataset._target_=tiny.SetOrder", "mode=dev", "tracker=none", "plots=none")
-    done = run_train(*words, f"paths.output_root={output_root}", code=1)
+    done = run_train(*words, "loader.num_workers=0", f"paths.output_root={output_root}", code=1)
     assert "resume rehearsal: " in done.stderr and "another process" in done.stderr
     assert "(exit code 2): error: data: " in done.stderr  # what it said first
     assert "sort what comes from a set" in done.stderr
@@ -119,7 +119,7 @@ def test_an_order_that_is_another_in_each_process_is_found(output_root: Path) ->
 
 def test_a_fault_of_prod_mode_alone_is_told_and_fails_no_rehearsal(output_root: Path) -> None:
     """The 18th update, after 10 of the run and 6 of its rehearsal, is one that prod mode is timed with."""
-    words = (*TINY[:4], "optimizer=fatal", "loss._target_=tiny.ExplodingLoss", "mode=dev", "tracker=none", "plots=none")
+    words = (*TINY[:-1], "optimizer=fatal", "loss._target_=tiny.ExplodingLoss", "mode=dev", "loader.num_workers=0")
     done = run_train(*words, f"paths.output_root={output_root}", env={"EXPLODE_AT": "18"})
     assert "tensors identical" in done.stdout
     assert "in prod mode: a few steps of it failed: RunError: " in done.stdout

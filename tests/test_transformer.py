@@ -140,6 +140,7 @@ def test_top_k_draws_from_no_others() -> None:
     assert len({tuple(row) for row in (drawn == allowed).int().tolist()}) == 3  # each of them occurs
 
 
+@pytest.mark.xdist_group("text_run")
 def test_dev_run_of_a_text(text_run: Path) -> None:
     """The initial loss stands next to ln(vocab_size), and text is sampled."""
     log = (text_run / "log.txt").read_text()
@@ -148,6 +149,7 @@ def test_dev_run_of_a_text(text_run: Path) -> None:
     assert {"known_words", "bits_per_token"} <= columns
 
 
+@pytest.mark.xdist_group("text_run")
 def test_resume_on_a_changed_text_is_refused(text_run: Path, train: Train, output_root: Path) -> None:
     shutil.copytree(text_run, output_root / "dev" / "run")
     text = text_run.parents[1] / "my.txt"
@@ -168,9 +170,11 @@ def test_resume_on_a_changed_text_is_refused(text_run: Path, train: Train, outpu
         assert "the tokenizer has changed; the weights of run were trained on that one" in again
     finally:
         text.write_text(PROSE)
-    assert "resuming " in train("resume=dev/run", "run.budget=12steps").stderr
+    words = ("resume=dev/run", "run.budget=12steps", "run.rehearse_resume=false")
+    assert "resuming " in train(*words).stderr
 
 
+@pytest.mark.xdist_group("text_run")
 @pytest.mark.skipif(not SAMPLE.exists(), reason="sample.py has been deleted")
 def test_sample_needs_the_run_s_folder_alone(text_run: Path, tmp_path: Path) -> None:
     copy, text = tmp_path / "copy", text_run.parents[1] / "my.txt"
@@ -190,6 +194,7 @@ def test_sample_needs_the_run_s_folder_alone(text_run: Path, tmp_path: Path) -> 
     assert done.stdout == tokenizer.decode(tokens.tolist()) + "\n"
 
 
+@pytest.mark.xdist_group("text_run")
 @pytest.mark.skipif(not SAMPLE.exists(), reason="sample.py has been deleted")
 @pytest.mark.parametrize(
     ("words", "message"),
