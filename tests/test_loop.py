@@ -612,6 +612,14 @@ def test_the_estimate_is_of_prod_mode(train: Train) -> None:
     assert 0.9 < seconds / (100 * float(found[3])) < 2  # evaluations take some, too
 
 
+@pytest.mark.full
+def test_the_estimate_is_not_that_of_a_slow_moment(train: Train) -> None:
+    """Fails where it scales up the steps of the run, which a tracker's start has slowed down, and times none."""
+    words = (*TINY[:-1], "optimizer=fatal", "loss._target_=tiny.SlowAtFirstLoss", "mode=dev", "loader.num_workers=0")
+    found = re.search(r"in prod mode: .* steps of ([\d.,]+) ms", train(*words).stdout)
+    assert found and float(found[1].replace(",", "")) < 300, found
+
+
 def test_compiled_run_saves_plain_names() -> None:
     exp = build("run.compile=true")
     assert exp.model._compiled_call_impl is not None

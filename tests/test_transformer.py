@@ -36,7 +36,7 @@ def small(**settings: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a dev run on a text."""
+    """The folder of a dev run on a text. Its tests run in one worker (xdist_group), so that it is made once."""
     if "text" not in options("data"):
         pytest.skip("configs/data/text.yaml is not here")
     folder = tmp_path_factory.mktemp("text")

@@ -354,6 +354,15 @@ class ExplodingLoss(TinyLoss):
         return loss, values
 
 
+class SlowAtFirstLoss(TinyLoss):
+    """As slow in the first run of a process as a machine is on which something else is just starting."""
+
+    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        if passed.count("update") < 10:
+            time.sleep(0.3)
+        return super().__call__(model, batch)
+
+
 class TalkingPoints(NoisyPoints):
     """Says something in every way that Python has, when it is built and at its first item for training."""
 

@@ -26,25 +26,30 @@ READING_SECONDS = 0.5  # for which samples are read one by one
 Main = Callable[[Any], Any]
 
 
-def estimate(exp: Any, main: Main) -> str:
+def estimate(exp: Any, main: Main, folders: list[Path]) -> str:
     """Time, disk and memory of the running command in prod mode; in words, where that mode fails.
 
     Takes a few steps at its batch size on the data at hand (a sample, where a dataset ships one) and reads the rows
-    that they log; where these would take too long, scales those of the run just done by the number of items.
+    that they log; where these would take too long, scales those of dev mode by the number of items.
+
+    Args:
+        exp: the run in dev mode that is done.
+        main: trains, given a config.
+        folders: of the run and of its rehearsals, whose rows say how fast dev mode is.
     """
     try:
-        return _estimate(exp, main)
+        return _estimate(exp, main, folders)
     except Exception as error:  # this run is done and good, whatever prod mode comes to
         return f"a few steps of it failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def _estimate(exp: Any, main: Main) -> str:
+def _estimate(exp: Any, main: Main, folders: list[Path]) -> str:
     cfg = _prod_config(exp)
     items, num_workers = cfg.loader.batch_size * cfg.run.accumulate, min(cfg.loader.num_workers, os.cpu_count() or 1)
-    speeds = [row["items_per_second"] for row in exp.history() if row["split"] == "train"]
+    speeds = [speed for folder in folders for speed in _speeds(folder)]
     reading, step = items * _reading(exp), 0.0
     if speeds:
-        step = items / max(speeds)  # at its best: the others include saving and drawing
+        step = items / max(speeds)  # at its best: the others include saving, drawing, and a tracker's start elsewhere
     is_stream = "train" not in exp.datasets
     num_train = exp.train_loader.num_items
     if NUM_TIMED * max(step, reading) < MAX_SECONDS:
@@ -68,7 +73,7 @@ def _estimate(exp: Any, main: Main) -> str:
         2 + exp.settings.num_checkpoints
     ) * exp.run.record.checkpoints.latest.stat().st_size  # best, and one being written
     return (
-        f"about {duration} ({num_steps:,} steps of {1000 * step:.3g} ms), "
+        f"about {duration} ({num_steps:,} steps of {float(f'{1000 * step:.3g}'):,g} ms), "
         f"{_size(disk)} on disk, {_size(peak_memory())} of memory"
     )
 
@@ -121,9 +126,14 @@ def _timed(exp: Any, cfg: Any, main: Main) -> tuple[list[float], int]:
                 short.run[name] = None
         with silence():
             main(short)
-        rows = Facts(Path(folder) / "run" / "facts").rows()
-        record = checkpoint.load(CheckpointFiles(Path(folder) / "run").latest)
-    return [row["items_per_second"] for row in rows if row["split"] == "train"], record["splits"].get("train", [0])[0]
+        run = Path(folder) / "run"
+        record = checkpoint.load(CheckpointFiles(run).latest)
+        return _speeds(run), record["splits"].get("train", [0])[0]
+
+
+def _speeds(run: Path) -> list[float]:
+    """Items per second in each row of training."""
+    return [row["items_per_second"] for row in Facts(run / "facts").rows() if row["split"] == "train"]
 
 
 def _prod_config(exp: Any) -> Any:

@@ -67,7 +67,7 @@ def rehearse(exp: Any, main: Main) -> list[str]:
             if exp.cfg.fork:
                 words += [f"fork={exp.cfg.fork}", *exp.run.trust_words]
             words += prod_words()
-            lines.append(f"in prod mode: {estimate(exp, main)}")
+            lines.append(f"in prod mode: {estimate(exp, main, [exp.path, *others])}")
             lines.append(f"next:     {command()} {shlex.join(words)}")
     return [f"resume rehearsal: {proof}", *lines]
 
