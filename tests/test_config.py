@@ -389,12 +389,25 @@ def test_multirun_makes_one_folder_of_jobs(train: Train, elsewhere: Path, output
 def test_exit_code_2_means_that_nothing_was_made(train: Train, output_root: Path) -> None:
     words = (*TINY, "run.budget=1", "run.accumulate=1,0")
     said = train("--multirun", *words, code=1).stderr  # the first job made a run
-    assert "ERROR   job 1: run.accumulate=0: not allowed" in said and "\nerror: run.accumulate=0: not allowed" in said
+    assert "ERROR   job 1: run.accumulate=0: not allowed" in said
+    assert "\nerror: job 1 (run.accumulate=0): run.accumulate=0: not allowed" in said
     assert len(list(output_root.glob("exp_*/*/config.yaml"))) == 1
     for wrong in ("run.accumulate=0,-1", "run.budget=-1,0", "model=tiny,nosuch", "run.nosuch=1,2"):
         done = train("--multirun", *TINY, wrong, f"paths.output_root={output_root}/a/b", code=2)
         assert "Error executing job" not in done.stderr  # Hydra's line repeats the overrides, keys included
         assert not (output_root / "a").exists(), wrong
+
+
+def test_the_end_of_a_sweep_names_every_job_that_failed(train: Train, output_root: Path) -> None:
+    """With its words and its cause. Fails where only the first error is told again."""
+    words = (*TINY, "run.budget=1", "optimizer=fatal", "run.name=lr", "run.seed=-1,4,5")
+    done = train("--multirun", *words, env={"FAIL": "update 2"}, code=1)
+    end = done.stderr.rpartition("\nerror: ")[2].splitlines()
+    assert end[0] == "job 0 (run.seed=-1): run.seed=-1: not allowed"
+    assert end[-1] == "job 2 (run.seed=5): ZeroDivisionError: planted"
+    [sweep] = output_root.iterdir()
+    assert re.fullmatch(r"exp_[\d-]{10}_[\d-]{8}_lr", sweep.name)
+    assert sorted(path.name for path in sweep.iterdir()) == ["lr_job1", "lr_job2"]
 
 
 def test_help(train: Train, elsewhere: Path) -> None:

@@ -52,7 +52,7 @@ def test_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = claim(tmp_path / "a" / "b", None, "_job3")
     assert path.parent == tmp_path / "a" / "b" and path.name.endswith("_job3")
     assert generators() == state  # a name must not change what the run draws
-    reserved = ("dev", "latest", "exp_2026-01-01_09-00-00")
+    reserved = ("dev", "latest", "jobs", "exp_2026-01-01_09-00-00", "exp_lr")
     for bad in ("", "a/b", "dev/x", "..", ".hidden", "a b", "x" * 201, "a\n", "-x", *reserved):
         with pytest.raises(UserError, match=r"run\.name"):
             claim(tmp_path, bad)

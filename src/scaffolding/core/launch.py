@@ -36,7 +36,6 @@ import errno
 import gc
 import math
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import dotenv
@@ -50,12 +49,22 @@ from hydra.core.hydra_config import HydraConfig
 from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 
-from .config.compose import COMPOSE_ERRORS, Project, check_files, checked, composing_error, masked, without_words
+from .config.compose import (
+    COMPOSE_ERRORS,
+    Project,
+    check_files,
+    checked,
+    composing_error,
+    masked,
+    own_words,
+    without_words,
+)
 from .config.grammar import config_dirs, key_of, readable, split_options, unquoted
 from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
 from .find import absolute, find_run
-from .folder.folder import TIME, storage_error, written
+from .folder.folder import storage_error, written
+from .multirun import remove_listing, settings_of_hydra, summary
 from .output import install
 from .secrets import without_keys
 from .session.console import command, note_program
@@ -112,12 +121,16 @@ def launch(main: Job, project: Project) -> None:
 def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
     options, words = split_options(words)
     is_sweep = bool({"--multirun", "-m"} & set(options))
+    if any(key_of(word) == "job" for word in words):
+        from .resume.job import start_or_carry_on  # only where a job is named
+
+        words = start_or_carry_on(options, words, project)
     pairs = [word.partition("=") for word in words]
     given = {key.lstrip("+"): unquoted(value) for key, _, value in pairs if value != "null"}
     rest = [word for word in words if word.partition("=")[0] not in (*VERBS, "trust")]
     rest = readable(rest, project.schema, is_sweep)
     made: list[Path] = []  # folders, by Hydra, for a sweep
-    more = _settings_of_hydra(project, is_sweep, made)
+    more = settings_of_hydra(project, is_sweep, made, given.get("run.name", ""))
     source: list[str] = []
     verb = ""
     if {*VERBS, "trust"} & set(given):
@@ -132,7 +145,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         options = [word for word in options if word not in ("--cfg", "job", "--resolve")]
 
     def job(composed: DictConfig) -> Any:
-        _remove_listing(made)
+        remove_listing(made)
         if not source:  # composed of this checkout's files
             check_files(HydraConfig.get().runtime, project)
         cfg = checked(composed, project)
@@ -153,18 +166,22 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
 
     sys.argv[1:] = [*source, *options, *more, *rest]
     raised: list[Exception] = []
+    told: list[str] = []  # of each job of a sweep that failed: which one, and why
     try:
-        _call_hydra(_keeping_errors(job, raised, words, is_sweep), project, made)
+        _call_hydra(_keeping_errors(job, raised, told, rest, is_sweep), project, made)
     except COMPOSE_ERRORS as error:
         if not raised:
             raise composing_error(error, project, rest) from error
         raise
     if raised:
-        raise raised[0]
+        raise summary(raised[0], told)
 
 
-def _keeping_errors(job: Job, raised: list[Exception], words: list[str], is_sweep: bool) -> Job:
-    """The job with its errors put into `raised`: Hydra does not see them, or it would print its own lines first."""
+def _keeping_errors(job: Job, raised: list[Exception], told: list[str], words: list[str], is_sweep: bool) -> Job:
+    """The job with its errors put into `raised`: Hydra does not see them, or it would print its own lines first.
+
+    In a sweep the other jobs run, and `told` gets a text for each error.
+    """
 
     def task(composed: DictConfig) -> Any:
         try:
@@ -173,9 +190,14 @@ def _keeping_errors(job: Job, raised: list[Exception], words: list[str], is_swee
             raise
         except (Exception, SystemExit) as error:
             raised.append(ended_early(error) if isinstance(error, SystemExit) else error)
-            if is_sweep:  # the others run; the first error is told again in the end
+            if is_sweep:
                 traceback.clear_frames(error.__traceback__)  # they hold the job's network
-                logger.error(f"job {HydraConfig.get().job.num}: {without_words(str(raised[-1]), words)}")
+                cause = without_words(str(raised[-1]), words)
+                logger.error(f"job {HydraConfig.get().job.num}: {cause}")
+                if not isinstance(raised[-1], UserError | RunError):
+                    cause = f"{type(error).__name__}: {cause}"
+                own = " ".join(word for word in own_words() if word not in map(masked, words))
+                told.append(f"job {HydraConfig.get().job.num} ({own}): {cause}")
             return math.nan  # to a sweeper: it failed
 
     return task
@@ -189,37 +211,10 @@ def _call_hydra(task: Job, project: Project, made: list[Path]) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(project.configs), config_name="base")(task)()
     finally:
-        _remove_listing(made)
+        remove_listing(made)
         for folder in made:
             with contextlib.suppress(OSError):  # it holds runs
                 folder.rmdir()
-
-
-def _remove_listing(made: list[Path]) -> None:
-    """Remove Hydra's multirun.yaml, which repeats what each job's folder says, secrets included."""
-    for folder in made[:1]:
-        (folder / "multirun.yaml").unlink(missing_ok=True)
-
-
-def _settings_of_hydra(project: Project, is_sweep: bool, made: list[Path]) -> list[str]:
-    """Words that keep Hydra from making folders and a log and, in a sweep, say where its runs go.
-
-    The sweep's folder and those around it that do not exist yet are added to `made`, the inner ones first.
-    """
-    words = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=."]
-    words += [f"hydra/{log}=none" for log in ("job_logging", "hydra_logging")]
-    if is_sweep:
-        name = f"exp_{datetime.now():{TIME}}"
-
-        def sweep_folder(output_root: str) -> str:
-            folder = absolute(output_root, project.root) / name
-            if not made:
-                made.extend(path for path in (folder, *folder.parents) if not path.exists())
-            return str(folder)
-
-        OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
-        words.append("hydra.sweep.dir='${sweep_folder:${paths.output_root}}'")
-    return words
 
 
 def _source_of(

@@ -67,6 +67,7 @@ def help_text(project: Project, words: list[str]) -> str:
         "",
         "other runs and ways to run:",
         "  resume=RUN          carry a run on: its name, first letters, `latest`, or its path",
+        "  job=NAME            start the run NAME or, given again, carry it on: for queues and restarts",
         "  fork=RUN            start a new run from the weights of another",
         "                      fork_state=true: from its whole newest state; fork_weights=partial: from what fits",
         "  rerun=RUN           do a run again, and compare it row by row",

@@ -26,7 +26,7 @@ from .reading import open_here, read_json
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
 CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
 TIME = "%Y-%m-%d_%H-%M-%S"
-RESERVED = re.compile(r"dev|latest|exp_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")  # the folders of sweeps
+RESERVED = re.compile(r"dev|latest|jobs|exp_.*")  # dev runs, resume=latest, code of submitted jobs, sweeps
 LOCK_WAIT = 1.0  # seconds: whoever only looks (read_status) has the lock for an instant
 # Record locks: a forked worker does not inherit them, as it would a flock, and so cannot keep a dead run locked. They
 # end when the process closes the file anywhere, so a file that is held is never opened a second time.
@@ -50,7 +50,7 @@ def claim(output: Path, name: str | None, suffix: str = "") -> Path:
         raise UserError(f"run.name={name!r} is not a folder name\nallowed: letters, digits and . _ - = , +, up to 200")
     if RESERVED.fullmatch(f"{name}{suffix}") and (name, output.name) != ("dev", "dev"):  # dev/dev hides nothing
         raise UserError(
-            f"run.name={name}: this name is reserved (resume=latest, dev runs, sweeps)\nchoose another name"
+            f"run.name={name}: this name is reserved (resume=latest, dev runs, jobs, sweeps)\nchoose another name"
         )
     state = random.getstate()
     import coolname  # draws from the global generator when it is imported
