@@ -18,12 +18,13 @@ from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.config.compose import compose_config
 from scaffolding.core.errors import RunError, UserError
 from scaffolding.core.folder.facts import Facts
+from scaffolding.core.means import Means, mean
 from scaffolding.core.modes import evaluating
 from scaffolding.core.precision import MAX_SKIPPED
 from scaffolding.core.resume.restore import load_state
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.finite import FiniteWatch
-from scaffolding.evaluate import Means, evaluate, mean
+from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.schedules import Schedule, advance
 from scaffolding.train import finish_step, train_step
@@ -214,7 +215,7 @@ def test_parts_that_are_modules_are_in_eval_mode_and_on_the_device() -> None:
     exp = build(*words, "run.rollout_every=1")
     exp.run, exp.state.looks = Mock(start=Mock(step=0)), ["eval", "rollout", "plot"]
     exp.run.log = lambda split, values, at=None: values
-    exp.run.stop.received = None
+    exp.run.stop.look.return_value = None
     finish_step(exp)
     for part in (exp.metrics["own"], exp.plots["own"], exp.rollout):
         assert part.modes and not any(part.modes) and part.training and part.devices == [exp.device]
@@ -688,7 +689,7 @@ def test_rollouts_are_in_eval_mode_and_leave_the_modes(tmp_path: Path) -> None:
     modes: list[bool] = []
     exp.rollout = lambda model, loader: {"training": float(modes.append(model.training) or 0)}  # type: ignore[func-returns-value]
     exp.run, exp.state.looks = Mock(start=Mock(step=0)), ["rollout"]
-    exp.run.stop.received = None
+    exp.run.stop.look.return_value = None
     finish_step(exp)
     assert modes == [False] and exp.model.training
 

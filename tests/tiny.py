@@ -3,7 +3,8 @@
 `point` marks the places where a run can be struck. In the environment of a run, TRACE names a file that gets a line for
 each, STRIKE="9" or "metric 2" sends the process a signal at its ninth, or at the second of that name (KILL_WITH; unset,
 it is SIGKILL), KILL_AT="7" is short for STRIKE="update 7", KILL_CHILD names a child process that gets the signal in its
-place, and FAIL="metric 2" makes that one fail: a full disk where it is a system call, else a bug.
+place, and FAIL="metric 2" makes that one fail: a full disk where it is a system call, else a bug. Where several
+processes train together, KILL_RANK names the one that is struck ("all": each of them).
 """
 
 import contextlib
@@ -36,6 +37,8 @@ def point(name: str) -> None:
     if "TRACE" in os.environ:
         with open(os.environ["TRACE"], "a") as file:
             file.write(f"{name}\n")
+    if os.environ.get("KILL_RANK", "0") not in ("all", os.environ.get("RANK", "0")):
+        return
     counted = f"{name} {passed.count(name)}"
     if os.environ.get("STRIKE", f"update {os.environ.get('KILL_AT')}") in (counted, str(len(passed))):
         os.kill(victim(), getattr(signal, os.environ.get("KILL_WITH", "SIGKILL")))

@@ -74,6 +74,7 @@ class RunConfig:
     budget: str = setting(COURSE, *BUDGET)
     schedule_budget: str | None = setting(COURSE, *BUDGET)
     accumulate: int = at_least(1, IDENTITY)
+    parallel: str = one_of("ddp", "fsdp", change=FREE)
     clip_grad_norm: float | None = setting(COURSE, *POSITIVE)
     precision: str = one_of("auto", "float32", "bfloat16", "float16", change=IDENTITY)
     compile: bool = setting(COURSE)

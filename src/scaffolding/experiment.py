@@ -25,12 +25,13 @@ from .core.folder.facts import Facts
 from .core.intervals import Intervals, in_steps
 from .core.optimizers import build_optimizer
 from .core.precision import AveragedWeights, Scaler, choose_device
+from .core.processes.connect import ONE_PROCESS
 from .core.provenance.provenance import numerics
 from .core.secrets import hide_secrets
 from .core.session.run import NoRun
 from .core.state import checkpoint as checkpoints
 from .core.state import keys
-from .core.state.files import CheckpointFiles, find_checkpoint, set_aside
+from .core.state.files import CheckpointFiles, find_checkpoint
 from .core.state.finite import FiniteWatch, watched
 from .core.state.progress import RunState
 from .core.trust.config import read_config
@@ -52,7 +53,7 @@ class Experiment:
 
     project = PROJECT
 
-    def __init__(self, cfg: DictConfig, device: str | None = None) -> None:
+    def __init__(self, cfg: DictConfig, device: str | None = None, processes: Any = ONE_PROCESS) -> None:
         if cfg.imports:
             import_plugins(cfg.imports, PROJECT_ROOT)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -62,7 +63,9 @@ class Experiment:
         self.state = RunState()
         self.path: Path | None = None
         self.run: Any = NoRun()
-        self.device, self.precision = choose_device(device or self.settings.device, self.settings.precision)
+        self.processes = processes
+        wanted = device or str(processes.device or self.settings.device)
+        self.device, self.precision = choose_device(wanted, self.settings.precision)
         cfg.run.precision = self.precision  # a run keeps what `auto` meant
         self.autocast: Any = contextlib.nullcontext()  # what forward passes run in
         if self.precision != "float32":
@@ -139,6 +142,8 @@ class Experiment:
         """Build all that training needs; whatever is wrong is a UserError before a run is made."""
         _ = self.metrics, self.plots, self.rollout, self.trackers, self.loaders, self.optimizers, self.schedulers
         check_run(self, choose_monitors(self))
+        _ = self.train_losses  # shards networks, if they are to be; then the next two are made anew
+        _ = self.optimizers, self.schedulers
         if self.settings.compile:
             torch._dynamo.config.recompile_limit = 256  # torch's limit of 8 would leave later sizes uncompiled
             for network in self.networks.values():
@@ -159,7 +164,8 @@ class Experiment:
             with keys.keyed(split_seed(self.cfg.data), "data", split):
                 return build(self.cfg.data.dataset, "data.dataset", split=split, **changes)
 
-        splits = make_splits(read, self.cfg.data, loader.limit_train, loader.limit_eval)
+        limits = (loader.limit_train, loader.limit_eval)
+        splits = self.processes.in_turn(lambda: make_splits(read, self.cfg.data, *limits))  # downloaded once
         return {name: self._restored(f"datasets.{name}", split) for name, split in splits.items()}
 
     def num_seen(self, config: dict[str, Any]) -> int:
@@ -175,6 +181,7 @@ class Experiment:
         settings: Any = OmegaConf.to_container(self.cfg.loader)
         names = ("batch_size", "num_workers", "start_method", "timeout")
         common = {"seed": self.settings.seed, "device": self.device, **{name: settings[name] for name in names}}
+        common |= {"rank": self.processes.rank, "num_processes": self.processes.count}
         loaders: dict[str, Any] = {}
         if self.cfg.data.get("stream"):
             with keys.keyed(self.settings.seed, "stream"):
@@ -182,7 +189,8 @@ class Experiment:
             if hasattr(stream, "model"):  # it acts, as in reinforcement learning
                 stream.model = self.train_model
             limits = (self.cfg.data.get("num_items"), settings["limit_train"], settings["batch_size"])
-            loader = StreamLoader(stream, *limits, self.settings.seed, self.device)
+            processes = (self.processes.rank, self.processes.count)
+            loader = StreamLoader(stream, *limits, self.settings.seed, self.device, *processes)
             loaders["train"] = self._restored("loaders.train", loader)
         for name, split in self.datasets.items():
             is_train = name == "train"
@@ -235,7 +243,16 @@ class Experiment:
         settings = dict(vars(self.settings))
         if "val" not in self.loaders:
             settings["eval_every"] = None
-        return Intervals(settings, self.steps_per_epoch, self.num_steps)
+        return Intervals(settings, self.steps_per_epoch, self.num_steps, self.processes.agree)
+
+    @cached_property
+    def train_losses(self) -> dict[str, Any]:
+        """The losses as the loop calls them: where several processes train together, their gradients meet."""
+        if self.processes.count == 1:
+            return self.losses
+        from .parallel import distribute  # imports torch.distributed
+
+        return distribute(self)
 
     @cached_property
     def trained(self) -> dict[str, dict[str, nn.Parameter]]:
@@ -341,17 +358,29 @@ class Experiment:
         return target is not None and self.main_loss is not None and values[self.main_loss] < target
 
     def keyed(self, network: str, micro_batches: list[MicroBatch]) -> Iterator[tuple[Any, float]]:
-        """(batch, weight) of each micro-batch; torch's generators are seeded by (seed, network, epoch, position)."""
-        for batch, weight, _, epoch, position in micro_batches:
+        """(batch, weight) of each micro-batch; torch's generators are seeded by (seed, network, epoch, position).
+
+        Gradients of several processes meet in the backward pass of the last one. Afterwards generators are seeded by
+        (seed, network, step): what an optimizer draws is the same in all processes.
+        """
+        is_shared = self.processes.count > 1
+        for index, (batch, weight, _, epoch, position) in enumerate(micro_batches, 1):
             keys.seed_torch(self.device, keys.key(self.settings.seed, network, epoch, position))
+            if is_shared:
+                self.train_losses[network].meet(index == len(micro_batches))
             yield batch, weight
+        keys.seed_torch(self.device, keys.key(self.settings.seed, network, "update", self.state.step))
 
     def check_finite(self) -> None:
         """RunError if a loss since the last look, a weight, a buffer or an optimizer's state is not finite any more."""
         run = "RUN"
         if self.path is not None:
             run = shlex.quote(str(self.path))
-        self.watch.check(watched(self), self.state.step, run)
+        self.processes.check(self.watch.check, watched(self), self.state.step, run)
+
+    def check_weights(self) -> None:
+        """RunError if processes have other weights: something trains them outside of `train_losses`."""
+        self.processes.check_same(self.model)
 
     @property
     def eval_model(self) -> nn.Module:
@@ -373,7 +402,7 @@ class Experiment:
         ema = None
         if self.ema is not None:
             ema = {"raw": self.model.state_dict(), "count": int(self.ema.n_averaged)}
-        return {
+        content = {
             "format": checkpoints.FORMAT,
             "model": self.eval_model.state_dict(),  # the weights that are evaluated, under plain names
             "ema": ema,  # of averaged weights: how many were averaged, and the raw ones, which training goes on with
@@ -383,9 +412,11 @@ class Experiment:
             "objects": {name: part.state_dict() for name, part in self.objects().items()},
             "state": vars(self.state) | {"looks": list(self.state.looks)},
             "splits": {name: split.fingerprint() for name, split in self.datasets.items()},
-            "numerics": numerics(self.device),
+            "numerics": numerics(self.device, self.processes.count),
             "config": lasting(self.config, PROJECT),  # so that a setting changed since is applied to what is restored
         }
+        whole: dict[str, Any] = self.processes.full(content)
+        return whole
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
         """Restore exactly what `state_dict` returned.
@@ -428,7 +459,16 @@ class Experiment:
         """
         found: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if name in ("model", "train_model", "networks", "ema", "optimizers", "schedulers", "scaler"):
+            if name in (
+                "model",
+                "train_model",
+                "train_losses",
+                "networks",
+                "ema",
+                "optimizers",
+                "schedulers",
+                "scaler",
+            ):
                 continue  # they stand in the list above
             parts = {"": value}
             if isinstance(value, dict):
@@ -468,9 +508,7 @@ class Experiment:
         assert self.path is not None
         files = CheckpointFiles(self.path)
         file, content = files.best_or_newest(self.state.best_step)
-        if file != files.best and files.best.exists():
-            set_aside(files.best)
-            checkpoints.link_checkpoint(file, files.best)
+        self.processes.first(files.replace_best, file)
         self.load_weights(content)
         for name, part in self.objects().items():  # the state of a loss changes its value
             if name.partition(".")[0] == "losses" and not isinstance(part, nn.Module):

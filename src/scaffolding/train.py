@@ -18,19 +18,21 @@ from omegaconf import DictConfig
 
 from scaffolding import plot
 from scaffolding.core.batches.loader import MicroBatch
+from scaffolding.core.means import Means
 from scaffolding.core.modes import evaluating
 from scaffolding.core.optimizers import average_gradients, learning_rates
+from scaffolding.core.processes.connect import connect
 from scaffolding.core.session.report import describe_start, report
 from scaffolding.core.session.run import Run
 from scaffolding.core.state import keys
-from scaffolding.evaluate import Means, evaluate
+from scaffolding.evaluate import evaluate
 from scaffolding.experiment import PROJECT, Experiment
 from scaffolding.schedules import advance, read, split_of
 
 
 def main(cfg: DictConfig) -> float | None:
     """Build or resume, train, test the best weights, report. Returns the best monitored value, for sweeps."""
-    exp = Experiment(cfg)
+    exp = Experiment(cfg, processes=connect(cfg))  # this process, or all those that torchrun or srun started
     exp.prepare()  # whatever is wrong with data, optimizers or schedules shows before a folder is made
     keys.seed_all(keys.key(exp.settings.seed, "train"))
     exp.run = Run.begin(exp)  # a new folder, or that of `resume=`
@@ -52,7 +54,7 @@ def train(exp: Experiment) -> None:
             break
         micro_batches = next(steps)
         metrics = train_step(exp, micro_batches)
-        state.advance(len(micro_batches), sum(part.num_items for part in micro_batches), len(exp.train_loader))
+        state.advance(micro_batches.num_batches, micro_batches.num_items, len(exp.train_loader))
         if exp.run.is_first_step():
             describe_start(exp, micro_batches, metrics)
         if state.step == 1:
@@ -72,7 +74,7 @@ def finish_step(exp: Experiment) -> None:
     The checkpoint is the state before anything looked at it: a crash in a look loses nothing.
     """
     run, state = exp.run, exp.state
-    is_asked_to_stop = run.stop.received is not None  # read once, so that a run that stops here has saved
+    is_asked_to_stop = run.stop.look() is not None  # read once, so that a run that stops here has saved
     if state.step != run.start.step:  # where a session starts, the checkpoint says what is due
         state.looks = [look for look in ("eval", "rollout", "plot") if exp.due(look)]
         is_last = exp.is_done() or is_asked_to_stop
@@ -113,27 +115,28 @@ def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, An
     Returns metrics, most of them as tensors; nothing is read from the device here.
     """
     means, numbers = Means(), dict[str, Any]()
-    is_split = len(micro_batches) > 1  # else all weights are 1, and multiplying would cost two kernels
+    is_split = len(micro_batches) * exp.processes.count > 1  # else the only weight is 1: nothing to multiply
     for name, optimizer in exp.optimizers.items():
         # YOURS: to update one only every fifth step: if name == "generator" and (exp.state.step + 1) % 5: continue
         optimizer.zero_grad()
         total: Any = 0
         for batch, share in exp.keyed(name, micro_batches):  # noise depends on seed, network, epoch and position alone
             with exp.autocast:
-                loss, values = exp.losses[name](exp.train_model, batch)
+                loss, values = exp.train_losses[name](exp.train_model, batch)
             weight = means.add(name, loss, values, share)
             if is_split:
                 loss, total = loss * weight, total + weight
             exp.scaler.scale(loss).backward()  # YOURS: a second loss of this network gets its own backward here
         exp.scaler.unscale_(optimizer)
         if is_split:
-            average_gradients(exp.trained[name].values(), total)
+            average_gradients(exp.trained[name].values(), exp.processes.sum(total))
         numbers |= learning_rates(optimizer, name)
         if exp.settings.clip_grad_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(exp.trained[name].values(), exp.settings.clip_grad_norm)
             numbers[f"{name}/grad_norm".lstrip("/")] = norm
         exp.scaler.step(optimizer)
-    metrics = means.values() | numbers
+    metrics = means.values()
+    metrics |= numbers
     exp.scaler.update()
     if exp.scaler.took_step():  # False: gradients overflowed in float16; the update and all of this are skipped
         after_update(exp, metrics)

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|min)?")
@@ -35,10 +35,13 @@ class Intervals:
         settings: `<name>_every` of each, as in the config; null: never.
         steps_per_epoch: optimizer steps.
         num_steps: the budget in optimizer steps.
+        agree: gives several processes, whose clocks differ, the largest of their numbers.
     """
 
-    def __init__(self, settings: Mapping[str, Any], steps_per_epoch: int, num_steps: int) -> None:
-        self.num_steps = num_steps
+    def __init__(
+        self, settings: Mapping[str, Any], steps_per_epoch: int, num_steps: int, agree: Callable[[int], int] = int
+    ) -> None:
+        self.num_steps, self.agree = num_steps, agree
         self.steps: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
         for key, text in settings.items():
@@ -59,7 +62,7 @@ class Intervals:
         if name not in self.seconds:
             return False
         now = time.monotonic()
-        is_due = now - self.last_time[name] >= self.seconds[name] or step == self.num_steps
+        is_due = bool(self.agree(now - self.last_time[name] >= self.seconds[name])) or step == self.num_steps
         if is_due:
             self.last_time[name] = now
         return is_due

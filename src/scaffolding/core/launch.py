@@ -7,6 +7,7 @@ checkpoint any more, 128 + n stopped by signal n.
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -63,9 +64,10 @@ from .config.grammar import config_dirs, key_of, readable, split_options, unquot
 from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
 from .find import absolute, find_run
-from .folder.folder import storage_error, written
+from .folder.folder import acquire, storage_error, written
 from .multirun import remove_listing, settings_of_hydra, summary
 from .output import install
+from .processes.connect import SPEAK_AFTER, connect, leave_together, num_processes, rank
 from .secrets import without_keys
 from .session.console import command, note_program
 from .signals import handle
@@ -96,15 +98,12 @@ def launch(main: Job, project: Project) -> None:
         if {"--help", "-h"} & set(sys.argv):
             print(help_text(project, sys.argv))
         else:
-            if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):  # each of them would make a run of the same thing
-                raise UserError(
-                    f"WORLD_SIZE={os.environ['WORLD_SIZE']}: several processes (torchrun?), and a run has one"
-                    f"\nstart it with: {command()}"
-                )
             _run_hydra(main, project, words)
     except (UserError, RunError) as error:
         if full:
             raise
+        if rank() > 0:
+            time.sleep(SPEAK_AFTER)  # the first process says it, unless this one alone has failed
         print(f"error: {without_words(str(error), words)}".translate(CONTROL), file=sys.stderr)
         sys.exit(getattr(error, "code", 1 if written else 2))  # 2: nothing was made
     except OSError as error:
@@ -116,11 +115,18 @@ def launch(main: Job, project: Project) -> None:
             sys.exit(StorageError.code)
         print(f"error: {error.filename}: {error.strerror}".translate(CONTROL), file=sys.stderr)
         sys.exit(1 if written else 2)
+    finally:
+        leave_together()
 
 
 def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
     options, words = split_options(words)
     is_sweep = bool({"--multirun", "-m"} & set(options))
+    if is_sweep and num_processes() > 1:
+        raise UserError(
+            f"--multirun: {num_processes()} processes train one run together, and this would be several runs"
+            "\nstart one after another without torchrun, or use scripts/sweep.py"
+        )
     if any(key_of(word) == "job" for word in words):
         from .resume.job import start_or_carry_on  # only where a job is named
 
@@ -152,10 +158,13 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         if shows_config:
             print(OmegaConf.to_yaml(composed, resolve=resolves), end="")
             return None
+        processes = connect(cfg)
         if verb:
             from .resume.resume import check  # only where a run goes on from another
 
             check(cfg, verb, parent, given, project)
+            if verb == "resume":  # the run may be finished, and then nothing of it changes
+                processes.first(acquire, parent, False)
         if is_sweep:  # its jobs lie together
             cfg.paths.output = HydraConfig.get().sweep.dir
         sys.argv[1:] = map(masked, [*options, *words])  # libraries may note down what they find there

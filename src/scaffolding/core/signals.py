@@ -4,7 +4,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from os import _exit
 from types import FrameType
@@ -33,9 +33,11 @@ def handle(handler: Any) -> dict[int, Any]:
 class StopFlag:
     """While active, remembers the first stop signal in `received`; a second one ends the process with 128 + number.
 
-    The same signal within SAME_WISH seconds is not a second one.
+    The same signal within SAME_WISH seconds is not a second one. Where several processes train together, only a second
+    Ctrl-C is one: a queue and a launcher may send the rest several times, and different ones.
     """
 
+    agree: Callable[[int], int] | None = None  # gives all processes the largest of their numbers
     received: signal.Signals | None = None
     _since: float = 0.0
     _before: dict[int, Any] = field(default_factory=dict)
@@ -43,8 +45,19 @@ class StopFlag:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self._since = signal.Signals(number), time.monotonic()
+        elif self.agree is not None and (number != signal.SIGINT or self.received != number):
+            return
         elif number != self.received or time.monotonic() - self._since > SAME_WISH:
             _exit(128 + number)
+
+    def look(self) -> signal.Signals | None:
+        """The stop signal that this process has received or, where all look at the same time, one of them."""
+        if self.agree is not None:
+            number = self.agree(self.received or 0)
+            if number:
+                self.received = signal.Signals(number)
+            return signal.Signals(number) if number else None
+        return self.received
 
     def __enter__(self) -> "StopFlag":
         if threading.current_thread() is threading.main_thread():  # python allows handlers nowhere else

@@ -45,6 +45,8 @@ def draw(exp: "Experiment", moment: str) -> None:
                 if isinstance(figure, str):
                     logger.info(f"figure {kind} skipped: {figure}")
                     continue
+                if exp.processes.rank > 0:  # the first process saves it
+                    continue
                 file = run.path / "figures" / f"{kind}-{moment}-{exp.state.step:06d}.png"
                 with replacing(file) as stream:  # whole or not at all, also for those who are just reading it
                     figure.savefig(stream, format="png", dpi=120)

@@ -6,9 +6,8 @@ sample through torch's DataLoader (workers.py). Both start anywhere in an epoch 
 
 import contextlib
 import functools
-import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -24,10 +23,31 @@ class MicroBatch(NamedTuple):
     """A part of an optimizer step's data; the weights of a step's micro-batches add up to 1."""
 
     batch: Any
-    weight: float  # share of the step's items; the loss may give another one
+    weight: float  # share of the step's items; the loss may give another one; 0: another process counts it
     num_items: int
     epoch: int
     position: int  # in the epoch
+
+
+class MicroBatches(list[MicroBatch]):
+    """Those of an optimizer step that this process computes, and how many batches and items all processes compute."""
+
+    def __init__(self, num_batches: int, num_items: int) -> None:
+        super().__init__()
+        self.num_batches, self.num_items = num_batches, num_items
+
+
+def deal(span: range, rank: int, num_processes: int) -> list[tuple[int, bool]]:
+    """Which batches of a span of positions a process computes, and whether it is the one that counts them.
+
+    They are dealt like cards. All processes compute as many, as they meet after each: where a process has one too few,
+    it computes its last one (or, without any, the first of the span) again, and that does not count.
+    """
+    own = span[rank::num_processes]
+    dealt = [(position, True) for position in own]
+    if len(own) * num_processes < len(span):
+        dealt.append(((own or span)[-1], False))
+    return dealt
 
 
 class Loader:
@@ -36,15 +56,17 @@ class Loader:
     The map-style dataset may have `get_batch(indices)`, `collate(samples)` and, where it is shuffled,
     `order(generator)`, which returns the positions that an epoch reads, int64 of shape (n,), n the same every epoch.
     Worker processes are for datasets without `get_batch`. The last batch of an epoch may be smaller than `batch_size`,
-    unless `drop_last` leaves it out.
+    unless `drop_last` leaves it out. `steps` and `shared` read what is this process's part, where there are several.
     """
 
     def __init__(
         self, dataset: Any, name: str, batch_size: int, *, shuffle: bool, seed: int, device: torch.device,
         drop_last: bool = False, num_workers: int = 0, start_method: str | None = None, timeout: float | None = None,
+        rank: int = 0, num_processes: int = 1,
     ) -> None:  # fmt: skip
         self.dataset, self.name, self.batch_size, self.shuffle = dataset, name, batch_size, shuffle
         self.seed, self.device, self.drop_last = seed, device, drop_last
+        self.rank, self.num_processes = rank, num_processes
         self.has_order = shuffle and hasattr(dataset, "order")
         self.num_items = len(dataset)  # that an epoch reads
         if self.has_order:
@@ -89,12 +111,18 @@ class Loader:
 
     def indices(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """Positions in the dataset of each batch of an epoch, from batch `start`."""
-        order = self._order(epoch)
+        return (indices for _, indices in self.indices_of(epoch, range(start, len(self))))
+
+    def indices_of(self, epoch: int, positions: Iterable[int]) -> Iterator[tuple[int, Tensor]]:
+        """Some batches of an epoch: the position of each in the epoch, and the positions of its items in the dataset.
+
+        Raises:
+            RunError: the dataset's order() has another length than before.
+        """
+        order, size = self._order(epoch), self.batch_size
         if len(order) != self.num_items:
             raise RunError(f"order() of the {self.name} split gives {len(order)} items, and gave {self.num_items}")
-        if start >= len(self):
-            return iter(())
-        return iter(order[start * self.batch_size : len(self) * self.batch_size].split(self.batch_size))
+        return ((position, order[position * size : (position + 1) * size]) for position in positions)
 
     def _order(self, epoch: int) -> Tensor:
         """Positions in the dataset in the order in which an epoch reads them."""
@@ -106,14 +134,29 @@ class Loader:
             return order
         return torch.randperm(len(self.dataset), generator=generator)
 
-    def batches(self, epoch: int, start: int = 0, leaves_no_trace: bool = True) -> Iterator[Any]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """The batches of an epoch on the run's device, from batch `start`.
 
         What datasets draw, they draw from generators seeded for each batch or sample, which are given back as they
-        were; not so, where `leaves_no_trace` is False, for datasets with `get_batch`.
+        were.
         """
+        return self._read(epoch, range(start, len(self)), leaves_no_trace=True)
+
+    def shared(self) -> Iterator[tuple[int, int, Any]]:
+        """(position, items, batch) of what this process reads of epoch 0; 0 items: another process counts it."""
+        dealt = self._deal(range(len(self)))
+        batches = self._read(0, [position for position, _ in dealt], leaves_no_trace=True)
+        for (position, counts), batch in zip(dealt, batches, strict=True):
+            yield position, self.size(position) * counts, batch
+
+    def sized(self) -> Iterator[tuple[int, int, Any]]:
+        """(position, items, batch) of all of epoch 0."""
+        return ((position, self.size(position), batch) for position, batch in enumerate(self))
+
+    def _read(self, epoch: int, positions: Iterable[int], leaves_no_trace: bool) -> Iterator[Any]:
+        """Some batches of an epoch; generators are not given back, where a dataset has `get_batch` and that says so."""
         if self.workers is not None:
-            for batch in self.workers.batches(epoch, start):
+            for batch in self.workers.batches(epoch, positions):
                 if self.device.type != "cpu":
                     batch = to_device(batch, self.device)
                 yield batch
@@ -121,7 +164,7 @@ class Loader:
         given_back: Any = contextlib.nullcontext
         if leaves_no_trace:
             given_back = functools.partial(keys.preserved, with_python=False)
-        for position, indices in enumerate(self.indices(epoch, start), start):
+        for position, indices in self.indices_of(epoch, positions):
             # one key per batch; python's own generator, which costs more than the batch, is left as it is
             with given_back():
                 keys.seed_host(keys.key(self.seed, self.name, epoch, position), with_python=False)
@@ -130,28 +173,39 @@ class Loader:
                 batch = to_device(batch, self.device)
             yield batch
 
-    def steps(self, state: RunState, accumulate: int) -> Iterator[list[MicroBatch]]:
+    def steps(self, state: RunState, accumulate: int) -> Iterator[MicroBatches]:
         """Endless optimizer steps of up to `accumulate` micro-batches, from where `state` stands.
 
         No step crosses an epoch's end. The caller advances `state` after each step. What a step draws from numpy's and
-        python's generators is keyed here by (seed, step); torch's are keyed for each micro-batch, where it is used.
+        python's generators is keyed here by (seed, step, process); torch's are keyed for each micro-batch, where it is
+        used.
         """
+        process = ("rank", self.rank) if self.rank else ()
         while True:
             epoch, start = state.epoch, state.position
-            batches = enumerate(self.batches(epoch, start, leaves_no_trace=False), start)  # all are seeded again below
-            while True:
-                key = keys.key(self.seed, "step", state.step)
+            dealt = (self._deal(span) for span in self._spans(start, accumulate))
+            positions = (position for own in dealt for position in dict.fromkeys(position for position, _ in own))
+            batches = self._read(epoch, positions, leaves_no_trace=False)  # all generators are seeded again below
+            for span in self._spans(start, accumulate):
+                key = keys.key(self.seed, "step", state.step, *process)
                 random.seed(key)  # before reading: get_batch may draw from python's generator, too
-                chosen = list(itertools.islice(batches, accumulate))
-                if not chosen:
-                    break
-                sizes = [self.size(position) for position, _ in chosen]
-                total = sum(sizes)
+                micro_batches = MicroBatches(len(span), sum(map(self.size, span)))
+                last: int | None = None
+                for position, counts in self._deal(span):
+                    if position != last:
+                        batch, last = next(batches), position
+                    size = self.size(position) * counts
+                    micro_batches.append(MicroBatch(batch, size / micro_batches.num_items, size, epoch, position))
                 keys.seed_host(key, with_python=False)
-                yield [
-                    MicroBatch(batch, size / total, size, epoch, position)
-                    for (position, batch), size in zip(chosen, sizes, strict=True)
-                ]
+                yield micro_batches
+
+    def _spans(self, start: int, accumulate: int) -> Iterator[range]:
+        """The positions of each optimizer step of an epoch, from batch `start`."""
+        num_batches = len(self)
+        return (range(first, min(first + accumulate, num_batches)) for first in range(start, num_batches, accumulate))
+
+    def _deal(self, span: range) -> list[tuple[int, bool]]:
+        return deal(span, self.rank, self.num_processes)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -10,7 +10,7 @@ from ..errors import RunError, UserError
 from ..intervals import num_kept
 from ..state import keys
 from ..state.progress import RunState
-from .loader import MicroBatch, to_device
+from .loader import MicroBatch, MicroBatches, deal, to_device
 
 
 class StreamLoader:
@@ -24,6 +24,8 @@ class StreamLoader:
         batch_size: items in a batch.
         seed: of the run; what the stream draws from the global generators is a function of (seed, step).
         device: where batches go.
+        rank: of this process. All of them read the whole stream, and each trains on its part.
+        num_processes: that train together.
 
     Raises:
         UserError: the stream cannot be resumed, or `num_items` is missing.
@@ -39,6 +41,8 @@ class StreamLoader:
         batch_size: int,
         seed: int,
         device: torch.device,
+        rank: int = 0,
+        num_processes: int = 1,
     ) -> None:
         if not num_items:
             raise UserError("data.num_items is not set\nit says how many items of data.stream count as an epoch")
@@ -51,6 +55,7 @@ class StreamLoader:
         self.stream, self.batch_size, self.seed, self.device = stream, batch_size, seed, device
         self.num_batches = math.ceil(num_kept(num_items, limit) / batch_size)
         self.num_items = num_items
+        self.rank, self.num_processes = rank, num_processes
 
     def __len__(self) -> int:
         """Batches that count as an epoch."""
@@ -67,7 +72,7 @@ class StreamLoader:
         """Go on from there."""
         self.stream.load_state_dict(state)
 
-    def steps(self, state: RunState, accumulate: int) -> Iterator[list[MicroBatch]]:
+    def steps(self, state: RunState, accumulate: int) -> Iterator[MicroBatches]:
         """Endless optimizer steps of up to `accumulate` micro-batches; as of a `Loader`, none crosses an epoch's end.
 
         Raises:
@@ -80,15 +85,19 @@ class StreamLoader:
             keys.seed_host(key)
             if self.device.type != "cpu":  # a policy may act there
                 keys.seed_torch(self.device, key)
-            parts = []
-            for position in range(state.position, state.position + count):
+            span = range(state.position, state.position + count)
+            read = {}
+            for position in span:
                 try:
-                    batch = to_device(next(batches), self.device)
+                    read[position] = to_device(next(batches), self.device)
                 except StopIteration:
                     raise RunError(
                         f"data.stream: {type(self.stream).__name__} ended after step {state.step}"
                         "\na stream for training is endless: let it begin again"
                     ) from None
-                parts.append(MicroBatch(batch, 1 / count, self.batch_size, state.epoch, position))
+            micro_batches = MicroBatches(count, count * self.batch_size)
+            for position, counts in deal(span, self.rank, self.num_processes):
+                share, size = counts / count, counts * self.batch_size
+                micro_batches.append(MicroBatch(read[position], share, size, state.epoch, position))
             keys.seed_host(key)  # the step draws the same, however much the stream drew
-            yield parts
+            yield micro_batches

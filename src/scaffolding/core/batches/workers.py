@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -75,8 +75,8 @@ class Workers:
         )
         all_workers.add(self)
 
-    def batches(self, epoch: int, start: int) -> Iterator[Any]:
-        """The batches of an epoch on the CPU, from batch `start`.
+    def batches(self, epoch: int, positions: Iterable[int]) -> Iterator[Any]:
+        """Some batches of an epoch on the CPU, given by their positions in it, which ascend.
 
         While one iteration is under way, another reads in this process: the worker processes serve one at a time, and
         would forget the first.
@@ -86,11 +86,11 @@ class Workers:
         """
         is_first = not self.is_reading
         if is_first:
-            self.order.epoch, self.order.start = epoch, start
+            self.order.epoch, self.order.positions = epoch, positions
             iterator = self._start()
             self.is_reading = True
         else:
-            iterator = map(self.samples.__getitems__, Order(self.order.loader, epoch, start))
+            iterator = map(self.samples.__getitems__, Order(self.order.loader, epoch, positions))
         try:
             for batch in self._waited_for(iterator):
                 yield _whole(batch)
@@ -195,28 +195,31 @@ class Workers:
 
 
 class Order:
-    """The batch sampler of a loader: lists of (epoch, index), from `start` on.
+    """The batch sampler of a loader: a list of (epoch, index) for each batch at some positions of an epoch.
 
     Where the dataset has an order, an epoch may hold an item several times: (epoch, index, times it was read before).
     """
 
-    def __init__(self, loader: "Loader", epoch: int = 0, start: int = 0) -> None:
-        self.loader, self.epoch, self.start = loader, epoch, start
+    def __init__(self, loader: "Loader", epoch: int = 0, positions: Iterable[int] = ()) -> None:
+        self.loader, self.epoch, self.positions = loader, epoch, positions
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         epoch = self.epoch
         if not self.loader.has_order:
-            for indices in self.loader.indices(epoch, self.start):
+            for _, indices in self.loader.indices_of(epoch, self.positions):
                 yield [(epoch, index) for index in indices.tolist()]
             return
         times: Counter[int] = Counter()  # that an item was read in this epoch
-        for position, indices in enumerate(self.loader.indices(epoch)):
-            batch: list[tuple[int, ...]] = []
-            for index in indices.tolist():
-                batch.append((epoch, index, times[index]))
-                times[index] += 1
-            if position >= self.start:
-                yield batch
+        all_batches = enumerate(self.loader.indices(epoch))
+        for wanted in self.positions:
+            for position, indices in all_batches:
+                batch: list[tuple[int, ...]] = []
+                for index in indices.tolist():
+                    batch.append((epoch, index, times[index]))
+                    times[index] += 1
+                if position == wanted:
+                    yield batch
+                    break
 
 
 def _whole(batch: Any) -> Any:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from ..batches.loader import to_device
 from ..errors import RunError, UserError, failure
 from ..folder.facts import COLUMNS
+from ..means import NOT_METRICS
 from ..modes import evaluating
 from ..state import keys
 from ..tree import describe, tensors
 from .plan import check_metrics, check_monitors, check_name, check_schedules, warn_of_direction, warn_of_untrained
 
 OWN_KEYS = ("loss", "grad_norm", "lr")  # that train_step adds to what a loss returns
-NOT_METRICS = ("weight", "output")  # keys of a loss that are not means: what it counts, what the model gave
 
 
 def takes_output(metric: Any) -> bool:
@@ -274,6 +274,24 @@ def _without_trace(exp: Any, model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
         for part, state in zip(stateful, states, strict=True):
             part.load_state_dict(state)
+
+
+@contextlib.contextmanager
+def trial(exp: Any) -> Iterator[Any]:
+    """Two items as a batch to try losses on. Modes, buffers, states and generators are given back afterwards.
+
+    Raises:
+        UserError: there are only streams of training items.
+    """
+    split = next((name for name in ("train", "val") if name in exp.datasets), None)
+    if split is None:
+        raise UserError(
+            "data.stream: several processes look at the losses before they begin, and there is nothing to look at"
+            "\ngive the data a validation split, or train in one process"
+        )
+    batch = to_device(_first_batch(exp, split), exp.device)
+    with _without_trace(exp, exp.train_model), keys.keyed(exp.settings.seed, "trial"), exp.autocast:
+        yield batch
 
 
 def _first_batch(exp: Any, split: str) -> Any:

@@ -35,7 +35,7 @@ def rehearse(exp: Any, main: Main) -> list[str]:
     """Prove that a run which has just reached its last step resumes bit by bit, and look ahead to the real thing.
 
     It is carried on from a checkpoint of its second epoch by another process, which starts while this one carries it on
-    from one before the end of its first epoch.
+    from one before the end of its first epoch. Where several processes train together, they do both.
 
     Returns:
         The last lines of the run: what was compared, what prod mode would take, and its command.
@@ -43,13 +43,15 @@ def rehearse(exp: Any, main: Main) -> list[str]:
     Raises:
         RunError: names the first state that differs.
     """
-    files, proof = exp.run.record.checkpoints, "none: no checkpoint is left from the first half of the run"
-    starts = [file for file in (files.later_epoch, files.halfway) if file.exists()]  # none: it was resumed after them
+    processes, proof = exp.processes, "none: no checkpoint is left from the first half of the run"
     lines: list[str] = []
-    with tempfile.TemporaryDirectory(prefix=".rehearsal_", dir=exp.path) as folder, contextlib.ExitStack() as stack:
-        steps = dict(_copy(exp, file, Path(folder)) for file in starts)
+    with contextlib.ExitStack() as stack:
+        folder = processes.first(tempfile.mkdtemp, "", ".rehearsal_", exp.path)
+        if processes.rank == 0:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        steps: dict[Path, int] = processes.first(_copies, exp, Path(folder))  # none: it was resumed after them
         others = copies = list(steps)
-        if copies and program():
+        if copies and program() and processes.count == 1:
             process, others = stack.enter_context(_process(exp, copies[0])), copies[1:]
             if exp.device.type != "cpu":  # two processes may not fit its memory
                 _wait(exp, process, copies[0])
@@ -57,19 +59,25 @@ def rehearse(exp: Any, main: Main) -> list[str]:
             logger.info(f"rehearsing the resume from step {steps[path]}")
             with silence():
                 main(_config(exp, path))
-            proof = f"{compare(exp.path, path, steps[path])} tensors identical"
+            proof = f"{processes.first(compare, exp.path, path, steps[path])} tensors identical"
         if others != copies:
             logger.info(f"rehearsing the resume from step {steps[copies[0]]} in another process")
             _wait(exp, process, copies[0])
             proof = f"{compare(exp.path, copies[0], steps[copies[0]], 'in another process, ')} tensors identical"
-        if not (exp.cfg.resume or exp.cfg.rerun):  # their words say little; last, as nothing else may run
-            words = [word for folder in config_dirs() for word in ("--config-dir", folder)]
+        if not (exp.cfg.resume or exp.cfg.rerun) and processes.count == 1:  # their words say little; last, as nothing
+            words = [word for folder in config_dirs() for word in ("--config-dir", folder)]  # else may run
             if exp.cfg.fork:
                 words += [f"fork={exp.cfg.fork}", *exp.run.trust_words]
             words += prod_words()
             lines.append(f"in prod mode: {estimate(exp, main, [exp.path, *others])}")
             lines.append(f"next:     {command()} {shlex.join(words)}")
     return [f"resume rehearsal: {proof}", *lines]
+
+
+def _copies(exp: Any, folder: Path) -> dict[Path, int]:
+    """Runs like the one at hand that stand at the checkpoints which it kept for that, and the step of each."""
+    files = CheckpointFiles(exp.path)
+    return dict(_copy(exp, file, folder) for file in (files.later_epoch, files.halfway) if file.exists())
 
 
 def _copy(exp: Any, file: Path, folder: Path) -> tuple[Path, int]:

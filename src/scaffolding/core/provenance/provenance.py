@@ -33,7 +33,7 @@ def code_hash(sources: Path) -> str:
     return found.hexdigest()[:16]
 
 
-def numerics(device: torch.device) -> dict[str, Any]:
+def numerics(device: torch.device, num_processes: int) -> dict[str, Any]:
     """What may change the last bits of a result."""
     name = f"{device.type} {platform.machine()}"
     if device.type == "cuda":
@@ -45,10 +45,11 @@ def numerics(device: torch.device) -> dict[str, Any]:
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "processes": num_processes,
     }
 
 
-def describe(sources: Path, device: torch.device) -> dict[str, Any]:
+def describe(sources: Path, device: torch.device, num_processes: int) -> dict[str, Any]:
     """What provenance.json holds besides what git knows; `sources` is the folder of the package."""
     installed = [package.metadata for package in importlib.metadata.distributions()]
     return {
@@ -62,7 +63,7 @@ def describe(sources: Path, device: torch.device) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
             "cuda": torch.version.cuda,
         },
-        "numerics": numerics(device),
+        "numerics": numerics(device, num_processes),
         "packages": dict(sorted((found["Name"], found["Version"]) for found in installed if "Name" in found)),
     }
 
@@ -126,7 +127,7 @@ def read_record(run: Path) -> dict[str, Any]:
     return found
 
 
-def record(run: Path, project: Any, device: torch.device, step: int) -> None:
+def record(run: Path, project: Any, device: torch.device, num_processes: int, step: int) -> None:
     """Write provenance.json and changes.patch of a run (after the first step: packages take a while to list).
 
     Those of a resumed run are added under "resumed" and as changes_<step>.patch; a rehearsal has none.
@@ -141,7 +142,9 @@ def record(run: Path, project: Any, device: torch.device, step: int) -> None:
         return
     is_resumed = "commit" in before
     try:
-        now = keep_changes(run, project, f"_{step}" if is_resumed else "") | describe(project.sources, device)
+        now = keep_changes(run, project, f"_{step}" if is_resumed else "") | describe(
+            project.sources, device, num_processes
+        )
         if is_resumed:
             del now["packages"]
             now = {"resumed": [*before.get("resumed", ()), {"step": step, **now}]}

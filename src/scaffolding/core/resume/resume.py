@@ -35,10 +35,8 @@ PATIENCE = {"run.patience", "run.monitor", "run.monitor_mode"}
 def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Project) -> None:
     """Note in the config which run it goes on from, and refuse what the command line may not change of it.
 
-    A run to be resumed is locked from here on.
-
     Raises:
-        UserError: the run is in use, a key may not be changed, or the code is not that of the run to be done again.
+        UserError: a key may not be changed, or the code is not that of the run to be done again.
     """
     cfg[verb] = str(run)
     if cfg.fork_weights not in ("all", "partial") or (cfg.fork_state and cfg.fork_weights != "all"):
@@ -63,8 +61,6 @@ def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Projec
         refuse(verb, run, changes, cfg, project)
     if verb == "rerun":
         _check_code(run, project)
-    if verb == "resume":
-        folder.acquire(run, note=False)  # the run may be finished, and then nothing of it changes
 
 
 def _check_code(run: Path, project: Project) -> None:
@@ -148,25 +144,38 @@ def resume(exp: Any, create: Any) -> Path:
         is_start = (read_record(run).get("parent") or {}).get("kept") == "state" and step_in(files.parent) == step
         if is_start:  # a fork that was killed before its first save: its parent's target is not its own
             exp.state.target_reached = False
-        _replace(files.latest, file)  # the look at this step is repeated, and may make it the best
+        bests = []
         if exp.state.best_step is not None:
-            _replace(files.best, best_of(exp, files))
-        elif exp.monitor is None:  # a kill came between the checkpoint and its link
-            files.keep_best()
-        files.prune(step, exp.settings.num_checkpoints)  # a kill came between a checkpoint and the end of older ones
+            bests = [best_of(exp, files)]
+        exp.processes.first(_repair, exp, files, file, bests)
     if changes:
         announce(exp, changes)
     _warn_of_code(run, exp.project)
     logger.info(f"resuming {run} at step {exp.state.step} of {exp.num_steps}")
     if changes:
-        words = [*words_of(run), *own_words()]
-        folder.write_text(run / "overrides.yaml", yaml.safe_dump(words, allow_unicode=True))
-        folder.write_text(run / "config.yaml", yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True))
-        course = {key: new for key, (_, new) in changes.items() if change_of(exp.project.schema, key) == "course"}
-        if course and exp.state.step > 0:
-            (run / "facts").mkdir(exist_ok=True)
-            Facts(run / "facts").event("on_change", step=exp.state.step, **{CHANGES: hide_secrets(course)})
+        exp.processes.first(_note_changes, exp, run, changes)
     return run
+
+
+def _repair(exp: Any, files: CheckpointFiles, latest: Path, bests: list[Path | None]) -> None:
+    """Leave the checkpoints of a run as they were when the newest whole one was written; `bests`: what is best.pt."""
+    _replace(files.latest, latest)  # the look at this step is repeated, and may make it the best
+    if bests:
+        _replace(files.best, bests[0])
+    elif exp.monitor is None:  # a kill came between the checkpoint and its link
+        files.keep_best()
+    files.prune(exp.state.step, exp.settings.num_checkpoints)  # a kill came before the end of older ones
+
+
+def _note_changes(exp: Any, run: Path, changes: dict[str, Any]) -> None:
+    """Write down the settings that a run goes on with."""
+    words = [*words_of(run), *own_words()]
+    folder.write_text(run / "overrides.yaml", yaml.safe_dump(words, allow_unicode=True))
+    folder.write_text(run / "config.yaml", yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True))
+    course = {key: new for key, (_, new) in changes.items() if change_of(exp.project.schema, key) == "course"}
+    if course and exp.state.step > 0:
+        (run / "facts").mkdir(exist_ok=True)
+        Facts(run / "facts").event("on_change", step=exp.state.step, **{CHANGES: hide_secrets(course)})
 
 
 def _replace(path: Path, file: Path | None) -> None:

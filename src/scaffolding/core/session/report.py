@@ -12,6 +12,7 @@ from ..errors import ONE_LINE, RunError
 from ..folder.facts import Facts
 from ..provenance import provenance
 from ..state.checkpoint import check_plain
+from ..state.files import CheckpointFiles
 from ..tree import describe
 
 
@@ -25,12 +26,13 @@ def describe_start(exp: Any, micro_batches: list[Any], metrics: dict[str, Tensor
     check_plain(exp.state_dict())
     _ = exp.run.trust  # read now: at the end, the YAML files of this checkout may be others
     for name, before in exp.restored_numerics.items():
-        now = provenance.numerics(exp.device).get(name)
+        now = provenance.numerics(exp.device, exp.processes.count).get(name)
         if now != before:
             logger.warning(
                 f"{name} is {now}, was {str(before).translate(ONE_LINE):.100}: from here on the last bits may differ"
             )
-    provenance.record(exp.path, exp.project, exp.device, exp.state.step)
+    exp.processes.first(provenance.record, exp.path, exp.project, exp.device, exp.processes.count, exp.state.step)
+    metrics = exp.processes.mean(metrics)
     if exp.state.step > 1:
         return
     losses = ", ".join(_describe_loss(exp, metrics, name) for name in metrics if name.endswith("loss"))
@@ -61,7 +63,7 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
     trust = ""
     if run.trust:
         trust = f", trust={tuple(run.trust)}"
-    checkpoint = run.record.checkpoints.best_or_latest().stem
+    checkpoint = CheckpointFiles(run.path).best_or_latest().stem
     run.closing.append(f'load:     exp = Experiment.from_path("{run.path}", checkpoint="{checkpoint}"{trust})')
     if settings.target_loss is not None:
         outcome = (
@@ -74,7 +76,7 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
         from ..checks.rehearsal import rehearse  # only in rehearsals
 
         run.closing += rehearse(exp, main)
-    run.closing += _compare_with_parent(run.path)
+    run.closing += exp.processes.first(_compare_with_parent, run.path)
     if exp.failed_figures:
         raise RunError(f"trained to the end, but figures failed: {exp.failed_figures}")
 

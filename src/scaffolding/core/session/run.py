@@ -72,15 +72,13 @@ class Run:
 
     def __init__(self, exp: Any, path: Path) -> None:
         self.path, self.state, self.num_steps, self.settings = path, exp.state, exp.num_steps, exp.settings
-        self.check_finite, self.trackers, self.config = exp.check_finite, exp.trackers, exp.config
-        self.project, self.close_loaders = exp.project, exp.close
-        for name in ("facts", "checkpoints", "figures"):
-            (path / name).mkdir(exist_ok=True)
-        for aside in (*path.glob(".*.tmp"), *path.glob("*/.*.tmp")):  # what a kill during a write left
-            aside.unlink()
-        for aside in (*path.glob(".rehearsal_*"), *path.glob(".estimate_*")):  # and what one during a dev run left
-            shutil.rmtree(aside, ignore_errors=True)
+        self.check_finite, self.check_weights = exp.check_finite, exp.check_weights
+        self.trackers, self.config = exp.trackers, exp.config
+        self.project, self.close_loaders, self.processes = exp.project, exp.close, exp.processes
+        self.processes.first(clear, path)
         self.stop = StopFlag()
+        if self.processes.count > 1:
+            self.stop.agree = self.processes.agree
         state = self.state
         self.start = Start(state.step, list(state.looks), state.samples, time.perf_counter())
         self.closing: list[str] = []  # the last lines, fit to be pasted
@@ -112,7 +110,12 @@ class Run:
         """
         if split == "train":
             self.check_finite()
-        return self.record.add(split, values, at)
+            values = self.processes.mean(values)
+        numbers: dict[str, float] = self.processes.first(self._add, split, values, at)
+        return numbers
+
+    def _add(self, *row: Any) -> dict[str, float]:
+        return self.record.add(*row)
 
     def save(self, content: dict[str, Any], is_last: bool = False) -> None:
         """Write checkpoints/latest.pt: the state after a step, before anything looks at it.
@@ -122,11 +125,16 @@ class Run:
             StorageError: the disk does not take it, and the run cannot go on without.
         """
         self.check_finite()
+        self.check_weights()
+        self.processes.first(self._save, content, is_last)
+
+    def _save(self, content: dict[str, Any], is_last: bool) -> None:
         self.record.save(content, is_last)
 
     def keep_best(self) -> bool:
         """Make best.pt the checkpoint of this step; False: there is none, as it could not be saved."""
-        return self.record.keep_best()
+        is_kept: bool = self.processes.first(lambda: self.record.keep_best())
+        return is_kept
 
     def is_first_step(self) -> bool:
         """Whether the last step was the first of this session."""
@@ -137,6 +145,10 @@ class Run:
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
         """While training: lock, log file, signals, status. Records how the block ended, whichever way."""
+        if self.processes.rank > 0:
+            with self.processes.following(self):
+                yield
+            return
         folder.acquire(self.path)
         folder.written.append(self.path)
         code = 0
@@ -157,7 +169,7 @@ class Run:
             except BaseException as error:
                 code = 1
                 logger.debug("".join(traceback.format_exception(error)))  # log.txt has it always
-                cause = _cause(error)
+                cause = self.processes.cause(_cause(error), self.path)
                 latest = CheckpointFiles(self.path).latest
                 good = latest if latest.exists() else "none"
                 logger.error(f"failed at step {self.state.step}: {type(cause).__name__}; last good checkpoint: {good}")
@@ -175,11 +187,11 @@ class Run:
 
     def leave_if_asked(self) -> None:
         """Raise Stopped if a signal asked for it. The caller has saved, or a resumed run does again what is left."""
-        if self.stop.received is not None:
-            logger.info(
-                f"{self.stop.received.name}: stopped at step {self.state.step}, saved at {self.record.saved_step}"
-            )
-            raise Stopped(128 + self.stop.received)
+        received = self.stop.look()
+        if received is not None:
+            if self.processes.rank == 0:
+                logger.info(f"{received.name}: stopped at step {self.state.step}, saved at {self.record.saved_step}")
+            raise Stopped(128 + received)
 
     def _resume_command(self) -> str:
         """The command that carries the run on, to be pasted into a shell."""
@@ -244,10 +256,20 @@ class Run:
             os._exit = leave
 
 
+def clear(path: Path) -> None:
+    """Make the folders of a run, and remove what a kill left in it."""
+    for name in ("facts", "checkpoints", "figures"):
+        (path / name).mkdir(exist_ok=True)
+    for aside in (*path.glob(".*.tmp"), *path.glob("*/.*.tmp"), *path.glob("rank_*.txt")):  # of a write, of a failure
+        aside.unlink()
+    for aside in (*path.glob(".rehearsal_*"), *path.glob(".estimate_*")):  # and what one during a dev run left
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def create(
     exp: Any, parent: dict[str, Any] | None, words: Iterable[str] = (), links: Mapping[str, Path] | None = None
 ) -> Path:
-    """Claim and lock a new folder, and write what the run is.
+    """Claim and lock a new folder, and write what the run is; of several processes, the first one does.
 
     Args:
         exp: its config is written, with the overrides of the command line.
@@ -255,6 +277,11 @@ def create(
         words: overrides that made the parent, where this command line does not repeat them.
         links: checkpoints that the run starts from, by the names that they get.
     """
+    path: Path = exp.processes.first(_create, exp, parent, words, links or {})
+    return path
+
+
+def _create(exp: Any, parent: dict[str, Any] | None, words: Iterable[str], links: Mapping[str, Path]) -> Path:
     name, suffix, output = exp.settings.name, "", Path(exp.cfg.paths.output)
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     if hydra is not None and hydra.mode == RunMode.MULTIRUN and output == Path(hydra.sweep.dir):
@@ -263,7 +290,7 @@ def create(
     folder.write_text(path / "provenance.json", json.dumps({"created": time.time(), "parent": parent}) + "\n")
     folder.write_text(path / "overrides.yaml", yaml.safe_dump([*words, *own_words()], allow_unicode=True))
     (path / "checkpoints").mkdir(exist_ok=True)
-    for name, file in (links or {}).items():
+    for name, file in links.items():
         link_checkpoint(file, path / "checkpoints" / f"{name}.pt")
     text = yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True)
     folder.write_text(path / "config.yaml", text)  # last: a folder with a config is a run

@@ -195,10 +195,11 @@ def step_in(path: Path) -> int | None:
 
 def load_model(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Load weights that must fit exactly; UserError with the first names that do not and how many there are."""
+    here = model.state_dict()
     try:
-        model.load_state_dict(weights)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(_misfits(model.state_dict(), weights) or str(error)) from error
+        model.load_state_dict({name: placed(value, here.get(name)) for name, value in weights.items()})
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(_misfits(here, weights) or str(error)) from error
 
 
 def load_fitting(model: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -217,7 +218,7 @@ def load_fitting(model: nn.Module, weights: dict[str, Tensor]) -> None:
     listed = [f"{what}: {', '.join(names)}" for what, names in parts.items() if names]
     if not fits:
         raise UserError(f"none of the {len(weights)} weights fits {type(model).__name__}\n{'; '.join(listed):.2000}")
-    model.load_state_dict({name: weights[name] for name in fits}, strict=False)
+    model.load_state_dict({name: placed(weights[name], here[name]) for name in fits}, strict=False)
     logger.info("; ".join([f"{len(fits)} of {len(here)} weights taken over: {', '.join(fits)}", *listed]))
 
 
@@ -226,11 +227,25 @@ def _shape(value: Any) -> str:
     return str(list(value.shape)) if isinstance(value, Tensor) else "none"
 
 
+def placed(value: Any, like: Any) -> Any:
+    """A whole tensor as a parameter of its shape is: sharded over processes where that is."""
+    if not hasattr(like, "placements") or not isinstance(value, Tensor) or value.shape != like.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor  # only where something is sharded
+
+    whole = value.to(like.device)
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Load an optimizer's state in the types that it had: torch casts it to those of the parameters."""
-    optimizer.load_state_dict(saved)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, state in saved["state"].items():
+    states = {
+        index: {name: placed(value, parameters[index]) for name, value in state.items()}
+        for index, state in saved["state"].items()
+    }
+    optimizer.load_state_dict(saved | {"state": states})
+    for index, state in states.items():
         own = optimizer.state[parameters[index]]
         for name, value in state.items():
             if isinstance(value, Tensor) and own[name].dtype != value.dtype:

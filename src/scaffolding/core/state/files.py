@@ -130,6 +130,12 @@ class CheckpointFiles:
             return newest
         return file, load(file)
 
+    def replace_best(self, file: Path) -> None:
+        """Make best.pt the same as a whole checkpoint that was found in its place; the damaged one is set aside."""
+        if file != self.best and self.best.exists():
+            set_aside(self.best)
+            link_checkpoint(file, self.best)
+
     def _others(self) -> list[Path]:
         """The checkpoints of the run besides latest.pt, the newest first, by the step that they are of."""
         own = [file for file in self.folder.glob("*.pt") if file not in (self.latest, self.parent, self.parent_best)]

@@ -101,7 +101,9 @@ def nonfinite(states: Any, exempt: Collection[str] = ()) -> dict[str, Tensor]:
 
 
 def _numbers(value: Tensor) -> Tensor:
-    """The values of a tensor as a dense, real one: of a sparse one those that are stored."""
+    """The values of a tensor as a dense, real one: of a sparse one those that are stored, of a sharded one its part."""
+    if hasattr(value, "to_local"):
+        value = value.to_local()
     if value.layout is torch.sparse_coo:
         value = value._values()
     elif value.layout is not torch.strided:

@@ -1,0 +1,274 @@
+"""Several processes that train one run: what they agree on, who writes, and how they learn that one has failed.
+
+Every process runs the same program. They differ in the micro-batches that they read, in the GPU that they have, and in
+who writes: the first one. What is not shared out (figures, rollouts, metrics that are not means) all of them do alike.
+"""
+
+import contextlib
+import hashlib
+import math
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from loguru import logger
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from ..errors import Ended, RunError, UserError
+from ..means import of_all
+from ..signals import Stopped
+from ..tree import map_parts
+from .connect import flush
+
+TIMEOUT = timedelta(minutes=30)  # for the slowest thing that one does while others wait: a download, a save
+NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+LAST_WORDS = 2.0  # seconds to wait for what another process says before it ends
+LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
+
+class Processes:
+    """All processes of a run; this is one of them."""
+
+    def __init__(self, cfg: Any) -> None:
+        """Connect them.
+
+        Raises:
+            UserError: there are fewer GPUs than processes, or the processes were started with different settings.
+        """
+        self.rank, self.local_rank, self.count = map(int, map(os.environ.__getitem__, NUMBERS))
+        self.device = self._choose_device(cfg.run.device)
+        backend = "gloo"
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            backend = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        self.host: Any = dist.group.WORLD  # what is agreed on the CPU, without waiting for a GPU
+        if backend != "gloo":
+            self.host = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        self.peers: list[tuple[str, int]] = self.gather((socket.gethostname(), os.getpid()))
+        self._check_settings(cfg)
+        if self.rank > 0:
+            logger.remove()  # what the first one says is enough
+
+    def _choose_device(self, name: str) -> torch.device:
+        """This process's device. UserError: it is one that all would share, or there are not enough of them."""
+        num_gpus = torch.cuda.device_count()
+        if name == "cpu" or (name == "auto" and num_gpus == 0):
+            return torch.device("cpu")
+        if name not in ("auto", "cuda") or num_gpus == 0:
+            raise UserError(
+                f"run.device={name}: {self.count} processes cannot share a device"
+                "\nauto or cuda gives each process a GPU, cpu gives it none"
+            )
+        if self.local_rank >= num_gpus:
+            raise UserError(
+                f"run.device={name}: process {self.local_rank} of this machine finds {num_gpus} GPUs"
+                f"\nstart {num_gpus} processes on a machine, or give run.device=cpu"
+            )
+        return torch.device("cuda", self.local_rank)
+
+    def _check_settings(self, cfg: Any) -> None:
+        """UserError: the processes were started with different words."""
+        plain: Any = OmegaConf.to_container(cfg)
+        del plain["paths"]  # of a machine
+        others = self.gather(hashlib.sha256(repr(plain).encode()).hexdigest())
+        if len(set(others)) > 1:
+            odd = next(rank for rank, other in enumerate(others) if other != others[0])
+            raise UserError(
+                f"process {odd} was started with other settings than process 0"
+                "\nall processes of a run need the same words, configs and code"
+            )
+
+    # --- what they agree on
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has, by rank: numbers, texts and tensors on the CPU."""
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value, group=self.host)
+        return found
+
+    def agree(self, number: int) -> int:
+        """The largest of the numbers that the processes have."""
+        value = torch.tensor(number)
+        dist.all_reduce(value, dist.ReduceOp.MAX, group=self.host)
+        return int(value)
+
+    def first(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function` returns in the first process, which alone calls it, after all have come here: it writes.
+
+        Raises:
+            Ended: it failed there. The first process raises the error itself.
+        """
+        dist.barrier(group=self.host)
+        result: list[Any] = [None, None]
+        error: BaseException | None = None
+        if self.rank == 0:
+            try:
+                result[0] = function(*arguments)
+            except (Exception, SystemExit) as raised:
+                error = raised
+                result[1] = getattr(raised, "code", 2 if isinstance(raised, UserError) else 1)
+        dist.broadcast_object_list(result, 0, group=self.host)
+        if error is not None:
+            raise error
+        if result[1] is not None:
+            raise Ended(result[1])
+        return result[0]
+
+    def in_turn(self, function: Callable[[], Any]) -> Any:
+        """What `function` returns here: the first process calls it, then the first of each machine, then the rest."""
+        turn = 0 if self.rank == 0 else 1 if self.local_rank == 0 else 2
+        result = None
+        for number in range(3):
+            error: BaseException | None = None
+            if number == turn:
+                try:
+                    result = function()
+                except (Exception, SystemExit) as raised:
+                    error = raised
+            self._all_or_none(error)
+        return result
+
+    def check(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call `function` in every process; where it raises in one, all raise."""
+        error: BaseException | None = None
+        try:
+            function(*arguments)
+        except RunError as raised:
+            error = raised
+        self._all_or_none(error)
+
+    def _all_or_none(self, error: BaseException | None) -> None:
+        """Raise the error; where another process has one, raise that."""
+        failed = self.gather(None if error is None else (type(error).__name__, str(error)))
+        if error is not None:
+            raise error
+        for rank, found in enumerate(failed):
+            if found is not None:
+                kind = UserError if found[0] == "UserError" else RunError
+                raise kind(f"process {rank}: {found[1]}")
+
+    # --- tensors
+
+    def sum(self, value: Any) -> Tensor:
+        """The sum of a number or a scalar tensor over all processes, a float64 scalar; nobody waits for the device."""
+        if isinstance(value, Tensor):
+            total = value.detach().to(self.device, torch.float64, copy=True)
+        else:
+            total = torch.full((), value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total
+
+    def mean(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """The values over all processes, computed as one process would, to the last bit."""
+        return of_all(metrics, self.gather, self.device)
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give all processes the first one's buffers: running statistics, of which each has seen other batches."""
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+    def check_same(self, model: nn.Module) -> None:
+        """Compare the norms of whole weights.
+
+        Raises:
+            RunError: they differ.
+        """
+        whole = [part.detach() for part in model.parameters() if not hasattr(part, "full_tensor")]
+        norms = [self.gather([float(norm) for norm in torch._foreach_norm(whole)])] if whole else []
+        for found in norms:
+            for rank, theirs in enumerate(found):
+                if not all(math.isclose(one, other, rel_tol=1e-6) for one, other in zip(found[0], theirs, strict=True)):
+                    raise RunError(
+                        f"the weights of process {rank} differ from those of process 0: gradients that did not meet"
+                        "\na backward pass must come from exp.train_losses; put a second loss into the first one"
+                    )
+
+    def full(self, state: Any) -> Any:
+        """A nested state with whole tensors on the CPU in the place of sharded ones; None in all but the first process.
+
+        All of them must call it, as it gathers the parts.
+        """
+        if hasattr(state, "full_tensor"):
+            whole = state.full_tensor()
+            return whole.cpu() if self.rank == 0 else None
+        return map_parts(state, self.full)
+
+    # --- how it ends
+
+    @contextlib.contextmanager
+    def following(self, run: Any) -> Iterator[None]:
+        """The session of a process that writes nothing, unless it fails: then rank_<N>.txt says why."""
+        try:
+            with run.stop:
+                yield
+        except (Stopped, Ended):
+            raise
+        except BaseException as error:
+            if is_lost(error):  # another one has failed; its own words count
+                print(f"error: process {self.rank}: {self.who_failed(run.path)}", file=sys.stderr)
+                raise Ended(1) from None
+            with contextlib.suppress(OSError):
+                text = "".join(traceback.format_exception(error))
+                (run.path / f"rank_{self.rank}.txt").write_text(f"{text}{describe(error)}\n")
+            raise
+        finally:
+            run.close_loaders()
+
+    def cause(self, error: BaseException, run: Path) -> BaseException:
+        """The error to show where one ends the run: what another process says means more than that it is gone."""
+        if is_lost(error):
+            return RunError(self.who_failed(run))
+        return error
+
+    def who_failed(self, run: Path) -> str:
+        """What another process wrote down before it ended, or which one of this machine is gone without a word."""
+        end = time.monotonic() + LAST_WORDS
+        while time.monotonic() < end:
+            for file in sorted(run.glob("rank_*.txt")):
+                lines = file.read_text().strip().splitlines()
+                if lines:
+                    return f"{file.stem}: {lines[-1]}"
+            for rank, (host, pid) in enumerate(self.peers):
+                if host == socket.gethostname() and not is_alive(pid):
+                    return f"rank_{rank}: process {pid} on {host} is gone without a word: killed, or out of memory"
+            time.sleep(0.1)
+        return "another process is gone"
+
+    def leave(self, code: int) -> None:
+        """End this process. Orderly, all wait until everything is written: the first that ends has the others ended."""
+        if code == 0 or code > 128:
+            with contextlib.suppress(RuntimeError):  # one of them is gone
+                dist.barrier(group=self.host)
+                dist.destroy_process_group()
+        flush()
+        os._exit(code)  # torch's threads may abort a process that ends in the usual way
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another process does not answer any more."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in LOST)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is there, and does not only wait for its parent to notice its end."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, 0)
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    return False
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -1,0 +1,175 @@
+"""How several processes train one run together, started by torchrun or srun. Yours to edit; imported only then.
+
+`run.parallel=ddp`: each process has all weights, and gradients meet (DistributedDataParallel). `run.parallel=fsdp`:
+each has a part of all weights, gradients and optimizer states (fully_shard, FSDP2).
+
+A loss is wrapped, not a network: whatever it calls, in whatever order and how often, is one forward pass. So the model
+stays as it is, and losses may call any part or method of it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from loguru import logger
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from .core.checks.losses import trial
+from .core.errors import UserError
+
+if TYPE_CHECKING:
+    from .experiment import Experiment
+
+
+def distribute(exp: "Experiment") -> dict[str, Any]:
+    """The losses as the loop calls them. With `run.parallel=fsdp`, networks are sharded in place.
+
+    Raises:
+        UserError: a network cannot be sharded.
+    """
+    if exp.settings.parallel == "ddp":
+        return {name: DataParallel(exp, name) for name in exp.losses}
+    names = entries(exp)
+    shard(exp.model, names)
+    if exp.ema is not None:
+        shard(exp.ema.module, names)
+    for loss in exp.losses.values():
+        if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
+            shard(loss, [""])
+    for name in ("trained", "optimizers", "schedulers"):  # they hold the parameters that were whole
+        vars(exp).pop(name, None)
+    return {name: Sharded(exp, name) for name in exp.losses}
+
+
+class DataParallel:
+    """A loss whose gradients are added up over all processes; its micro-batches' weights make the sum a mean."""
+
+    def __init__(self, exp: "Experiment", name: str) -> None:
+        unused = unused_parameters(exp, name)
+        if unused:
+            logger.info(
+                f"{unused[0]} gets no gradient: DistributedDataParallel looks for such parameters in every step"
+            )
+        self.wrapped = DistributedDataParallel(
+            Pass(exp.losses[name], exp.networks[name]),
+            gradient_as_bucket_view=True,
+            find_unused_parameters=bool(unused),
+        )
+        self.wrapped.register_comm_hook(None, add_up)
+
+    def __call__(self, model: nn.Module, batch: Any) -> Any:
+        return self.wrapped(batch, [model])
+
+    def meet(self, now: bool) -> None:
+        """Say whether gradients meet in the next backward pass."""
+        self.wrapped.require_backward_grad_sync = now
+
+
+class Pass(nn.Module):
+    """A loss as the forward pass of the network that it trains."""
+
+    def __init__(self, loss: Any, network: nn.Module) -> None:
+        super().__init__()
+        self.loss, self.network = loss, network
+
+    def forward(self, batch: Any, models: list[nn.Module]) -> Any:
+        """What the loss returns."""
+        return self.loss(models[0], batch)
+
+
+def add_up(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """Add gradients up, where DistributedDataParallel would average them."""
+    future: Any = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+    added: torch.futures.Future[Tensor] = future.then(lambda done: done.value()[0])
+    return added
+
+
+def unused_parameters(exp: "Experiment", name: str) -> list[str]:
+    """Names of trained parameters that get no gradient from a loss, as far as two items show; waiting for one would
+    never end.
+    """
+    trained = exp.trained[name]
+    with trial(exp) as batch:
+        exp.train_model.train()
+        loss, _ = exp.losses[name](exp.train_model, batch)
+        gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    return [key for key, gradient in zip(trained, gradients, strict=True) if gradient is None]
+
+
+class Sharded:
+    """A loss whose network is sharded; gradients are added up as above."""
+
+    def __init__(self, exp: "Experiment", name: str) -> None:
+        self.exp, self.loss, self.network = exp, exp.losses[name], exp.networks[name]
+        self.units: list[FSDPModule] = [part for part in self.network.modules() if isinstance(part, FSDPModule)]
+        if isinstance(self.loss, FSDPModule):
+            self.units.append(self.loss)
+        self.is_first = True  # of the micro-batches of a step
+
+    def __call__(self, model: nn.Module, batch: Any) -> Any:
+        return self.loss(model, batch)
+
+    def meet(self, now: bool) -> None:
+        """Say whether gradients meet in the next backward pass."""
+        if self.is_first:  # running statistics are the first process's, as in DistributedDataParallel
+            self.exp.processes.share_buffers(self.network)
+        self.is_first = now
+        for unit in self.units:
+            unit.set_requires_gradient_sync(now, recurse=False)
+
+
+def shard(model: nn.Module, names: list[str]) -> None:
+    """Shard the parameters of some networks of a model over all processes; each block of a ModuleList is one unit.
+
+    Args:
+        model: changed in place.
+        names: of the networks that losses call; "": the model itself.
+
+    Raises:
+        UserError: a parameter is in none of them.
+    """
+    for name in names:
+        network = model.get_submodule(name)
+        lists = [part for part in network.modules() if isinstance(part, nn.ModuleList)]
+        for unit in [*(block for blocks in lists for block in blocks), network]:
+            fully_shard(unit, reshard_after_forward=True)  # so that an evaluation leaves it sharded
+        for unit in network.modules():
+            if isinstance(unit, FSDPModule):
+                unit.set_gradient_divide_factor(1.0)  # gradients are added up ...
+                unit.set_force_sum_reduction_for_comms(True)  # ... in a way that gloo knows, too
+    for key, parameter in model.named_parameters():
+        if not hasattr(parameter, "full_tensor"):
+            raise UserError(
+                f"run.parallel=fsdp: no loss calls a network that has {key}, so it cannot be sharded"
+                "\nrun.parallel=ddp trains such a model; or edit shard in parallel.py"
+            )
+
+
+def entries(exp: "Experiment") -> list[str]:
+    """Names of the networks that losses call: the outermost modules with parameters that are entered; "": the model."""
+    names = {module: name for name, module in exp.model.named_modules()}
+    found: dict[str, None] = {}
+    entered: list[nn.Module] = []
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        if module in names:
+            if not entered:
+                found[names[module]] = None
+            entered.append(module)
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        if module in names:
+            entered.pop()
+
+    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+    try:
+        with trial(exp) as batch, torch.no_grad():
+            for loss in exp.losses.values():
+                loss(exp.model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [name for name in found if any(True for _ in exp.model.get_submodule(name).parameters())]
