@@ -415,3 +415,56 @@ def annealed(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr
     warm = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=2)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_steps - 2)
     return torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cosine], [2])
+
+
+class PlainNet(nn.Sequential):
+    """What does not depend on how items are divided into micro-batches: no batch norm. Dropout draws for each."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(nn.Linear(num_features, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, num_classes))
+
+
+class HalfUsedNet(PlainNet):
+    """It has a parameter that no loss depends on."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        self.unused = nn.Parameter(torch.ones(num_classes))
+
+
+class StrayAdamW(torch.optim.AdamW):
+    """Moves weights in another direction in each process."""
+
+    def step(self, closure: Any = None) -> Any:
+        super().step(closure)
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.mul_(1 + 0.01 * int(os.environ.get("RANK", "0")))
+
+
+class Ids(StillPoints):
+    """Points with their numbers."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        return *super().__getitem__(index), torch.tensor(index)
+
+
+class IdLoss(TinyLoss):
+    """Logs which items were read, whatever their order: the mean over them of a power of a root of unity."""
+
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        points, labels, ids = batch
+        loss, values = super().__call__(model, (points, labels))
+        angles = 2 * np.pi * torch.frac(ids.double() * 0.6180339887498949)
+        return loss, {**values, "ids": angles.sin().mean(), "other_ids": (angles * angles).sin().mean()}
+
+
+class WeightedLoss(TinyLoss):
+    """Counts only some items, as tokens that are not padding are counted; a batch may have none."""
+
+    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        points, labels = batch
+        counted = (labels == 1).float()
+        losses = F.cross_entropy(model(points), labels, reduction="none")
+        return (losses * counted).sum() / counted.sum().clamp_min(1), {"weight": counted.sum()}

@@ -142,8 +142,9 @@ class Experiment:
         """Build all that training needs; whatever is wrong is a UserError before a run is made."""
         _ = self.metrics, self.plots, self.rollout, self.trackers, self.loaders, self.optimizers, self.schedulers
         check_run(self, choose_monitors(self))
-        _ = self.train_losses  # shards networks, if they are to be; then the next two are made anew
-        _ = self.optimizers, self.schedulers
+        if self.processes.count > 1:
+            _ = self.train_losses  # may shard networks; then the next two are made anew
+            _ = self.optimizers, self.schedulers
         if self.settings.compile:
             torch._dynamo.config.recompile_limit = 256  # torch's limit of 8 would leave later sizes uncompiled
             for network in self.networks.values():
@@ -245,12 +246,16 @@ class Experiment:
             settings["eval_every"] = None
         return Intervals(settings, self.steps_per_epoch, self.num_steps, self.processes.agree)
 
-    @cached_property
+    @property
     def train_losses(self) -> dict[str, Any]:
         """The losses as the loop calls them: where several processes train together, their gradients meet."""
         if self.processes.count == 1:
             return self.losses
-        from .parallel import distribute  # imports torch.distributed
+        return self._distributed
+
+    @cached_property
+    def _distributed(self) -> dict[str, Any]:
+        from .parallel import distribute  # only where there are several processes: it imports torch.distributed
 
         return distribute(self)
 
@@ -462,7 +467,7 @@ class Experiment:
             if name in (
                 "model",
                 "train_model",
-                "train_losses",
+                "_distributed",
                 "networks",
                 "ema",
                 "optimizers",
