@@ -1,0 +1,197 @@
+"""scripts/sweep.py: what is missing or has failed is done, everything else is left alone, and the table is right."""
+
+import importlib.util
+import os
+import re
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import zygote
+from conftest import BASE, ENV, wait_until
+
+from scaffolding.config import PROJECT_ROOT
+from scaffolding.core.errors import UserError
+from scaffolding.core.folder.folder import read_status, release
+
+SWEEP = PROJECT_ROOT / "scripts" / "sweep.py"
+pytestmark = pytest.mark.skipif(not SWEEP.exists(), reason="sweep.py has been deleted")
+WORDS = [*BASE, "run.budget=8"]
+GRID = [*WORDS, "optimizer.lr=1e-2,2e-2,3e-2", "run.seed=1,2"]
+CONFIGS, GRID[:2], WORDS[:2] = GRID[:2], [], []  # an option of sweep.py
+JOB = re.compile(r"job=job(\d+)")
+
+
+class Point:
+    """The process of a point, quickly started; `environments` of jobs tell where they are to fail."""
+
+    environments: dict[int, dict[str, str]] = {}  # noqa: RUF012
+    started: list[int] = []  # noqa: RUF012
+
+    def __init__(self, command: list[str], stdout: Any, **options: Any) -> None:
+        (job,) = (int(found[1]) for word in command if (found := JOB.fullmatch(word)))
+        self.started.append(job)
+        file = Path(stdout.name)
+        self.process = zygote.start(command[1:], file, file, env=ENV | self.environments.get(job, {}))
+
+    def poll(self) -> int | None:
+        return self.process.wait(0)
+
+    def send_signal(self, number: int) -> None:
+        self.process.send(number, to_group=False)
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("sweep", SWEEP)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "sweep", module)  # dataclasses look there
+    spec.loader.exec_module(module)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "subprocess", SimpleNamespace(Popen=Point, DEVNULL=None, run=subprocess.run))
+        patch.setattr(Point, "environments", {})
+        patch.setattr(Point, "started", [])
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        yield module
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def sweep(
+    program: Any, monkeypatch: pytest.MonkeyPatch, root: Path, *words: str, code: int = 0, name: str = "lr"
+) -> list[int]:
+    """Call the script; the points that it started."""
+    Point.started.clear()
+    monkeypatch.setattr(sys, "argv", ["sweep.py", name, *words, f"paths.output_root={root}"])
+    try:
+        assert program.main() == code
+    finally:
+        release(root / f"exp_{name}")
+    return sorted(Point.started)
+
+
+def finished(root: Path) -> dict[int, float]:
+    """The best value of each point."""
+    runs = {int(path.name[3:]): read_status(path) for path in root.glob("exp_lr/job*") if path.is_dir()}
+    return {job: status["best"] for job, status in runs.items() if status["status"] == "finished"}
+
+
+def test_only_what_is_missing_or_failed_is_done_again(
+    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Point.environments = {1: {"KILL_AT": "7"}, 4: {"FAIL": "update 2"}}
+    assert sweep(program, monkeypatch, tmp_path, "--jobs", "2", *CONFIGS, *GRID, code=1) == [*range(6)]
+    said = capsys.readouterr().out
+    assert "job1 failed (exit code -9): optimizer.lr=0.01 run.seed=2\n    ended by SIGKILL\n" in said
+    assert "job4 failed (exit code 1): optimizer.lr=0.03 run.seed=1\n    ZeroDivisionError: planted\n" in said
+    assert "(4 of 6)" in said and len(re.findall(r"job\d finished \(", said)) == 4
+    before = finished(tmp_path)
+    Point.environments = {}
+    assert sweep(program, monkeypatch, tmp_path) == [1, 4]  # the name alone
+    said, best = capsys.readouterr().out, finished(tmp_path)
+    assert sorted(best) == [*range(6)] and before.items() <= best.items()
+    rows = [line.split() for line in said.splitlines()]
+    for job, value in best.items():
+        lr, seed = f"0.0{job // 2 + 1}", str(job % 2 + 1)
+        assert [f"job{job}", "finished", lr, seed, f"{value:.4g}", "8/8"] in rows
+    for number in range(3):
+        pair = [best[2 * number], best[2 * number + 1]]
+        mean, spread = f"{statistics.mean(pair):.4g}", f"{statistics.stdev(pair):.2g}"
+        assert [f"0.0{number + 1}", mean, spread, "2"] in rows
+    lines = (tmp_path / "exp_lr/points.txt").read_text().splitlines()
+    assert shlex.split(lines[3])[-2:] == ["optimizer.lr=0.02", "run.seed=2"]
+    sweep(program, monkeypatch, tmp_path, *CONFIGS, *GRID, "--over", "optimizer.lr")  # all words: nothing is left
+    assert Point.started == [] and "best, over optimizer.lr" in capsys.readouterr().out
+    code = f"""import runpy, sys
+sys.argv = ["sweep.py", "lr", "paths.output_root={tmp_path}"]
+try: runpy.run_path({str(SWEEP)!r}, run_name="__main__")
+except SystemExit as end: assert end.code == 0
+assert "torch" not in sys.modules"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "0 of 6 points to do" in done.stdout and f"{best[3]:.4g}" in done.stdout
+
+
+def test_it_stops_at_the_first_failure_if_asked_to(
+    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Point.environments = {1: {"FAIL": "update 2"}}
+    assert sweep(program, monkeypatch, tmp_path, "--stop", *CONFIGS, *GRID, code=1) == [0, 1]
+
+
+def test_a_signal_is_passed_on_and_nothing_is_left_behind(
+    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def strike() -> None:
+        runs = [tmp_path / f"exp_lr/job{job}" for job in (0, 1)]
+        wait_until(lambda: all((run / "facts/scalars.csv").exists() for run in runs))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    words = [*CONFIGS, *WORDS, "run.budget=1000000", "run.seed=1,2,3"]
+    assert sweep(program, monkeypatch, tmp_path, "--jobs", "2", *words, code=128 + signal.SIGTERM) == [0, 1]
+    thread.join()
+    for job in (0, 1):
+        assert read_status(tmp_path / f"exp_lr/job{job}")["status"] == "preempted"
+        assert (tmp_path / f"exp_lr/job{job}/checkpoints/latest.pt").exists()
+    assert capsys.readouterr().out.count("stopped: run.seed=") == 2
+
+
+def test_wrong_use_is_refused(
+    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(*words: str, name: str = "lr") -> str:
+        assert sweep(program, monkeypatch, tmp_path, *words, code=2, name=name) == []
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) in (2, 3), lines
+        return lines[0]
+
+    assert "no: no such sweep in" in refusal(name="no")
+    assert "cannot be the name of a sweep" in refusal(*GRID, name="a/b")
+    assert "optimizer.lr=interval(1,2): a grid needs values" in refusal("optimizer.lr=interval(1,2)")
+    assert "run.name=a: not in a sweep" in refusal("run.name=a")
+    assert list(tmp_path.iterdir()) == []
+    assert "--over run.tags: it does not vary here" in refusal(*GRID, "--over", "run.tags")
+    assert "no such file" in refusal(*GRID, "--with", "nowhere.sh")
+    (tmp_path / "exp_lr/job0").mkdir()
+    (tmp_path / "exp_lr/job0/config.yaml").write_text("{}")
+    assert "is a sweep of other words: data=noisy" in refusal(*GRID, "run.ema_decay=0.9")
+
+
+def test_a_grid_is_that_of_hydra(program: Any) -> None:
+    points = program.grid(["--config-dir", "x", "model=a,b", "+k='c,d'", "run.seed=range(2)", "run.tags=[a,b]"])
+    assert [point[2:4] for point in points[:3]] == [["model=a", "+k='c,d'"]] * 2 + [["model=b", "+k='c,d'"]]
+    assert [point[4] for point in points] == ["run.seed=0", "run.seed=1"] * 2
+    assert all(point[:2] == ["--config-dir", "x"] and point[5] == "run.tags=[a,b]" for point in points)
+    with pytest.raises(UserError, match="a grid needs values"):
+        program.grid(["run.seed=interval(0,1)"])
+
+
+def test_a_search_goes_on_where_it_was(program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points that did not finish are done again, the study knows the best of each, and more trials can be added."""
+    optuna = pytest.importorskip("optuna")
+    monkeypatch.setattr(program, "composed", lambda words: {"run": {"monitor": "auto", "monitor_mode": "min"}})
+    words = [*CONFIGS, *WORDS, "optimizer.lr=tag(log, interval(1e-3, 1e-1))", "run.accumulate=1,2"]
+    Point.environments = {1: {"KILL_AT": "3"}}
+    assert sweep(program, monkeypatch, tmp_path, "--trials", "2", *words, code=1) == [0, 1]
+    Point.environments = {}
+    lines = (tmp_path / "exp_lr/points.txt").read_text().splitlines()
+    assert sweep(program, monkeypatch, tmp_path) == [1]
+    assert sweep(program, monkeypatch, tmp_path, "--trials", "3") == [2]
+    assert (tmp_path / "exp_lr/points.txt").read_text().splitlines()[:2] == lines
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(tmp_path / "exp_lr/optuna.log"))
+    )
+    study = optuna.load_study(study_name="exp_lr", storage=storage)
+    assert {trial.number: trial.value for trial in study.trials} == finished(tmp_path)
+    assert all(1e-3 <= trial.params["optimizer.lr"] <= 1e-1 for trial in study.trials)
