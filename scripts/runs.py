@@ -2,10 +2,13 @@
 
 python scripts/runs.py                                             # --all: dev runs too
 python scripts/runs.py --filter "status=finished optimizer.lr=0.001 augment" --sort best
+python scripts/runs.py --clean-jobs                                # delete the code that submit.py pinned for runs
+                                                                   # that have finished
 """
 
 import argparse
 import contextlib
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from scaffolding.core.errors import ONE_LINE, UserError
 from scaffolding.core.find import list_runs, read_output_root
 from scaffolding.core.folder.folder import read_status
 from scaffolding.core.folder.reading import MAX_FACTS, read_text, read_yaml
+from scaffolding.core.provenance.git import GitError
+from scaffolding.core.provenance.patch import uncommitted_changes
 
 COLUMNS = ("name", "age", "status", "data", "model", "best", "step")
 NOTES = ("tags", "description")  # shown where a run has some
@@ -30,6 +35,8 @@ COLORS = {
     "died": "red",
     "damaged": "red",
 }
+ROOT = Path(__file__).resolve().parents[1]
+OURS = (".env", "configs/local.yaml", "__pycache__/")  # what git ignores in a job's code and nobody would miss
 
 
 def read(path: Path, root: Path) -> dict[str, Any]:
@@ -113,14 +120,50 @@ def duration(seconds: float) -> str:
     return f"{seconds / size:.0f} {unit}"
 
 
+def clean(code: Path, root: Path) -> str:
+    """Delete the worktree of a submitted run if it has finished, and nothing else is in it; what became of it."""
+    name = code.parent.name
+    statuses = [read_status(path)["status"] for path in list_runs(root) if path.name == name]
+    if set(statuses) != {"finished"}:
+        return f"kept, as {name} is {', '.join(statuses) or 'not there'}"
+    try:
+        top = Path(git(ROOT, "rev-parse", "--show-toplevel"))
+        project = code / ROOT.relative_to(top)
+        sources = [path.parent for path in project.glob("src/*/train.py")]
+        now = uncommitted_changes(project, [*sources, project / "configs"])
+        ignored = git(code, "ls-files", "--others", "--ignored", "--exclude-standard", "--directory").splitlines()
+        others = [path for path in ignored if not path.endswith(OURS)]
+        if others or now.left_out or now.patch != (code.parent / "changes.patch").read_bytes():
+            return f"kept, as it was changed since{': ' * bool(others)}{', '.join(others[:5])}"
+        git(ROOT, "worktree", "remove", "--force", str(code))
+    except (GitError, OSError) as error:
+        return f"kept: {error}"
+    return "deleted"
+
+
+def git(folder: Path, *words: str) -> str:
+    """What git says in a folder; GitError: it fails."""
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise GitError(done.stderr.strip())
+    return done.stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sort", metavar="KEY", choices=COLUMNS, help=", ".join(COLUMNS))
     parser.add_argument("--filter", metavar="TEXT", default="", help="words that must all fit: KEY=VALUE or any text")
     parser.add_argument("--all", action="store_true", help="dev runs too")
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder of the runs (default: paths.output_root)")
+    parser.add_argument(
+        "--clean-jobs", action="store_true", help="delete the code of submitted runs that have finished"
+    )
     args = parser.parse_args()
-    root = (args.output or read_output_root(Path(__file__).resolve().parents[1])).resolve()
+    root = (args.output or read_output_root(ROOT)).resolve()
+    if args.clean_jobs:
+        for code in sorted(root.glob("jobs/*/code")):
+            print(f"{code}: {clean(code, root)}")
+        return
     runs = [read(path, root) for path in list_runs(root) if args.all or path.relative_to(root).parts[0] != "dev"]
     runs = [run for run in runs if all(matches(run, word) for word in args.filter.split())]
     if args.sort:

@@ -250,6 +250,12 @@ def do_points(sweep: Sweep, todo: Iterator[int], total: int, num_jobs: int, stop
 # --- points on a queue
 
 
+def quoted(word: str) -> str:
+    """A word as HTCondor reads it in `arguments`."""
+    doubled = word.replace("'", "''").replace('"', '""')
+    return f"'{doubled}'"
+
+
 def submit(sweep: Sweep, file: Path, todo: list[int], num_jobs: int | None) -> None:
     """Hand points to the queue that a job file is for, and print what the queue says."""
     program = "condor_submit" if file.suffix == ".sub" else "sbatch"
@@ -257,10 +263,9 @@ def submit(sweep: Sweep, file: Path, todo: list[int], num_jobs: int | None) -> N
         problem = f"{program} is not on this machine" if file.is_file() else "no such file"
         raise UserError(f"--with {file}: {problem}\nthe job files are in scripts/jobs; *.sub is for HTCondor")
     if file.suffix == ".sub":
-        listed = sweep.folder / "todo.txt"  # quotes are doubled for HTCondor
-        lines = [(job, shlex.join([*sweep.command(job)[2:-2], sweep.command(job)[-1]])) for job in todo]
-        escaped = [(job, line.replace("'", "''").replace('"', '""')) for job, line in lines]
-        write_text(listed, "".join(f"job{job}, {line}\n" for job, line in escaped))
+        listed = sweep.folder / "todo.txt"
+        own = {job: [*sweep.command(job)[2:-2], sweep.command(job)[-1]] for job in todo}  # the file adds job=
+        write_text(listed, "".join(f"job{job}, {' '.join(map(quoted, words))}\n" for job, words in own.items()))
         words = [program, f"jobs={listed}", f"folder={sweep.folder}", str(file.resolve())]
     else:
         most = f"%{num_jobs}" if num_jobs else ""

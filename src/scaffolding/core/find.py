@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,25 +95,31 @@ def open_run(word: str, output_root: Path) -> Path:
 
 
 def read_output_root(project_root: Path, given: str | None = None) -> Path:
-    """Where the runs are: paths.output_root of the command line (`given`), of local.yaml, or of base.yaml.
+    """Where the runs are: paths.output_root of the command line (`given`), of local.yaml, or of base.yaml; else
+    UserError.
+    """
+    return read_path("output_root", project_root, {"output_root": given})
+
+
+def read_path(name: str, project_root: Path, given: Mapping[str, str | None]) -> Path:
+    """One of `paths`, as the command line has them (`given`), or else local.yaml or base.yaml.
 
     Raises:
         UserError: it refers to what is not there.
     """
     dotenv.load_dotenv(project_root / ".env")  # as `launch` does
-    found: Any = OmegaConf.create({"paths": {"output_root": "_output"}})
+    found: Any = OmegaConf.create({"paths": {"output_root": "_output", "data": "_data"}})
     try:
-        for name in ("base.yaml", "local.yaml"):
-            file = project_root / "configs" / name
+        for config in ("base.yaml", "local.yaml"):
+            file = project_root / "configs" / config
             if file.exists():
                 with open(file) as stream:  # a stream: errors then name the file
                     content = yaml.safe_load(stream) or {}
                 found = OmegaConf.merge(found, {key: part for key, part in content.items() if part is not None})
-        if given is not None:
-            found.paths.output_root = given
-        return absolute(str(found.paths.output_root), project_root)
+        found.paths.update({key: path for key, path in given.items() if path is not None})
+        return absolute(str(found.paths[name]), project_root)
     except OmegaConfBaseException as error:
-        raise UserError(f"paths.output_root: {str(error).partition(chr(10))[0]}") from error
+        raise UserError(f"paths.{name}: {str(error).partition(chr(10))[0]}") from error
 
 
 def absolute(path: str, project_root: Path) -> Path:

@@ -1,0 +1,152 @@
+"""Submit a run to a queue with the code of this moment, whatever is edited meanwhile. Does not import torch.
+
+python scripts/submit.py --with scripts/jobs/slurm.sh first data=mnist mode=prod run.budget=20epochs
+python scripts/submit.py --with scripts/jobs/condor.sub first data=mnist mode=prod run.budget=20epochs
+python scripts/runs.py --clean-jobs                        # delete the code of runs that have finished
+
+The code goes to OUTPUT/jobs/NAME/code: a git worktree of HEAD, with the uncommitted changes, new files too, and
+configs/local.yaml. The job file is taken from there. NAME becomes the name of the run; what the queue writes goes to
+OUTPUT/jobs/NAME. The same NAME again, with the same code, submits the run again: it carries on.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from scaffolding.core.config.grammar import key_of, unquoted
+from scaffolding.core.errors import UserError
+from scaffolding.core.find import read_path
+from scaffolding.core.folder.folder import NAME, RESERVED, acquire, write_text
+from scaffolding.core.provenance.git import GitError
+from scaffolding.core.provenance.patch import Changes, uncommitted_changes
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = next(ROOT.glob("src/*/train.py")).parent
+MARK, PATCH = "commit.txt", "changes.patch"  # in the job's folder: what its code is
+
+
+def git(folder: Path, *words: str, given: bytes = b"") -> str:
+    """What git says in a folder; UserError: it fails."""
+    command = ["git", "-c", f"core.hooksPath={os.devnull}", *words]
+    done = subprocess.run(command, cwd=folder, input=given, capture_output=True)
+    if done.returncode:
+        raise UserError(f"git {words[0]} in {folder}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout.decode().strip()
+
+
+def code_of_now() -> Changes:
+    """The last commit, and what differs from it; says what the job will not have.
+
+    Raises:
+        UserError: git or a repository is missing, or it has no commit.
+    """
+    try:
+        changes = uncommitted_changes(ROOT, [SOURCES, ROOT / "configs"])
+    except GitError as error:
+        raise UserError(f"{ROOT}: {error}\nthe code is pinned by git: git init, git add and git commit it") from error
+    if changes.commit is None:
+        raise UserError(f"{ROOT}: git has no commit yet\nthe code is pinned by git: git add and git commit it")
+    for name, why in changes.left_out.items():
+        print(f"the job's code lacks what is not committed of {name} ({why})", file=sys.stderr)
+    return changes
+
+
+def pin(job: Path, changes: Changes) -> Path:
+    """The folder of the project in a worktree with this code; made where it is not there yet.
+
+    Raises:
+        UserError: the job has other code, or git fails.
+    """
+    code = job / "code"
+    mark, patch = job / MARK, job / PATCH
+    if mark.exists() and (mark.read_text(), patch.read_bytes()) != (changes.commit, changes.patch):
+        raise UserError(
+            f"{job.name}: {job} has other code: commit {mark.read_text()[:10]} with {PATCH}"
+            f"\nanother name starts another run; from {code} itself, the job can be submitted again"
+        )
+    top = Path(git(ROOT, "rev-parse", "--show-toplevel"))
+    project = code / ROOT.relative_to(top.resolve())
+    if mark.exists() and project.exists():
+        return project
+    if code.exists():  # half made, by a kill
+        shutil.rmtree(code)
+    git(ROOT, "worktree", "prune")
+    patch.write_bytes(changes.patch)
+    git(ROOT, "worktree", "add", "--quiet", "--detach", str(code), str(changes.commit))
+    if changes.patch:
+        git(code, "apply", "--whitespace=nowarn", "-", given=changes.patch)
+    if (ROOT / "configs/local.yaml").exists():
+        shutil.copyfile(ROOT / "configs/local.yaml", project / "configs/local.yaml")
+    if (ROOT / ".env").exists():
+        (project / ".env").symlink_to(ROOT / ".env")
+    write_text(mark, str(changes.commit))  # last: with it, the code is whole
+    return project
+
+
+def command(file: Path, name: str, words: list[str], job: Path) -> list[str]:
+    """What hands the job to its queue."""
+    if file.suffix == ".sub":
+        doubled = [word.replace("'", "''").replace('"', '""') for word in words]
+        listed = " ".join(f"'{word}'" for word in doubled)
+        write_text(job / "jobs.txt", f"{name}, {listed}\n")
+        return ["condor_submit", f"jobs={job}/jobs.txt", f"folder={job}", str(file)]
+    return ["sbatch", f"--job-name={name}", f"--output={job}/%j.txt", str(file), *words]
+
+
+def submit(file: Path, name: str, words: list[str]) -> str:
+    """Pin the code, submit the job, and return what the queue says.
+
+    Raises:
+        UserError: NAME, the job file, git or the queue is not fit for it.
+    """
+    program = "condor_submit" if file.suffix == ".sub" else "sbatch"
+    if not NAME.fullmatch(name) or RESERVED.fullmatch(name):
+        raise UserError(f"{name!r} is not a name for a run\nallowed: letters, digits and . _ - = , +, up to 200")
+    if wrong := [word for word in words if key_of(word) in ("job", "run.name", "resume", "fork", "rerun")]:
+        raise UserError(
+            f"{wrong[0]}: the job file adds job={name}, which starts the run or carries it on\nleave it out"
+        )
+    if not file.is_file():
+        raise UserError(f"--with {file}: no such file\nthe job files are in scripts/jobs")
+    if shutil.which(program) is None:
+        raise UserError(f"--with {file}: {program} is not on this machine\nsubmit where the queue is; *.sub: HTCondor")
+    own = [word for word in words if key_of(word).startswith("paths.")]
+    given = {key_of(word).removeprefix("paths."): unquoted(word.partition("=")[2]) for word in own}
+    paths = {key: read_path(key, ROOT, given).resolve() for key in ("output_root", "data")}
+    words = [word for word in words if key_of(word) not in ("paths.output_root", "paths.data")]
+    words += [f"paths.{key}={path}" for key, path in paths.items()]
+    changes = code_of_now()
+    job = paths["output_root"] / "jobs" / name
+    job.mkdir(parents=True, exist_ok=True)
+    acquire(job)
+    project = pin(job, changes)
+    if file.resolve().is_relative_to(ROOT):
+        file = project / file.resolve().relative_to(ROOT)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `python` is this one there, too
+    sent = command(file.resolve(), name, words, job)
+    done = subprocess.run(sent, cwd=project, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{shlex.join(sent)}\n{done.stderr.strip()}")
+    return f"{done.stdout.strip()}: the run {name}, with the code in {project}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--with", metavar="FILE", dest="file", type=Path, required=True, help="a job file")
+    parser.add_argument("name", metavar="NAME", help="of the run")
+    parser.add_argument("words", metavar="WORDS", nargs="*", help="of train.py")
+    args = parser.parse_intermixed_args()
+    try:
+        print(submit(args.file, args.name, args.words))
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""scripts/submit.py pins the code of a moment and hands a job to its queue; stand-ins for the queues' programs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ENV, TINY, TRAIN, run_train
+
+from scaffolding.config import PROJECT_ROOT
+
+SCRIPTS = PROJECT_ROOT / "scripts"
+pytestmark = pytest.mark.skipif(
+    not ((SCRIPTS / "submit.py").exists() and (SCRIPTS / "jobs").exists()), reason="submit.py has been deleted"
+)
+STAND_IN = '#!/bin/sh\nprintf "%s\\n" "$(pwd)" "$(which python)" "$@" > "$SAID"\necho Submitted batch job 7\n'
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A repository with what a job needs, changes that are not committed, and programs that stand in for queues."""
+    place = tmp_path / "clone"
+    ignored = shutil.ignore_patterns("__pycache__", "_output", "_data", "local.yaml")
+    for name in ("src", "configs", "scripts"):
+        shutil.copytree(PROJECT_ROOT / name, place / name, ignore=ignored)
+    (place / ".gitignore").write_text("__pycache__/\n_output/\n_data/\n.env\nconfigs/local.yaml\n")
+    git(place, "init", "-q")
+    git(place, "add", "-A")
+    git(place, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all")
+    (place / "new.py").write_text("# new\n")
+    file = place / "configs/mode/prod.yaml"
+    file.write_text(f"{file.read_text()}# changed\n")
+    (place / "configs/local.yaml").write_text("paths:\n  data: data_here\n")
+    (place / ".env").write_text("A=1\n")
+    for name in ("sbatch", "condor_submit"):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(STAND_IN)
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "only_git").mkdir()
+    (tmp_path / "only_git/git").symlink_to(str(shutil.which("git")))
+    return place
+
+
+def git(place: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=place, check=True, capture_output=True, text=True).stdout
+
+
+def call(clone: Path, script: str, *words: str, code: int = 0, with_queue: bool = True) -> str:
+    """The output of a script of the clone, or what it says of a wrong use."""
+    path = f"{clone.parent}/only_git"
+    if with_queue:
+        path = f"{clone.parent}/bin{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"PATH": path, "SAID": str(clone.parent / "said"), "PYTHONPATH": str(clone / "src")}
+    program = [sys.executable, str(clone / "scripts" / script), *words]
+    done = subprocess.run(program, cwd=clone, env=env, capture_output=True, text=True)
+    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+    return done.stdout if code == 0 else done.stderr
+
+
+def said(clone: Path) -> list[str]:
+    """The queue's program: folder, python, words."""
+    return (clone.parent / "said").read_text().splitlines()
+
+
+def test_the_code_of_the_moment_is_pinned_and_submitted(clone: Path) -> None:
+    slurm = ("--with", "scripts/jobs/slurm.sh", "first", "mode=prod", "run.description=a b")
+    assert call(clone, "submit.py", *slurm).startswith("Submitted batch job 7: the run first, with the code in ")
+    job = clone / "_output/jobs/first"
+    paths = [f"paths.output_root={clone}/_output", f"paths.data={clone}/data_here"]
+    words = ["--job-name=first", f"--output={job}/%j.txt", f"{job}/code/scripts/jobs/slurm.sh", "mode=prod"]
+    assert said(clone) == [
+        f"{job}/code",
+        f"{Path(sys.executable).parent}/python",
+        *words,
+        "run.description=a b",
+        *paths,
+    ]
+    assert (job / "code/new.py").read_text() == "# new\n"
+    assert (job / "code/configs/mode/prod.yaml").read_text().endswith("# changed\n")
+    assert (job / "code/configs/local.yaml").exists() and (job / "code/.env").read_text() == "A=1\n"
+    assert git(job / "code", "rev-parse", "HEAD") == git(clone, "rev-parse", "HEAD")
+    assert git(job / "code", "status", "--porcelain") == git(clone, "status", "--porcelain")  # the same changes
+
+    call(clone, "submit.py", *slurm)  # the same code: submitted again
+    (clone / "new.py").write_text("# newer\n")
+    assert f"first: {job} has other code" in call(clone, "submit.py", *slurm, code=2)
+    assert (job / "code/new.py").read_text() == "# new\n"
+    call(clone, "submit.py", "--with", "scripts/jobs/condor.sub", "second", "run.description=it's b")
+    line = (clone / "_output/jobs/second/jobs.txt").read_text()
+    assert line.startswith("second, 'run.description=it''s b' 'paths.output_root=")
+    assert f"jobs={clone}/_output/jobs/second/jobs.txt" in said(clone)
+
+
+def test_wrong_use_is_refused(clone: Path) -> None:
+    def refusal(*words: str, with_queue: bool = True) -> str:
+        lines = call(clone, "submit.py", *words, code=2, with_queue=with_queue).splitlines()
+        assert len(lines) == 2, lines
+        return lines[0]
+
+    slurm = ("--with", "scripts/jobs/slurm.sh")
+    assert "nowhere.sh: no such file" in refusal("--with", "nowhere.sh", "first")
+    assert "'a/b' is not a name for a run" in refusal(*slurm, "a/b")
+    assert "resume=a: the job file adds job=first" in refusal(*slurm, "first", "resume=a")
+    assert "sbatch is not on this machine" in refusal(*slurm, "first", with_queue=False)
+    shutil.rmtree(clone / ".git")
+    assert "not a git repository" in refusal(*slurm, "first")
+    assert not (clone / "_output").exists()
+
+
+@pytest.mark.skipif(not (SCRIPTS / "runs.py").exists(), reason="runs.py has been deleted")
+def test_a_pinned_run_uses_its_own_code_and_is_cleaned_up(clone: Path) -> None:
+    """Its run says where the code came from, as one that was started in the checkout; then the code may go."""
+    call(clone, "submit.py", "--with", "scripts/jobs/slurm.sh", "first", "mode=prod")
+    root = clone / "_output"
+    code = root / "jobs/first/code"
+    assert "kept, as first is not there" in call(clone, "runs.py", "--clean-jobs")
+    words = [*TINY, "run.budget=2", "job=first", f"paths.output_root={root}"]
+    train = next(code.glob("src/*/train.py"))
+    run_train(*words, file=train, env={"PYTHONPATH": f"{ENV['PYTHONPATH'].split(os.pathsep)[0]}"}, cwd=code)
+    patch = (root / "first/changes.patch").read_text()
+    assert "new.py" in patch and "# changed" in patch and TRAIN.parent.name in str(train)
+    (code / "by_hand.txt").write_text("of the owner")
+    assert "kept, as it was changed since" in call(clone, "runs.py", "--clean-jobs")
+    (code / "by_hand.txt").unlink()
+    (code / "_output").mkdir()
+    (code / "_output/result.txt").write_text("of the owner")
+    assert "kept, as it was changed since: _output/" in call(clone, "runs.py", "--clean-jobs")
+    shutil.rmtree(code / "_output")
+    assert f"{code}: deleted" in call(clone, "runs.py", "--clean-jobs")
+    assert not code.exists() and "jobs/first" not in git(clone, "worktree", "list")
