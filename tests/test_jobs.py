@@ -1,0 +1,79 @@
+"""The job files as far as no queue is needed; test_slurm.py has a real one."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scaffolding.config import PROJECT_ROOT
+
+JOBS, SWEEP = PROJECT_ROOT / "scripts/jobs", PROJECT_ROOT / "scripts/sweep.py"
+SAYS = '#!/bin/sh\nprintf "%s\\n" "$@" > "$SAID"\necho submitted\n'
+
+
+def test_the_package_knows_no_queue() -> None:
+    """Fails where a run depends on the queue that started it: what a queue needs is said in its job file."""
+    for file in (PROJECT_ROOT / "src").rglob("*.py"):
+        assert not re.search(r"\b(SLURM|CONDOR|RAY)", file.read_text()), file
+
+
+def call(folder: Path, *words: object, code: int = 0, **variables: str) -> list[str]:
+    """Run a command in the project's folder; the words that the stand-ins for a queue's programs got, or its errors."""
+    (folder / "bin").mkdir(exist_ok=True)
+    for name in ("srun", "sbatch", "condor_submit", "scontrol"):
+        (folder / "bin" / name).write_text(SAYS if name != "scontrol" else "#!/bin/sh\necho here\n")
+        (folder / "bin" / name).chmod(0o755)
+    path = f"{folder}/bin{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"PATH": path, "SAID": str(folder / "said")} | variables
+    command = list(map(str, words))
+    done = subprocess.run(command, env=env, cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+    return done.stderr.splitlines() if code else (folder / "said").read_text().splitlines()
+
+
+@pytest.mark.skipif(not (JOBS / "slurm.sh").exists(), reason="slurm.sh has been deleted")
+def test_a_job_is_not_restarted_for_ever(tmp_path: Path) -> None:
+    """Fails where a job whose time is too short for a step is queued again and again."""
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "first", "SLURM_NTASKS": "1"}
+    said = call(tmp_path, "bash", JOBS / "slurm.sh", "mode=prod", "a=b c", SLURM_RESTART_COUNT="100", **job)
+    assert said[-3:] == ["mode=prod", "a=b c", "job=first"]
+    said = call(tmp_path, "bash", JOBS / "slurm.sh", "mode=prod", code=1, SLURM_RESTART_COUNT="101", **job)
+    assert said == ["restarted 101 times: not again"]
+
+
+@pytest.mark.skipif(not (JOBS / "slurm_points.sh").exists(), reason="slurm_points.sh has been deleted")
+def test_a_point_gets_its_own_words_and_those_of_the_place(tmp_path: Path) -> None:
+    points = [["run.seed=1"], ["run.tags=['a b','$x']", "run.seed=2"]]
+    (tmp_path / "points.txt").write_text("".join(f"{shlex.join(point)}\n" for point in points))
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "lr", "SLURM_ARRAY_TASK_ID": "1"}
+    said = call(tmp_path, "bash", JOBS / "slurm_points.sh", tmp_path, "loader.num_workers=2", **job)
+    assert said[-5:] == [*points[1], "loader.num_workers=2", f"paths.output={tmp_path}", "job=job1"]
+
+
+@pytest.mark.skipif(not (SWEEP.exists() and JOBS.exists()), reason="sweep.py has been deleted")
+@pytest.mark.parametrize("name", ["slurm_points.sh", "condor.sub"])
+def test_a_sweep_hands_its_points_to_a_queue(tmp_path: Path, name: str) -> None:
+    words = [
+        "--jobs",
+        "3",
+        "run.seed=1,2",
+        "run.description=it's",
+        "loader.num_workers=2",
+        f"paths.output_root={tmp_path}",
+    ]
+    said = call(tmp_path, sys.executable, SWEEP, "lr", "--with", JOBS / name, *words)
+    folder = tmp_path / "exp_lr"
+    place = ["loader.num_workers=2", f"paths.output_root={tmp_path}"]
+    if name == "condor.sub":
+        assert said == [f"jobs={folder}/todo.txt", f"folder={folder}", str(JOBS / name)]
+        lines = (folder / "todo.txt").read_text().splitlines()
+        assert [line.partition(", ")[0] for line in lines] == ["job0", "job1"]
+        words = [f"'{word}'" for word in (*place, f"paths.output={folder}")]
+        assert lines[1].endswith(" ".join(["'run.seed=2'", "'run.description=\"\"it''s\"\"'", *words]))
+        return
+    queue = ["--array=0,1%3", "--job-name=exp_lr", f"--output={folder}/job%a.txt"]
+    assert said == [*queue, str(JOBS / name), str(folder), *place]
