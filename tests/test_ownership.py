@@ -18,8 +18,9 @@ IMPORTS = [found for file in FILES for found in imports(FOLDER, file)]
 
 # imported inside the functions that use them; coolname is small, but draws from the global generator at its import
 HEAVY = {"coolname", "datasets", "matplotlib", "rich", "tokenizers", "torchmetrics", "torchvision", "wandb"}
-# the wings that most runs do not use: they, too, may be imported where they are needed
-LATER = ("core/resume/", "core/checks/", "core/batches/workers.py")
+# what most runs do not use: it, too, may be imported where it is needed
+LATER = ("core/resume/", "core/checks/", "core/batches/workers.py", "core/processes/several.py", "parallel.py")
+LATER_OF_TORCH = ("torch.distributed",)
 # what stands alone, and all of this package that it may import; a model may also use the losses and metrics
 ALONE = ("data", "model", "losses.py", "metrics.py", "plot", "tracker")
 HELPERS = (
@@ -46,7 +47,8 @@ def broken_rule(found: Import) -> str:
         return "train.py imports the others; hand them what they need of it"
     if module in HEAVY and not found.deferred:
         return "import it inside the functions that use it"
-    if found.deferred and module not in HEAVY and not (found.target and found.target.startswith(LATER)):
+    is_later = (found.target and found.target.startswith(LATER)) or found.module.startswith(LATER_OF_TORCH)
+    if found.deferred and module not in HEAVY and not is_later:
         return "import it at the top, or add it to HEAVY or LATER"
     return ""
 

@@ -263,4 +263,3 @@ def test_one_process_imports_nothing_for_several(tmp_path: Path, output_root: Pa
     assert any(name.endswith(".core.processes.one") for name in imported)
     for name in imported:
         assert not name.endswith((".core.processes.several", f"{PROJECT.package}.parallel")), name
-        assert not name.startswith("torch.distributed.fsdp._fully_shard"), name

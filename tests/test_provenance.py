@@ -371,7 +371,7 @@ def test_without_git_the_sources_are_kept(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_record_holds_plain_values() -> None:
-    described = provenance.describe(Path(__file__).parent, CPU)
+    described = provenance.describe(Path(__file__).parent, CPU, 1)
     assert {"torch", "numpy"} <= set(described["packages"])
     yaml.safe_dump(json.loads(json.dumps(described)))
 
@@ -384,7 +384,7 @@ def test_a_broken_package_ends_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         if text is not None:
             (folder / "METADATA").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    assert provenance.describe(tmp_path, CPU)["packages"]["whole"] == "1.0"
+    assert provenance.describe(tmp_path, CPU, 1)["packages"]["whole"] == "1.0"
 
 
 def test_a_git_that_becomes_slow_has_named_the_commit(

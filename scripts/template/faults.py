@@ -29,12 +29,29 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("rollouts in training mode", "evaluating(*parts), ", ""),
     ],
     f"{SRC}/evaluate.py": [
-        ("evaluation weighs batches, not items", "loader.size(position))", "1)"),
-        ("a loss cannot say what its mean counts", 'values.get("weight", weight)', "weight"),
-        ("long sums in half precision", "values.to(torch.promote_types(values.dtype, torch.float32))", "values"),
+        ("evaluation weighs batches, not items", "loss, parts, num_items)", "loss, parts, 1)"),
         ("evaluation in training mode", "evaluating(model, *exp.losses.values(), *exp.metrics.values()), ", ""),
         ("metrics remember the last evaluation", "metric.reset()", "pass"),
         ("evaluation draws from training's generators", ', keys.keyed(seed, "evaluate", split):', ":"),
+    ],
+    f"{SRC}/core/means.py": [
+        ("a loss cannot say what its mean counts", 'values.get("weight", weight)', "weight"),
+        ("long sums in half precision", "values.to(torch.promote_types(values.dtype, torch.float32))", "values"),
+        ("means of several processes are in no order", "(numbers[place], ranks[place])", "ranks[place]"),
+        ("what another process counts counts twice", "if weight == 0:", "if weight < 0:"),
+    ],
+    f"{SRC}/parallel.py": [
+        ("gradients do not meet", "require_backward_grad_sync = now", "require_backward_grad_sync = False"),
+        ("gradients meet after each batch", "require_backward_grad_sync = now", "require_backward_grad_sync = True"),
+        ("nobody looks for parameters without gradients", "find_unused_parameters=bool(unused)", "static_graph=False"),
+        ("gradients of shards are averaged", "set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(2.0)"),
+    ],
+    f"{SRC}/core/processes/several.py": [
+        ("processes stop when they like", "dist.all_reduce(value, dist.ReduceOp.MAX, group=self.host)", "pass"),
+        ("totals of one process alone", "dist.all_reduce(total)", "pass"),
+        ("nobody says who failed", "if host == socket.gethostname() and not is_alive(pid):", "if False:"),
+        ("other words are not noticed", "if len(set(others)) > 1:", "if False:"),
+        ("stray weights are not noticed", "rel_tol=1e-6", "rel_tol=1.0"),
     ],
     f"{SRC}/experiment.py": [
         ("the final test on the last weights", "self.load_weights(content)\n        for", "for"),
@@ -181,11 +198,13 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a figure that failed is forgotten", "if exp.failed_figures:", "if False:"),
         ("another torch is not told", "if now != before:", "if False:"),
     ],
+    f"{CORE}/session/new.py": [
+        ("the jobs of a sweep have no number", 'suffix = f"_job{hydra.job.num}"', 'suffix = ""'),
+    ],
     f"{CORE}/session/run.py": [
         ("not finite at a logged row", '"train":\n            self.check_finite()', '"train":\n            pass'),
-        ("a weight that is not finite is saved", "self.check_finite()\n        self.record.save", "self.record.save"),
+        ("a weight that is not finite is saved", "self.check_finite()\n        self.check_w", "self.check_w"),
         ("Ctrl-C reads as preempted", '"interrupted" if reason', '"preempted" if reason'),
-        ("the jobs of a sweep have no number", 'suffix = f"_job{hydra.job.num}"', 'suffix = ""'),
     ],
     f"{CORE}/tracking/follow.py": [
         ("a tracker that fails is not told", "except BaseException as error:", "except KeyError as error:"),

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from .core.checks.losses import trial
+from .core.checks.trial import trial
 from .core.errors import UserError
 
 if TYPE_CHECKING:

@@ -37,8 +37,8 @@ class StopFlag:
     Ctrl-C is one: a queue and a launcher may send the rest several times, and different ones.
     """
 
-    agree: Callable[[int], int] | None = None  # gives all processes the largest of their numbers
     received: signal.Signals | None = None
+    agree: Callable[[int], int] | None = None  # gives all processes the largest of their numbers
     _since: float = 0.0
     _before: dict[int, Any] = field(default_factory=dict)
 

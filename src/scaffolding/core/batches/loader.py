@@ -122,6 +122,8 @@ class Loader:
         order, size = self._order(epoch), self.batch_size
         if len(order) != self.num_items:
             raise RunError(f"order() of the {self.name} split gives {len(order)} items, and gave {self.num_items}")
+        if isinstance(positions, range):  # without gaps: cut at once
+            return zip(positions, order[positions.start * size : positions.stop * size].split(size), strict=False)
         return ((position, order[position * size : (position + 1) * size]) for position in positions)
 
     def _order(self, epoch: int) -> Tensor:
@@ -183,8 +185,10 @@ class Loader:
         process = ("rank", self.rank) if self.rank else ()
         while True:
             epoch, start = state.epoch, state.position
-            dealt = (self._deal(span) for span in self._spans(start, accumulate))
-            positions = (position for own in dealt for position in dict.fromkeys(position for position, _ in own))
+            positions: Iterable[int] = range(start, len(self))
+            if self.num_processes > 1:
+                dealt = (self._deal(span) for span in self._spans(start, accumulate))
+                positions = (position for own in dealt for position in dict(own))
             batches = self._read(epoch, positions, leaves_no_trace=False)  # all generators are seeded again below
             for span in self._spans(start, accumulate):
                 key = keys.key(self.seed, "step", state.step, *process)

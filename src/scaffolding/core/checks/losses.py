@@ -1,7 +1,6 @@
 """What can be known of a run before it is made: each loss is called on two items, and nothing keeps a trace of that."""
 
 import contextlib
-import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,13 +10,13 @@ from loguru import logger
 from torch import Tensor, nn
 
 from ..batches.loader import to_device
-from ..errors import RunError, UserError, failure
+from ..errors import UserError, failure
 from ..folder.facts import COLUMNS
 from ..means import NOT_METRICS
-from ..modes import evaluating
 from ..state import keys
 from ..tree import describe, tensors
 from .plan import check_metrics, check_monitors, check_name, check_schedules, warn_of_direction, warn_of_untrained
+from .trial import first_batch, read, without_trace
 
 OWN_KEYS = ("loss", "grad_norm", "lr")  # that train_step adds to what a loss returns
 
@@ -48,13 +47,13 @@ def check_run(exp: Any, monitors: Mapping[str, str | None]) -> None:
     if "train" in exp.datasets:  # a stream would lose what is read here
         names, is_called = _check_training(exp)
     if "val" in exp.datasets:
-        batch = to_device(_first_batch(exp, "val"), exp.device)
+        batch = to_device(first_batch(exp, "val"), exp.device)
         if not is_called:
             names = _check_evaluation(exp, batch)
         try:
             _check_metrics(exp, batch)
         except UserError:  # two items may be too few, as for recall at 10
-            whole = _read(exp, "val", next(iter(exp.loaders["val"].indices(0))))
+            whole = read(exp, "val", next(iter(exp.loaders["val"].indices(0))))
             _check_metrics(exp, to_device(whole, exp.device))
         for name in exp.metrics:
             check_name(f"metrics.{name}, next to what a loss gives", name, tuple(names))
@@ -74,10 +73,10 @@ def _check_training(exp: Any) -> tuple[list[str], bool]:
         derivatives were computed, and an evaluation computes none.
     """
     names: list[str] = []
-    batch = _first_batch(exp, "train")
+    batch = first_batch(exp, "train")
     _check_inputs(exp, batch)
     batch = to_device(batch, exp.device)
-    with _without_trace(exp, exp.train_model), _derivatives_noted() as noted:
+    with without_trace(exp, exp.train_model), _derivatives_noted() as noted:
         for name, loss in exp.losses.items():
             value, metrics = _call(exp, name, loss, exp.train_model, batch)
             names += [f"{name}/{key}".lstrip("/") for key in ("loss", *metrics) if key not in NOT_METRICS]
@@ -125,7 +124,7 @@ def _check_inputs(exp: Any, batch: Any) -> None:
 def _check_evaluation(exp: Any, batch: Any) -> list[str]:
     """The names of the values that an evaluation gives, from one of two items."""
     names = []
-    with _without_trace(exp, exp.eval_model):
+    with without_trace(exp, exp.eval_model):
         for name, loss in exp.losses.items():
             with torch.no_grad():
                 try:
@@ -144,7 +143,7 @@ def _check_evaluation(exp: Any, batch: Any) -> list[str]:
 
 def _check_metrics(exp: Any, batch: Any) -> None:
     """UserError: a metric fails on a batch."""
-    with _without_trace(exp, exp.eval_model), torch.no_grad(), keys.keyed(exp.settings.seed, "check"):
+    with without_trace(exp, exp.eval_model), torch.no_grad(), keys.keyed(exp.settings.seed, "check"):
         for name, metric in exp.metrics.items():
             arguments = [exp.eval_model, batch]
             if takes_output(metric):
@@ -178,8 +177,8 @@ def _check_last_batch(exp: Any) -> None:
     loader = exp.loaders["train"]
     if loader.size(len(loader) - 1) > 1:
         return
-    batch = to_device(_read(exp, "train", next(iter(loader.indices(0, len(loader) - 1)))), exp.device)
-    with _without_trace(exp, exp.train_model):
+    batch = to_device(read(exp, "train", next(iter(loader.indices(0, len(loader) - 1)))), exp.device)
+    with without_trace(exp, exp.train_model):
         exp.train_model.train()
         for name, loss in exp.losses.items():
             try:
@@ -198,7 +197,7 @@ def _warn_of_random_validation(exp: Any) -> None:
     if val.dataset is not train.dataset:  # the author's own split, or one read with other arguments
         return
     indices = next(iter(exp.loaders["val"].indices(0)))[:1]
-    one, other = (_read(exp, "val", indices, epoch) for epoch in (0, 1))
+    one, other = (read(exp, "val", indices, epoch) for epoch in (0, 1))
     pairs = zip(tensors(one), tensors(other), strict=False)
     if not all(torch.equal(left.nan_to_num(), right.nan_to_num()) for (_, left), (_, right) in pairs):
         logger.warning(
@@ -252,63 +251,3 @@ def _words(value: Any) -> str:
 
 def _key(name: str) -> str:
     return f"loss.{name}".rstrip(".")
-
-
-@contextlib.contextmanager
-def _without_trace(exp: Any, model: nn.Module) -> Iterator[None]:
-    """Put a model, the losses and the metrics into eval mode; give modes, buffers and states back afterwards."""
-    others = (*exp.losses.values(), *exp.metrics.values())
-    modules = [module for part in (model, *others) if isinstance(part, nn.Module) for module in part.modules()]
-    buffers = [(module, dict(module._buffers)) for module in modules if module._buffers]
-    values = [(buffer, buffer.clone()) for _, named in buffers for buffer in named.values() if buffer is not None]
-    stateful = [part for part in others if hasattr(part, "load_state_dict") and not isinstance(part, nn.Module)]
-    states = [copy.deepcopy(part.state_dict()) for part in stateful]
-    try:
-        with evaluating(model, *others):
-            yield
-    finally:
-        for module, named in buffers:
-            module._buffers.update(named)
-        with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
-        for part, state in zip(stateful, states, strict=True):
-            part.load_state_dict(state)
-
-
-@contextlib.contextmanager
-def trial(exp: Any) -> Iterator[Any]:
-    """Two items as a batch to try losses on. Modes, buffers, states and generators are given back afterwards.
-
-    Raises:
-        UserError: there are only streams of training items.
-    """
-    split = next((name for name in ("train", "val") if name in exp.datasets), None)
-    if split is None:
-        raise UserError(
-            "data.stream: several processes look at the losses before they begin, and there is nothing to look at"
-            "\ngive the data a validation split, or train in one process"
-        )
-    batch = to_device(_first_batch(exp, split), exp.device)
-    with _without_trace(exp, exp.train_model), keys.keyed(exp.settings.seed, "trial"), exp.autocast:
-        yield batch
-
-
-def _first_batch(exp: Any, split: str) -> Any:
-    """The first two items of a split's first batch, as a batch."""
-    return _read(exp, split, next(iter(exp.loaders[split].indices(0)))[:2])
-
-
-def _read(exp: Any, split: str, indices: Tensor, epoch: int = 0) -> Any:
-    """Some items of a split as a batch of an epoch, on the CPU; UserError: one of them cannot be read."""
-    loader = exp.loaders[split]
-    if loader.workers is not None:
-        try:
-            return loader.workers.read(epoch, indices)
-        except RunError as error:
-            raise UserError(f"data.dataset: {error}") from error
-    with keys.keyed(exp.settings.seed, "check", split, epoch):
-        try:
-            return loader.dataset.get_batch(indices)
-        except Exception as error:
-            raise UserError(failure(error, f"data.dataset: get_batch of the {split} split")) from error

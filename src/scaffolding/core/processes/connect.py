@@ -4,7 +4,6 @@ Whatever started them (torchrun, srun, Ray) tells each in its environment: RANK,
 MASTER_PORT. With one process, torch.distributed is not imported.
 """
 
-import contextlib
 import os
 import sys
 import traceback
@@ -85,10 +84,3 @@ def leave_together() -> None:
         print(code, file=sys.stderr)
         code = 1
     connected[0].leave(code or 0)
-
-
-def flush() -> None:
-    """Write out what was printed."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()

@@ -27,7 +27,6 @@ from ..errors import Ended, RunError, UserError
 from ..means import of_all
 from ..signals import Stopped
 from ..tree import map_parts
-from .connect import flush
 
 TIMEOUT = timedelta(minutes=30)  # for the slowest thing that one does while others wait: a download, a save
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
@@ -250,7 +249,9 @@ class Processes:
             with contextlib.suppress(RuntimeError):  # one of them is gone
                 dist.barrier(group=self.host)
                 dist.destroy_process_group()
-        flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
         os._exit(code)  # torch's threads may abort a process that ends in the usual way
 
 
