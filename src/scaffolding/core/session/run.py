@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from loguru import logger
 
 from ..config.compose import own_words
-from ..errors import CONTROL, RunError, UserError, ended_early
+from ..errors import CONTROL, RunError, UserError
 from ..find import absolute, shortest_name
 from ..folder import folder
 from ..folder.facts import Facts
@@ -34,6 +34,7 @@ from ..state.progress import RunState
 from ..tracking.follow import End
 from ..trust.targets import needed_trust
 from .console import ProgressBar, command
+from .failure import cause_of
 from .record import Record, Start
 
 
@@ -169,7 +170,7 @@ class Run:
             except BaseException as error:
                 code = 1
                 logger.debug("".join(traceback.format_exception(error)))  # log.txt has it always
-                cause = self.processes.cause(_cause(error), self.path)
+                cause = self.processes.cause(cause_of(error, self.path, self.config), self.path)
                 latest = CheckpointFiles(self.path).latest
                 good = latest if latest.exists() else "none"
                 logger.error(f"failed at step {self.state.step}: {type(cause).__name__}; last good checkpoint: {good}")
@@ -295,14 +296,3 @@ def _create(exp: Any, parent: dict[str, Any] | None, words: Iterable[str], links
     text = yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True)
     folder.write_text(path / "config.yaml", text)  # last: a folder with a config is a run
     return path
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error to show where one ends a run."""
-    if isinstance(error, SystemExit | KeyboardInterrupt):
-        return ended_early(error)
-    if "DataLoader" in str(error):
-        from ..batches.workers import worker_fault  # only where samples are read one by one
-
-        return worker_fault(error) or error
-    return error
