@@ -232,7 +232,8 @@ def do_points(sweep: Sweep, todo: Iterator[int], total: int, num_jobs: int, stop
                 search.tell(job)
             if code == 0:
                 num_done = sum(sweep.status(each)["status"] == "finished" for each in range(len(sweep.points)))
-                print(f"job{job} {status['status']} ({num_done} of {total}): {sweep.describe(job)}  {best(status)}")
+                said = f"({num_done} of {total}): {sweep.describe(job)}  {best(status)}"
+                print(f"job{job} {status['status']} {said}", flush=True)
                 continue
             ended = "stopped" if code > 128 else f"failed (exit code {code})"
             print(f"job{job} {ended}: {sweep.describe(job)}\n    {crew.cause(job, code)}")

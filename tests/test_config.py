@@ -143,10 +143,15 @@ REFUSED = {  # by what the message says besides the key
     "+scheduler.intervall=": ["scheduler={schedule: null, intervall: step}"],
     "a whole number": ["loader.batch_size=abc", "loader.batch_size=1.5"],
     "not Optional": ["loader.batch_size=null", "paths.data=null"],
-    "true or false": ["run.compile=maybe"],
+    "nearest: reduce-overhead; allowed: one of true, false, reduce-overhead, max-autotune": [
+        "run.compile=reduce-overhed"
+    ],
+    "one of true, false, auto": ["loader.on_device=maybe", "loader.on_device=1"],
+    "nearest: highest; allowed: one of highest, high": ["run.matmul=hihgest"],
+    "nearest: channels_last": ["run.memory_format=channel_last"],
     "not a list\ngive one: run.tags=[x]": ["run.tags=x"],
     "not a whole number": ["run.seed=one"],
-    "not true or false": ["run.compile=maybe"],
+    "not true or false": ["loader.drop_last=maybe"],
     "RunConfig": ["run=3"],
     "allowed: 1 or more": ["loader.batch_size=0"],
     "0 or more": ["run.seed=-1"],

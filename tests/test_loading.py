@@ -19,7 +19,8 @@ from conftest import generators
 from tiny import Draws
 from torch import Tensor
 
-from scaffolding.core.batches.loader import Loader, to_device
+from scaffolding.core.batches.loader import Loader
+from scaffolding.core.batches.move import to_device
 from scaffolding.core.batches.stream import StreamLoader
 from scaffolding.core.errors import RunError, UserError
 from scaffolding.core.state import keys

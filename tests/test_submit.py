@@ -1,15 +1,18 @@
 """scripts/submit.py pins the code of a moment and hands a job to its queue; stand-ins for the queues' programs."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import plain
 import pytest
-from conftest import ENV, TINY, TRAIN, run_train
+from conftest import TESTS, TINY
 
 from scaffolding.config import PROJECT_ROOT
+from scaffolding.core.provenance.provenance import code_hash
 
 SCRIPTS = PROJECT_ROOT / "scripts"
 pytestmark = pytest.mark.skipif(
@@ -25,6 +28,8 @@ def clone(tmp_path: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "_output", "_data", "local.yaml")
     for name in ("src", "configs", "scripts"):
         shutil.copytree(PROJECT_ROOT / name, place / name, ignore=ignored)
+    base = place / "configs/base.yaml"
+    base.write_text(plain.plain(base.read_text(), place / "configs"))
     (place / ".gitignore").write_text("__pycache__/\n_output/\n_data/\n.env\nconfigs/local.yaml\n")
     git(place, "init", "-q")
     git(place, "add", "-A")
@@ -117,10 +122,13 @@ def test_a_pinned_run_uses_its_own_code_and_is_cleaned_up(clone: Path) -> None:
     code = root / "jobs/first/code"
     assert "kept, as first is not there" in call(clone, "runs.py", "--clean-jobs")
     words = [*TINY, "run.budget=2", "job=first", f"paths.output_root={root}"]
-    train = next(code.glob("src/*/train.py"))
-    run_train(*words, file=train, env={"PYTHONPATH": f"{ENV['PYTHONPATH'].split(os.pathsep)[0]}"}, cwd=code)
-    patch = (root / "first/changes.patch").read_text()
-    assert "new.py" in patch and "# changed" in patch and TRAIN.parent.name in str(train)
+    program = [sys.executable, str(next(code.glob("src/*/train.py"))), *words]
+    env = {name: text for name, text in os.environ.items() if name != plain.FOLDER} | {"PYTHONPATH": str(TESTS)}
+    subprocess.run(program, cwd=code, env=env, check=True, capture_output=True)
+    assert (root / "first/changes.patch").read_text() == (root / "jobs/first/changes.patch").read_text()
+    record = json.loads((root / "first/provenance.json").read_text())
+    assert record["commit"] == git(clone, "rev-parse", "HEAD").strip()
+    assert record["code"] == code_hash(next(clone.glob("src/*/train.py")).parent)
     (code / "by_hand.txt").write_text("of the owner")
     assert "kept, as it was changed since" in call(clone, "runs.py", "--clean-jobs")
     (code / "by_hand.txt").unlink()

@@ -31,7 +31,7 @@ OTHER = {
     "run.ema_decay": "0.5", "run.log_every": "2", "run.eval_every": "3", "run.plot_every": "5", "run.save_every": "3",
     "run.rollout_every": "5", "run.patience": "50", "run.target_loss": "0.0001", "loader.start_method": "fork",
     "loader.limit_train": "0.5", "loader.limit_eval": "0.5", "loader.timeout": "99", "loader.num_workers": "1",
-    "run.compile": "true",
+    "run.compile": "true", "run.matmul": "high", "run.memory_format": "channels_last", "loader.on_device": "false",
 }  # fmt: skip
 
 

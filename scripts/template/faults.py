@@ -77,7 +77,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a setting that nobody reads", '"start_method", "timeout")', '"start_method")'),
         ("drop_last does nothing", 'is_train and settings["drop_last"]', "False"),
         ("schedules ignore run.schedule_budget", "self.settings.schedule_budget or self", "self"),
-        ("run.compile does nothing", "network.compile(dynamic=False)", "pass"),
+    ],
+    f"{CORE}/compiled.py": [
+        ("run.compile does nothing", "network.compile(dynamic=False, mode=None if mode is True else mode)", "pass"),
     ],
     f"{SRC}/splits.py": [
         ("training items are validated on", "order[num_val:].sort().values", "order.sort().values"),

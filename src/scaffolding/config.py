@@ -41,9 +41,14 @@ FETCHING: tuple[str, ...] = (f"{__package__}.data.hf_text", "torchvision.models.
 FREE, COURSE, IDENTITY = "free", "course", "identity"
 
 
-def setting(change: str = IDENTITY, allowed: str = "", check: Callable[[Any], Any] | None = None) -> Any:
-    """A field whose value stands in YAML; unless it is null, `check` must accept it; `allowed` says that in words."""
-    return field(default=MISSING, metadata={"change": change, "allowed": allowed, "check": check})
+def setting(
+    change: str = IDENTITY, allowed: str = "", check: Callable[[Any], Any] | None = None, words: tuple[str, ...] = ()
+) -> Any:
+    """A field whose value stands in YAML; unless it is null, `check` must accept it; `allowed` says that in words.
+
+    Of `words`, which it may be, an error names the nearest.
+    """
+    return field(default=MISSING, metadata={"change": change, "allowed": allowed, "check": check, "words": words})
 
 
 def at_least(low: int, change: str = IDENTITY) -> Any:
@@ -53,7 +58,15 @@ def at_least(low: int, change: str = IDENTITY) -> Any:
 
 def one_of(*options: str, change: str = IDENTITY) -> Any:
     """A text that must be one of `options`."""
-    return setting(change, f"one of {', '.join(options)}", options.__contains__)
+    return setting(change, f"one of {', '.join(options)}", options.__contains__, options)
+
+
+def flag_or(*options: str, change: str = IDENTITY) -> Any:
+    """True, false or a text that must be one of `options`; such a field has the type Any."""
+    words = ("true", "false", *options)
+    return setting(
+        change, f"one of {', '.join(words)}", lambda value: isinstance(value, bool) or value in options, words
+    )
 
 
 POSITIVE = ("a number above 0", partial(operator.lt, 0))
@@ -77,7 +90,9 @@ class RunConfig:
     parallel: str = one_of("ddp", "fsdp", change=FREE)
     clip_grad_norm: float | None = setting(COURSE, *POSITIVE)
     precision: str = one_of("auto", "float32", "bfloat16", "float16", change=IDENTITY)
-    compile: bool = setting(COURSE)
+    compile: Any = flag_or("reduce-overhead", "max-autotune", change=COURSE)
+    matmul: str = one_of("highest", "high", change=COURSE)
+    memory_format: str = one_of("contiguous", "channels_last", change=COURSE)
     device: str = setting(COURSE)
     ema_decay: float | None = setting(IDENTITY, *FRACTION)
     monitor: str | None = setting(COURSE)
@@ -101,6 +116,7 @@ class LoaderConfig:
     num_workers: int = at_least(0, FREE)
     start_method: str | None = one_of("fork", "spawn", "forkserver", change=FREE)
     timeout: float | None = setting(FREE, *POSITIVE)
+    on_device: Any = flag_or("auto", change=FREE)
     limit_train: Any = setting(IDENTITY, *LIMIT)
     limit_eval: Any = setting(IDENTITY, *LIMIT)
     limit_rollout: Any = setting(COURSE, *LIMIT)

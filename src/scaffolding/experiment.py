@@ -14,9 +14,11 @@ from torch import nn
 
 from .config import FETCHING, FORMER_NAMES, PROJECT_ROOT, TRUSTED, Config, RunConfig, upgrade
 from .core.batches.loader import Loader, MicroBatch
+from .core.batches.resident import keep_on_device
 from .core.batches.stream import StreamLoader
 from .core.checks.losses import check_run
 from .core.checks.plan import choose_monitors
+from .core.compiled import begin_pass, compile_network, end_pass, has_graphs
 from .core.config.build import build, by_network, check_specs, interval_of, subnetworks, takes_total
 from .core.config.compose import Project, compose_config, lasting, portable
 from .core.config.plugins import import_plugins
@@ -24,7 +26,7 @@ from .core.errors import UserError
 from .core.folder.facts import Facts
 from .core.intervals import Intervals, in_steps
 from .core.optimizers import build_optimizer
-from .core.precision import AveragedWeights, Scaler, choose_device
+from .core.precision import AveragedWeights, Scaler, arrange, choose_device
 from .core.processes.connect import ONE_PROCESS
 from .core.provenance.provenance import numerics
 from .core.secrets import hide_secrets
@@ -39,6 +41,7 @@ from .schedules import Schedule
 from .splits import Split, limit, make_splits, seen_in_training, split_seed
 
 PROJECT = Project(PROJECT_ROOT, __package__, Config, FORMER_NAMES, TRUSTED, upgrade, FETCHING)
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -71,8 +74,12 @@ class Experiment:
         if self.precision != "float32":
             self.autocast = torch.autocast(self.device.type, DTYPES[self.precision])
         self.scaler = Scaler(self.device.type, enabled=self.precision == "float16")
+        self.has_graphs = has_graphs(self.settings.compile, self.device)
         with keys.keyed(self.settings.seed, "model"):
             self.model: nn.Module = build(cfg.model, "model").to(self.device)
+        self.memory_format = MEMORY_FORMATS[self.settings.memory_format]
+        if self.memory_format != torch.contiguous_format:
+            arrange(self.model, self.memory_format)
         self.train_model = self.model  # what losses call in training; yours to wrap
         specs = by_network(cfg.loss, "loss")
         with keys.keyed(self.settings.seed, "loss"):
@@ -145,10 +152,10 @@ class Experiment:
         if self.processes.count > 1:
             _ = self.train_losses  # may shard networks; then the next two are made anew
             _ = self.optimizers, self.schedulers
+        torch.set_float32_matmul_precision(self.settings.matmul)
         if self.settings.compile:
-            torch._dynamo.config.recompile_limit = 256  # torch's limit of 8 would leave later sizes uncompiled
             for network in self.networks.values():
-                network.compile(dynamic=False)  # in place, so that weights keep their plain names; one kernel per size
+                compile_network(network, self.settings.compile, self.device)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -183,6 +190,7 @@ class Experiment:
         names = ("batch_size", "num_workers", "start_method", "timeout")
         common = {"seed": self.settings.seed, "device": self.device, **{name: settings[name] for name in names}}
         common |= {"rank": self.processes.rank, "num_processes": self.processes.count}
+        common |= {"memory_format": self.memory_format}
         loaders: dict[str, Any] = {}
         if self.cfg.data.get("stream"):
             with keys.keyed(self.settings.seed, "stream"):
@@ -190,8 +198,8 @@ class Experiment:
             if hasattr(stream, "model"):  # it acts, as in reinforcement learning
                 stream.model = self.train_model
             limits = (self.cfg.data.get("num_items"), settings["limit_train"], settings["batch_size"])
-            processes = (self.processes.rank, self.processes.count)
-            loader = StreamLoader(stream, *limits, self.settings.seed, self.device, *processes)
+            more = (self.processes.rank, self.processes.count, self.memory_format)
+            loader = StreamLoader(stream, *limits, self.settings.seed, self.device, *more)
             loaders["train"] = self._restored("loaders.train", loader)
         for name, split in self.datasets.items():
             is_train = name == "train"
@@ -203,7 +211,22 @@ class Experiment:
         if settings["limit_rollout"] is not None and "val" in self.datasets:
             part = limit(self.datasets["val"], settings["limit_rollout"], split_seed(self.cfg.data))
             loaders["rollout"] = Loader(part, "val", shuffle=False, **common)
+        if self.device.type != "cpu" and settings["on_device"] is not False:
+            self._keep_on_device(loaders.values(), settings["on_device"])
         return loaders
+
+    def _keep_on_device(self, loaders: Iterable[Any], setting: Any) -> None:
+        """Let loaders read from copies of their datasets on the device, where that changes no value."""
+        kept: dict[int, Any] = {}  # by dataset: splits may share one
+        for loader in loaders:
+            if not hasattr(getattr(loader, "dataset", None), "get_batch"):  # streams have none
+                continue
+            dataset, positions = loader.dataset.dataset, next(iter(loader.indices(0)))
+            if loader.dataset.indices is not None:
+                positions = loader.dataset.indices.index_select(0, positions)
+            if id(dataset) not in kept:
+                kept[id(dataset)] = keep_on_device(dataset, positions, self.device, setting, "loader.on_device")
+            loader.resident = kept[id(dataset)]
 
     train_loader = property(lambda self: self.loaders["train"])
     val_loader = property(lambda self: self.loaders["val"])
@@ -370,10 +393,14 @@ class Experiment:
         """
         is_shared = self.processes.count > 1
         for index, (batch, weight, _, epoch, position) in enumerate(micro_batches, 1):
+            if self.has_graphs:
+                begin_pass(self.model)
             keys.seed_torch(self.device, keys.key(self.settings.seed, network, epoch, position))
             if is_shared:
                 self.train_losses[network].meet(index == len(micro_batches))
             yield batch, weight
+        if self.has_graphs:
+            end_pass()
         keys.seed_torch(self.device, keys.key(self.settings.seed, network, "update", self.state.step))
 
     def check_finite(self) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from .config.build import build, locate
 from .errors import UserError, nearest
 
+WAYS = ("fused", "foreach", "capturable", "differentiable")  # arguments of an optimizer: how it computes an update
+FUSED_ON = "cuda"  # a kind of device; on the others an optimizer's own default decides
 SELECTORS = ("match", "max_ndim", "name")  # the other keys of a group are settings of the optimizer
 
 
@@ -74,6 +76,8 @@ def build_optimizer(spec: Any, key: str, parameters: Mapping[str, nn.Parameter])
 
 def _build(spec: dict[str, Any], key: str, parameters: list[Any]) -> Any:
     """An optimizer; UserError: it evaluates the loss itself, as often as it likes."""
+    if _can_be_fused(spec, key, parameters):
+        spec = {**spec, "fused": True}
     optimizer = build(spec, key, parameters)
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
@@ -82,6 +86,19 @@ def _build(spec: dict[str, Any], key: str, parameters: list[Any]) -> Any:
             "backward pass for each update\nchoose another, or rewrite train_step in train.py and this check"
         )
     return optimizer
+
+
+def _can_be_fused(spec: dict[str, Any], key: str, parameters: list[Any]) -> bool:
+    """Whether a kernel of torch can do all updates at once on a CUDA device, and the config leaves it open."""
+    groups = [part for part in parameters if isinstance(part, dict)]
+    if any(name in settings for name in WAYS for settings in (spec, *groups)):
+        return False
+    if groups:
+        parameters = [parameter for group in groups for parameter in group["params"]]
+    if not all(part.device.type == FUSED_ON and part.is_floating_point() for part in parameters):
+        return False
+    found = locate(str(spec["_target_"]), f"{key}._target_")
+    return found.__module__.startswith("torch.optim") and "fused" in inspect.signature(found).parameters
 
 
 def _check_numbers(settings: dict[str, Any], key: str, target: str) -> None:

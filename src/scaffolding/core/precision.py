@@ -1,4 +1,4 @@
-"""Device and number format; what torch's own gradient scaler and averaged weights lack."""
+"""Device, number format and memory format; what torch's own gradient scaler and averaged weights lack."""
 
 from typing import Any
 
@@ -91,3 +91,18 @@ def choose_device(name: str, precision: str) -> tuple[torch.device, str]:
         if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
             precision = "bfloat16"
     return device, precision
+
+
+def arrange(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Give parameters and buffers of four dimensions a memory format, in place; their values stay.
+
+    Raises:
+        UserError: the model has weights that cannot have it.
+    """
+    try:
+        model.to(memory_format=memory_format)
+    except RuntimeError as error:  # weights of five dimensions
+        raise UserError(
+            f"run.memory_format={str(memory_format).rpartition('.')[2]}: {error!s:.200}"
+            "\nset it to contiguous: it is for images in two dimensions"
+        ) from error

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import RunError, UserError
 from ..state import keys
 from ..state.progress import RunState
-from ..tree import map_parts
+from .move import to_device
 
 
 class MicroBatch(NamedTuple):
@@ -62,11 +62,13 @@ class Loader:
     def __init__(
         self, dataset: Any, name: str, batch_size: int, *, shuffle: bool, seed: int, device: torch.device,
         drop_last: bool = False, num_workers: int = 0, start_method: str | None = None, timeout: float | None = None,
-        rank: int = 0, num_processes: int = 1,
+        rank: int = 0, num_processes: int = 1, memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:  # fmt: skip
         self.dataset, self.name, self.batch_size, self.shuffle = dataset, name, batch_size, shuffle
         self.seed, self.device, self.drop_last = seed, device, drop_last
         self.rank, self.num_processes = rank, num_processes
+        self.memory_format = memory_format
+        self.is_moved = device.type != "cpu" or memory_format != torch.contiguous_format  # batches are read on the CPU
         self.has_order = shuffle and hasattr(dataset, "order")
         self.num_items = len(dataset)  # that an epoch reads
         if self.has_order:
@@ -78,6 +80,7 @@ class Loader:
                 f"loader.drop_last=true: the {name} split has {self.num_items} items, a batch {batch_size}"
                 "\ngive a smaller loader.batch_size"
             )
+        self.resident: Any = None  # the dataset's copy on the device, where there is one
         self.workers: Any = None
         if not hasattr(dataset, "get_batch"):
             from .workers import Workers  # only where samples are read one by one
@@ -88,7 +91,7 @@ class Loader:
         """A loader that reads the same batches in this process; this one does not notice."""
         return Loader(
             self.dataset, self.name, self.batch_size, shuffle=self.shuffle, seed=self.seed, device=self.device,
-            drop_last=self.drop_last,
+            drop_last=self.drop_last, memory_format=self.memory_format,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -119,12 +122,18 @@ class Loader:
         Raises:
             RunError: the dataset's order() has another length than before.
         """
-        order, size = self._order(epoch), self.batch_size
+        order = self._checked_order(epoch)
+        return ((position, self._cut(order, position)) for position in positions)
+
+    def _cut(self, order: Tensor, position: int) -> Tensor:
+        """The part of an epoch's order that is the batch at a position."""
+        return order[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def _checked_order(self, epoch: int) -> Tensor:
+        order = self._order(epoch)
         if len(order) != self.num_items:
             raise RunError(f"order() of the {self.name} split gives {len(order)} items, and gave {self.num_items}")
-        if isinstance(positions, range):  # without gaps: cut at once
-            return zip(positions, order[positions.start * size : positions.stop * size].split(size), strict=False)
-        return ((position, order[position * size : (position + 1) * size]) for position in positions)
+        return order
 
     def _order(self, epoch: int) -> Tensor:
         """Positions in the dataset in the order in which an epoch reads them."""
@@ -159,20 +168,29 @@ class Loader:
         """Some batches of an epoch; generators are not given back, where a dataset has `get_batch` and that says so."""
         if self.workers is not None:
             for batch in self.workers.batches(epoch, positions):
-                if self.device.type != "cpu":
-                    batch = to_device(batch, self.device)
+                if self.is_moved:
+                    batch = to_device(batch, self.device, self.memory_format)
                 yield batch
             return
         given_back: Any = contextlib.nullcontext
         if leaves_no_trace:
             given_back = functools.partial(keys.preserved, with_python=False)
-        for position, indices in self.indices_of(epoch, positions):
+        order = self._checked_order(epoch)
+        if self.resident is not None:
+            order_there = self.resident.order_there(order, self.dataset.indices)
+        for position in positions:
+            if self.resident is not None and self.resident.is_current():  # it draws nothing
+                batch = self.resident.there.get_batch(self._cut(order_there, position))
+                if self.memory_format != torch.contiguous_format:
+                    batch = to_device(batch, self.device, self.memory_format)
+                yield batch
+                continue
             # one key per batch; python's own generator, which costs more than the batch, is left as it is
             with given_back():
                 keys.seed_host(keys.key(self.seed, self.name, epoch, position), with_python=False)
-                batch = self.dataset.get_batch(indices)
-            if self.device.type != "cpu":  # what is read lies on the CPU
-                batch = to_device(batch, self.device)
+                batch = self.dataset.get_batch(self._cut(order, position))
+            if self.is_moved:
+                batch = to_device(batch, self.device, self.memory_format)
             yield batch
 
     def steps(self, state: RunState, accumulate: int) -> Iterator[MicroBatches]:
@@ -210,17 +228,3 @@ class Loader:
 
     def _deal(self, span: range) -> list[tuple[int, bool]]:
         return deal(span, self.rank, self.num_processes)
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch on a device; tensors on their way to a GPU through pinned memory, without waiting.
-
-    Graphs, packed sequences and other objects have a `to(device)`, which moves them. What has none stays as it is.
-    """
-    if isinstance(batch, Tensor):
-        if device.type == "cuda" and batch.device.type == "cpu" and batch.layout == torch.strided:
-            batch = batch.pin_memory()
-        return batch.to(device, non_blocking=device.type == "cuda")
-    if hasattr(batch, "to"):
-        return batch.to(device)
-    return map_parts(batch, lambda part: to_device(part, device))

@@ -10,7 +10,8 @@ from ..errors import RunError, UserError
 from ..intervals import num_kept
 from ..state import keys
 from ..state.progress import RunState
-from .loader import MicroBatch, MicroBatches, deal, to_device
+from .loader import MicroBatch, MicroBatches, deal
+from .move import to_device
 
 
 class StreamLoader:
@@ -26,6 +27,7 @@ class StreamLoader:
         device: where batches go.
         rank: of this process. All of them read the whole stream, and each trains on its part.
         num_processes: that train together.
+        memory_format: of images in batches.
 
     Raises:
         UserError: the stream cannot be resumed, or `num_items` is missing.
@@ -43,6 +45,7 @@ class StreamLoader:
         device: torch.device,
         rank: int = 0,
         num_processes: int = 1,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         if not num_items:
             raise UserError("data.num_items is not set\nit says how many items of data.stream count as an epoch")
@@ -55,7 +58,7 @@ class StreamLoader:
         self.stream, self.batch_size, self.seed, self.device = stream, batch_size, seed, device
         self.num_batches = math.ceil(num_kept(num_items, limit) / batch_size)
         self.num_items = num_items
-        self.rank, self.num_processes = rank, num_processes
+        self.rank, self.num_processes, self.memory_format = rank, num_processes, memory_format
 
     def __len__(self) -> int:
         """Batches that count as an epoch."""
@@ -89,7 +92,7 @@ class StreamLoader:
             read = {}
             for position in span:
                 try:
-                    read[position] = to_device(next(batches), self.device)
+                    read[position] = to_device(next(batches), self.device, self.memory_format)
                 except StopIteration:
                     raise RunError(
                         f"data.stream: {type(self.stream).__name__} ended after step {state.step}"

@@ -9,7 +9,7 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 
-from ..batches.loader import to_device
+from ..batches.move import to_device
 from ..errors import UserError, failure
 from ..folder.facts import COLUMNS
 from ..means import NOT_METRICS

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batches.loader import to_device
+from ..batches.move import to_device
 from ..errors import RunError, UserError, failure
 from ..modes import evaluating
 from ..state import keys

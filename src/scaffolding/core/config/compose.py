@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..find import absolute, read_output_root
 from ..secrets import HIDDEN, hide_secrets, is_secret, without_keys
 from ..tree import leaves, specs
@@ -176,7 +176,9 @@ def checked(composed: Any, project: Project) -> DictConfig:
             except ValueError:
                 is_allowed = False
             if not is_allowed:
-                raise UserError(f"{section}.{name}={value}: not allowed\nallowed: {rules['allowed']}")
+                near = "".join(nearest(str(value), rules["words"])[:1])
+                advice = f"nearest: {near}; allowed: {rules['allowed']}" if near else f"allowed: {rules['allowed']}"
+                raise UserError(f"{section}.{name}={value}: not allowed\n{advice}")
     for name in cfg.paths:  # in order: later ones refer to earlier ones
         cfg.paths[name] = str(absolute(cfg.paths[name], project.root))
     OmegaConf.set_struct(cfg, True)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from loguru import logger
 
-from ..errors import CONTROL, RunError, UserError, ended_early
+from ..errors import CONTROL, RunError, UserError
 from ..find import absolute, shortest_name
 from ..folder import folder
 from ..folder.facts import Facts
@@ -28,6 +28,7 @@ from ..state.progress import RunState
 from ..tracking.follow import End
 from ..trust.targets import needed_trust
 from .console import ProgressBar, command
+from .failure import cause_of
 from .new import clear, create
 from .record import Record, Start
 
@@ -164,7 +165,7 @@ class Run:
             except BaseException as error:
                 code = 1
                 logger.debug("".join(traceback.format_exception(error)))  # log.txt has it always
-                cause = self.processes.cause(_cause(error), self.path)
+                cause = self.processes.cause(cause_of(error, self.path, self.config), self.path)
                 latest = CheckpointFiles(self.path).latest
                 good = latest if latest.exists() else "none"
                 logger.error(f"failed at step {self.state.step}: {type(cause).__name__}; last good checkpoint: {good}")
@@ -249,14 +250,3 @@ class Run:
             yield
         finally:
             os._exit = leave
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error to show where one ends a run."""
-    if isinstance(error, SystemExit | KeyboardInterrupt):
-        return ended_early(error)
-    if "DataLoader" in str(error):
-        from ..batches.workers import worker_fault  # only where samples are read one by one
-
-        return worker_fault(error) or error
-    return error

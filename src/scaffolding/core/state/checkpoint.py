@@ -238,7 +238,9 @@ def placed(value: Any, like: Any) -> Any:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Load an optimizer's state in the types that it had: torch casts it to those of the parameters."""
+    """Load an optimizer's state in the types that it had (torch casts it to those of the parameters), laid out in
+    memory as the parameters are: fused kernels want that.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states = {
         index: {name: placed(value, parameters[index]) for name, value in state.items()}
@@ -250,6 +252,17 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
         for name, value in state.items():
             if isinstance(value, Tensor) and own[name].dtype != value.dtype:
                 own[name] = value.to(own[name].device)
+            if isinstance(value, Tensor) and not _is_laid_out_alike(own[name], parameters[index]):
+                own[name] = torch.empty_like(parameters[index], dtype=own[name].dtype).copy_(own[name])
+    if hasattr(optimizer, "_step_supports_amp_scaling"):  # a fused step does the work of the gradient scaler
+        optimizer._step_supports_amp_scaling = all(group.get("fused") for group in optimizer.param_groups)
+
+
+def _is_laid_out_alike(value: Tensor, parameter: Tensor) -> bool:
+    """Whether a state is in memory as its parameter is; a state of another shape has a layout for itself."""
+    if value.shape != parameter.shape or value.layout != torch.strided or parameter.layout != torch.strided:
+        return True
+    return value.stride() == parameter.stride()
 
 
 def _misfits(here: dict[str, Any], saved: Any) -> str:
