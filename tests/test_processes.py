@@ -15,9 +15,11 @@ from zygote import TRAIN
 
 from scaffolding.core.batches.loader import deal
 from scaffolding.core.checks.rehearsal import first_difference
+from scaffolding.core.errors import UserError
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
 from scaffolding.core.means import Means, of_all
+from scaffolding.core.processes.several import check_gpus
 from scaffolding.experiment import PROJECT
 
 Together = Callable[..., list[str]]
@@ -160,7 +162,7 @@ def test_means_over_processes_are_those_of_one() -> None:
 # --- how it ends
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.full), 1])
 def test_a_killed_process_ends_all_and_the_run_goes_on(rank: int, run_together: Together, output_root: Path) -> None:
     words = (*BASE, "run.accumulate=2")
     run_together(2, *words, "run.name=whole")
@@ -176,6 +178,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on(rank: int, run_together: 
     assert_same_run(output_root / "whole", run)
 
 
+@pytest.mark.full
 def test_a_run_goes_on_with_other_processes(run_together: Together, output_root: Path) -> None:
     """On two, killed; on one, stopped; sharded on three; whole on two again."""
     words = (*BASE, *PLAIN, "run.accumulate=3", "run.budget=40")
@@ -193,7 +196,7 @@ def test_a_run_goes_on_with_other_processes(run_together: Together, output_root:
         assert row["loss"] == pytest.approx(other["loss"], rel=2e-6)
 
 
-@pytest.mark.parametrize("rank", ["1", "all"])
+@pytest.mark.parametrize("rank", ["1", pytest.param("all", marks=pytest.mark.full)])
 def test_a_signal_to_any_process_stops_all_after_the_same_step(
     rank: str, run_together: Together, output_root: Path
 ) -> None:
@@ -229,8 +232,16 @@ def test_a_backward_pass_outside_of_the_losses_is_found(run_together: Together, 
     ("words", "message"),
     [
         (("run.accumulate=1",), "run.accumulate=2 makes steps of 2 * 16 items; loader.batch_size=8 run.accumulate=2"),
-        (("run.accumulate=2", "run.device=cuda:1"), "run.device=cuda:1: 2 processes cannot share a device"),
-        (("run.accumulate=2", "--multirun", "run.seed=1,2"), "--multirun: 2 processes train one run together"),
+        pytest.param(
+            ("run.accumulate=2", "run.device=cuda:1"),
+            "run.device=cuda:1: 2 processes cannot share a device",
+            marks=pytest.mark.full,
+        ),
+        pytest.param(
+            ("run.accumulate=2", "--multirun", "run.seed=1,2"),
+            "--multirun: 2 processes train one run together",
+            marks=pytest.mark.full,
+        ),
     ],
     ids=["too few micro-batches", "one device", "multirun"],
 )
@@ -249,6 +260,12 @@ def test_processes_with_other_words_are_refused(tmp_path: Path, output_root: Pat
         assert together.wait(processes) == [2, 2]
     assert "process 1 was started with other settings than process 0" in (tmp_path / "log.0").read_text()
     assert not output_root.exists()
+
+
+def test_each_process_needs_a_gpu_to_itself() -> None:
+    check_gpus(["a", "a", "b"], ["1", "2", "1"])
+    with pytest.raises(UserError, match=r"3 processes on a share 2 GPUs\nstart 2 there, or give run.device=cpu"):
+        check_gpus(["a", "a", "b", "a"], ["1", "2", "3", "1"])
 
 
 def test_one_process_imports_nothing_for_several(tmp_path: Path, output_root: Path) -> None:

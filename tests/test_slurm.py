@@ -1,5 +1,7 @@
 """The job files on a real Slurm, which runs on this machine alone: packages slurm-wlm and munge of Debian, as root.
 
+With SLURM_TESTS=all in the environment, all of it is tested, in four minutes; else the one case that has most in it.
+
 Only with them, and without a Slurm of its own, a machine can tell whether a job file keeps what it promises.
 """
 
@@ -15,10 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import together
 from conftest import BASE, ENV, assert_same_run, run_train, wait_until
+from zygote import TRAIN
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
 
 JOBS = PROJECT_ROOT / "scripts" / "jobs"
@@ -33,6 +36,7 @@ pytestmark = [
         reason="needs root, and: apt-get install slurm-wlm munge",
     ),
 ]
+only_on_demand = pytest.mark.skipif(os.environ.get("SLURM_TESTS") != "all", reason="without SLURM_TESTS=all")
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -154,6 +158,7 @@ def has_trained(run: Path, steps: int = 1) -> bool:
     return file.exists() and len(file.read_text().splitlines()) > steps
 
 
+@only_on_demand
 def test_a_job_that_is_put_back_carries_on(slurm: Cluster, slow_run: Path, tmp_path: Path) -> None:
     """USR1 before the time limit, `scontrol requeue`, a job of a higher partition: one run, the same as without."""
     words = (*SLOW, f"paths.output_root={tmp_path}")
@@ -178,17 +183,21 @@ def test_a_job_that_is_put_back_carries_on(slurm: Cluster, slow_run: Path, tmp_p
 
 def test_a_job_of_two_processes_carries_on(slurm: Cluster, tmp_path: Path) -> None:
     """Fails where the processes do not find each other, or one of them is not told to save."""
-    words = (*SLOW, "run.accumulate=2", "run.budget=30", f"paths.output_root={tmp_path}")
-    job, run = slurm.submit("--job-name=first", "--ntasks=2", JOBS / "slurm.sh", *words), tmp_path / "first"
-    wait_until(lambda: has_trained(run, 5))
+    words = (*SLOW, "run.accumulate=2", "run.budget=30")
+    whole = [str(TRAIN), *words, f"paths.output_root={tmp_path}", "run.name=whole"]
+    with together.ended(together.start(whole, 2, tmp_path / "whole.log", ENV)) as processes:
+        assert together.wait(processes) == [0, 0]
+    root = tmp_path / "slurm"
+    job = slurm.submit("--job-name=first", "--ntasks=2", JOBS / "slurm.sh", *words, f"paths.output_root={root}")
+    wait_until(lambda: has_trained(root / "first", 5))
     slurm.ask("scancel", "--batch", "--signal=USR1", job)
     slurm.release_again(job, 1)
     slurm.wait_for(job, "COMPLETED")
-    steps = [row["step"] for row in Facts(run / "facts").rows() if row["split"] == "train"]
-    assert steps == [*range(1, 31)] and read_status(run)["status"] == "finished"
-    assert len(list(tmp_path.iterdir())) == 1
+    assert_same_run(tmp_path / "whole", root / "first")
+    assert read_status(root / "first")["status"] == "finished" and len(list(root.iterdir())) == 1
 
 
+@only_on_demand
 def test_a_job_that_is_cancelled_has_saved_and_stays_so(slurm: Cluster, tmp_path: Path) -> None:
     words = (*SLOW, f"paths.output_root={tmp_path}")
     job, run = slurm.submit("--job-name=first", JOBS / "slurm.sh", *words), tmp_path / "first"
@@ -198,6 +207,7 @@ def test_a_job_that_is_cancelled_has_saved_and_stays_so(slurm: Cluster, tmp_path
     assert read_status(run)["status"] == "preempted" and (run / "checkpoints/latest.pt").exists()
 
 
+@only_on_demand
 def test_a_run_that_fails_is_not_started_again(slurm: Cluster, tmp_path: Path) -> None:
     words = (*BASE, "run.nosuch=1", f"paths.output_root={tmp_path}")
     job = slurm.submit("--job-name=first", JOBS / "slurm.sh", *words)
@@ -205,6 +215,7 @@ def test_a_run_that_fails_is_not_started_again(slurm: Cluster, tmp_path: Path) -
     assert slurm.show(job, "ExitCode") == "2:0" and list(tmp_path.iterdir()) == []
 
 
+@only_on_demand
 @pytest.mark.skipif(not (PROJECT_ROOT / "scripts/sweep.py").exists(), reason="sweep.py has been deleted")
 def test_the_points_of_a_sweep_are_one_array_job(slurm: Cluster, tmp_path: Path) -> None:
     """What is done is not submitted again."""

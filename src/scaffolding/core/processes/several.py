@@ -54,12 +54,15 @@ class Processes:
         if backend != "gloo":
             self.host = dist.new_group(backend="gloo", timeout=TIMEOUT)
         self.peers: list[tuple[str, int]] = self.gather((socket.gethostname(), os.getpid()))
+        if self.device.type == "cuda":
+            gpu = str(torch.cuda.get_device_properties(self.device).uuid)
+            check_gpus([host for host, _ in self.peers], self.gather(gpu))
         self._check_settings(cfg)
         if self.rank > 0:
             logger.remove()  # what the first one says is enough
 
     def _choose_device(self, name: str) -> torch.device:
-        """This process's device. UserError: it is one that all would share, or there are not enough of them."""
+        """This process's device. UserError: it is one that all would share."""
         num_gpus = torch.cuda.device_count()
         if name == "cpu" or (name == "auto" and num_gpus == 0):
             return torch.device("cpu")
@@ -68,12 +71,7 @@ class Processes:
                 f"run.device={name}: {self.count} processes cannot share a device"
                 "\nauto or cuda gives each process a GPU, cpu gives it none"
             )
-        if self.local_rank >= num_gpus:
-            raise UserError(
-                f"run.device={name}: process {self.local_rank} of this machine finds {num_gpus} GPUs"
-                f"\nstart {num_gpus} processes on a machine, or give run.device=cpu"
-            )
-        return torch.device("cuda", self.local_rank)
+        return torch.device("cuda", self.local_rank % num_gpus)  # a queue may show each process its own GPU alone
 
     def _check_settings(self, cfg: Any) -> None:
         """UserError: the processes were started with different words."""
@@ -253,6 +251,25 @@ class Processes:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)  # torch's threads may abort a process that ends in the usual way
+
+
+def check_gpus(hosts: list[str], gpus: list[str]) -> None:
+    """Each process needs a GPU to itself.
+
+    Args:
+        hosts: the machine of each process.
+        gpus: the identity of the GPU that each process has.
+
+    Raises:
+        UserError: on a machine there are more processes than GPUs.
+    """
+    for host in dict.fromkeys(hosts):
+        found = [gpu for other, gpu in zip(hosts, gpus, strict=True) if other == host]
+        if len(set(found)) < len(found):
+            raise UserError(
+                f"run.device: {len(found)} processes on {host} share {len(set(found))} GPUs"
+                f"\nstart {len(set(found))} there, or give run.device=cpu"
+            )
 
 
 def is_lost(error: BaseException) -> bool:
