@@ -10,6 +10,7 @@ except the machine's numerics, and every logged value. Exit code 1: a promise wa
 """
 
 import contextlib
+import importlib.util
 import math
 import os
 import random
@@ -165,7 +166,7 @@ def kills(quick: bool) -> Iterator[Row]:
     folder, draw = Path("kills"), random.Random(0)
     num_runs = 4 if quick else 30
     problems: list[str | None] = []
-    slowest, named = 0.0, 0
+    slowest, named, struck = 0.0, 0, 0
     for engine in ("ddp", "fsdp"):
         words = [*TINY, "run.accumulate=2", f"run.parallel={engine}"]
         whole = train(folder / f"whole_{engine}", words, 2)
@@ -180,12 +181,13 @@ def kills(quick: bool) -> Iterator[Row]:
                 slowest = max(slowest, time.monotonic() - since)
                 reason = str(read_status(run).get("reason"))
                 named += rank == "0" or processes[1].code == 0 or "rank_1: process" in reason
+                struck += processes[int(rank)].code == -signal.SIGKILL
             codes = together.wait(begin(run, words))
             problems.append(difference(whole, run) if codes == [0, 0] else f"{run.name}: exit codes {codes}")
     good = sum(problem is None for problem in problems)
     yield (
         "SIGKILL of any process, twice, resume 2 -> 2",
-        f"{good} of {num_runs}{tell(problems)}",
+        f"{good} of {num_runs}, {struck} kills{tell(problems)}",
         "all",
         good == num_runs,
     )
@@ -291,6 +293,37 @@ def launcher(quick: bool) -> Iterator[Row]:
             yield f"{what}: torchrun, 2 processes, {engine}, mode=dev", shown, "tensors identical", is_met
 
 
+def slurm(quick: bool) -> Iterator[Row]:
+    """tests/test_slurm.py, all of it, on a Slurm that it sets up on this machine."""
+    argv = [sys.executable, "-m", "pytest", "-n", "0", "-o", "addopts=", "-rA", "-q", str(TESTS / "test_slurm.py")]
+    if quick:
+        argv += ["-k", "two_processes"]
+    environment = os.environ | {"SLURM_TESTS": "all"}
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, cwd=TESTS.parent)
+    for line in done.stdout.splitlines():
+        verdict, _, rest = line.partition(" ")
+        if verdict in ("PASSED", "FAILED", "ERROR", "SKIPPED"):
+            name = rest.partition("::")[2].partition(" - ")[0] or rest
+            what = f"Slurm: {name.removeprefix('test_').replace('_', ' ')}"
+            yield what, verdict.lower(), "passed", verdict == "PASSED"
+
+
+def ray(quick: bool) -> Iterator[Row]:
+    """scripts/jobs/ray.py with two processes against two that were started by hand."""
+    folder, words = Path("ray"), [*TINY, "run.accumulate=2"]
+    if importlib.util.find_spec("ray") is None:
+        yield "Ray, 2 processes", "not tried: ray is not installed", "identical", False
+        return
+    whole = train(folder / "whole", words, 2)
+    argv = [sys.executable, str(TESTS.parent / "scripts/jobs/ray.py"), "2", *COMMON, *words, "job=run"]
+    argv.append(f"paths.output_root={folder.resolve()}")
+    done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | ON_PATH, timeout=300)
+    found: str | None = f"exit code {done.returncode}"
+    if done.returncode == 0:
+        found = difference(whole, folder / "run")
+    yield "Ray, 2 processes", found or "identical", "identical", found is None
+
+
 SECTIONS = {
     "equal": equal,
     "evaluation": evaluation,
@@ -298,6 +331,8 @@ SECTIONS = {
     "changes": changes,
     "signals": signals,
     "launcher": launcher,
+    "slurm": slurm,
+    "ray": ray,
 }
 
 if __name__ == "__main__":
