@@ -38,7 +38,7 @@ EDITS = {
     from scaffolding.core.config.build import build
     global teacher
     with keys.keyed(exp.settings.seed, "teacher"):
-        teacher = build(exp.cfg.model, "model").requires_grad_(False).eval()
+        teacher = build(exp.cfg.model, "model").to(exp.device).requires_grad_(False).eval()
 """,
         BACKWARD: """\
             with torch.no_grad():

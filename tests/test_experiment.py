@@ -44,7 +44,7 @@ def test_from_path_twice_from_any_directory_writes_nothing(
 
 
 def test_best_weights_give_the_logged_values(dev_run: Path) -> None:
-    exp = Experiment.from_path(dev_run, checkpoint="best")
+    exp = Experiment.from_path(dev_run, checkpoint="best", device="auto")  # as it was trained
     rows = [row for row in exp.history() if row["split"] == "val" and row["step"] == exp.state.step]
     assert evaluate(exp, "val")["loss"] == rows[0]["loss"]
 

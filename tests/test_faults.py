@@ -63,7 +63,7 @@ def test_a_gradient_that_is_not_finite_is_noticed_at_the_next_row(train: Train, 
     assert before["state"]["step"] == 10 and is_finite(run)
     said = replay(run, 1, EXPLODE_AT="1")  # the first step that is replayed
     assert "step 11: the loss is 0." in said and "the gradient of" in said and "the batch is finite: samples" in said
-    found = torch.load(run / "replay_11.pt", weights_only=True)  # it stops before the update
+    found = torch.load(run / "replay_11.pt", map_location="cpu", weights_only=True)  # it stops before the update
     assert all(torch.equal(found["model"][name], value) for name, value in before["model"].items())
     assert found["optimizers"][""]["state"][0]["step"] == before["optimizers"][""]["state"][0]["step"]
     assert found["key"] == [42, "", before["state"]["epoch"], before["state"]["position"]]
@@ -81,7 +81,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_is_never_saved(train: Trai
     assert "is not finite; not finite in the batch: sample" in said
     file = run / f"replay_{said.partition(': the loss')[0].rpartition(' ')[2]}.pt"
     assert set(tree(output_root)) - set(before) == {str(file)}
-    found = torch.load(file, weights_only=True)
+    found = torch.load(file, map_location="cpu", weights_only=True)
     wrong = found["samples"][int((~found["batch"][0].isfinite()).any(dim=1).nonzero())]
     assert f"sample {wrong} of the train split" in said
 

@@ -35,7 +35,8 @@ SGD = ("optimizer=sgd", "optimizer.lr=0.0", "optimizer.momentum=0.0", "optimizer
 
 def build(*overrides: str, model: str = "tiny") -> Experiment:
     """A small experiment, built in this process."""
-    words = [SEARCH, "data=noisy", f"model={model}", "plots=none", "tracker=none", "mode=prod", *overrides]
+    words = [SEARCH, "data=noisy", f"model={model}", "plots=none", "tracker=none", "mode=prod"]
+    words += ["run.device=cpu", *overrides]  # where the tensors of tests lie
     exp = Experiment(compose_config(PROJECT, words))
     exp.prepare()
     exp.model.train()
@@ -264,7 +265,7 @@ def test_the_test_row_is_of_the_progress_of_its_weights(train: Train, output_roo
     """Fails where the best weights are tested with a loss that is at the last step, as from_path never has it."""
     words = (*TINY, "loss._target_=test_loop.Annealed", "run.monitor_mode=max", "run.eval_every=2", "run.budget=6")
     train(*words, "loader.batch_size=60", "run.name=run")
-    exp = Experiment.from_path(output_root / "run", trust=("test_loop", "tiny"))
+    exp = Experiment.from_path(output_root / "run", device="auto", trust=("test_loop", "tiny"))
     row = exp.history()[-1]
     assert (row["split"], row["step"]) == ("test", 2) and evaluate(exp, "test")["share"] == row["share"]
 
@@ -504,7 +505,7 @@ def test_early_stopping_and_best(train: Train, output_root: Path) -> None:
     best = checkpoint.load(output_root / "run" / "checkpoints" / "best.pt")["state"]["step"]
     losses = {row["step"]: row["loss"] for row in Facts(output_root / "run" / "facts").rows() if row["split"] == "val"}
     assert losses[best] == min(losses.values())
-    tested = evaluate(Experiment.from_path(output_root / "run", checkpoint="best"), "test")
+    tested = evaluate(Experiment.from_path(output_root / "run", device="auto"), "test")
     row = Facts(output_root / "run" / "facts").rows()[-1]
     assert (row["split"], row["step"], row["loss"]) == ("test", best, tested["loss"]), "not the best weights"
     assert state["step"] == best + 6 < 400  # three evaluations later
@@ -575,7 +576,7 @@ def test_the_model_of_a_checkpoint_is_what_was_evaluated(train: Train, output_ro
     """Fails where a reader of model.pt finds the raw weights, and the best ones are the averaged."""
     train(*TINY, "run.budget=4", "run.ema_decay=0.5", "run.name=run")
     content = torch.load(output_root / "run" / "model.pt", weights_only=True)
-    exp = Experiment.from_path(output_root / "run")
+    exp = Experiment.from_path(output_root / "run", device="auto")
     assert first_difference(content["model"], exp.model.state_dict()) is None
     assert first_difference(content["model"], content["ema"]["raw"]) is not None
     (row,) = [row for row in exp.history() if row["split"] == "val" and row["step"] == exp.state.step]

@@ -72,7 +72,7 @@ def test_the_averaged_weights_are_evaluated(looking_run: Path) -> None:
     """Fails where evaluations or rollouts look at the raw weights, though run.ema_decay is set."""
     saved = latest(looking_run)
     assert first_difference(saved["model"], saved["ema"]["raw"]) is not None
-    exp = Experiment.from_path(looking_run, checkpoint="latest")
+    exp = Experiment.from_path(looking_run, checkpoint="latest", device="auto")
     rows = {row["split"]: row for row in exp.history() if row["step"] == exp.state.step}
     assert evaluate(exp, "val")["loss"] == rows["val"]["loss"]
     weights = sum(float(parameter.detach().double().sum()) for parameter in exp.model.parameters())
