@@ -310,7 +310,8 @@ def slurm(quick: bool) -> Iterator[Row]:
 
 def ray(quick: bool) -> Iterator[Row]:
     """scripts/jobs/ray.py with two processes against two that were started by hand."""
-    folder, words = Path("ray"), [*TINY, "run.accumulate=2"]
+    searched = f"hydra.searchpath=[file://{TESTS / 'configs'}]"  # options are those of ray.py
+    folder, words = Path("ray"), [searched, *TINY[2:], "run.accumulate=2"]
     if importlib.util.find_spec("ray") is None:
         yield "Ray, 2 processes", "not tried: ray is not installed", "identical", False
         return
