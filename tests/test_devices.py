@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from scaffolding.core.batches.loader import Loader
 from scaffolding.core.batches.resident import Resident, difference, keep_on_device, num_bytes, reason_against
 from scaffolding.core.checks.rehearsal import first_difference
-from scaffolding.core.compiled import begin_pass, compile_network
 from scaffolding.core.config.compose import compose_config
 from scaffolding.core.errors import UserError
 from scaffolding.core.folder.folder import read_status
 from scaffolding.core.optimizers import build_optimizer
+from scaffolding.core.precision import begin_pass, compile_network
 from scaffolding.core.session.failure import out_of_memory
 from scaffolding.core.state import keys
 from scaffolding.core.state.checkpoint import load_optimizer

@@ -78,7 +78,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("drop_last does nothing", 'is_train and settings["drop_last"]', "False"),
         ("schedules ignore run.schedule_budget", "self.settings.schedule_budget or self", "self"),
     ],
-    f"{CORE}/compiled.py": [
+    f"{CORE}/precision.py": [
         ("run.compile does nothing", "network.compile(dynamic=False, mode=None if mode is True else mode)", "pass"),
     ],
     f"{SRC}/splits.py": [

@@ -18,7 +18,6 @@ from .core.batches.resident import keep_on_device
 from .core.batches.stream import StreamLoader
 from .core.checks.losses import check_run
 from .core.checks.plan import choose_monitors
-from .core.compiled import begin_pass, compile_network, end_pass, has_graphs
 from .core.config.build import build, by_network, check_specs, interval_of, subnetworks, takes_total
 from .core.config.compose import Project, compose_config, lasting, portable
 from .core.config.plugins import import_plugins
@@ -26,7 +25,16 @@ from .core.errors import UserError
 from .core.folder.facts import Facts
 from .core.intervals import Intervals, in_steps
 from .core.optimizers import build_optimizer
-from .core.precision import AveragedWeights, Scaler, arrange, choose_device
+from .core.precision import (
+    AveragedWeights,
+    Scaler,
+    arrange,
+    begin_pass,
+    choose_device,
+    compile_network,
+    end_pass,
+    has_graphs,
+)
 from .core.processes.connect import ONE_PROCESS
 from .core.provenance.provenance import numerics
 from .core.secrets import hide_secrets

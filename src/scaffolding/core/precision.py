@@ -1,13 +1,16 @@
-"""Device, number format and memory format; what torch's own gradient scaler and averaged weights lack."""
+"""How a device computes: number format, memory format, compiled networks; what torch's scaler and averages lack."""
 
+import functools
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .errors import RunError, UserError
+from .tree import map_parts
 
+WITH_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile that record CUDA graphs
 MAX_SKIPPED = 20  # float16 updates skipped in a row; the scale halves each time, so this many cannot be a search for it
 
 
@@ -106,3 +109,56 @@ def arrange(model: nn.Module, memory_format: torch.memory_format) -> None:
             f"run.memory_format={str(memory_format).rpartition('.')[2]}: {error!s:.200}"
             "\nset it to contiguous: it is for images in two dimensions"
         ) from error
+
+
+# --- compiled networks, and what CUDA graphs want (torch's manual: CUDAGraph Trees)
+#
+# The memory of a graph's outputs is used again by its next replay. So networks give copies of their outputs, and whoever
+# keeps one (metrics, figures, rollouts) keeps its values; gradients that stay are copied, too; and each pass is marked.
+
+
+def has_graphs(mode: Any, device: torch.device) -> bool:
+    """Whether networks that are compiled in a mode are replayed as CUDA graphs."""
+    return mode in WITH_GRAPHS and device.type == "cuda"
+
+
+def compile_network(network: nn.Module, mode: Any, device: torch.device) -> None:
+    """Compile a network in place, so that its weights keep their plain names; one kernel per size of the batch.
+
+    Args:
+        network: changed.
+        mode: True, or a mode of torch.compile.
+        device: that of the network.
+    """
+    torch._dynamo.config.recompile_limit = 256  # torch's limit of 8 would leave later sizes uncompiled
+    network.compile(dynamic=False, mode=None if mode is True else mode)
+    if has_graphs(mode, device):
+        call: Any = network._compiled_call_impl
+        network._compiled_call_impl = functools.partial(_call_and_copy, call)
+
+
+def _call_and_copy(call: Any, *arguments: Any, **named: Any) -> Any:
+    return _copied(call(*arguments, **named))
+
+
+def _copied(output: Any) -> Any:
+    """Nested outputs with copies of all tensors."""
+    if isinstance(output, Tensor):
+        return output.clone()
+    return map_parts(output, _copied)
+
+
+def begin_pass(model: nn.Module) -> None:
+    """Call this before each forward pass of training: what graphs gave before may now be overwritten.
+
+    Gradients that are there are still wanted: micro-batches add to them, and so do the losses of other networks.
+    """
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.clone()
+    end_pass()
+
+
+def end_pass() -> None:
+    """Call this after the last backward pass of a step, so that an evaluation begins anew."""
+    torch.compiler.cudagraph_mark_step_begin()
