@@ -113,8 +113,8 @@ def arrange(model: nn.Module, memory_format: torch.memory_format) -> None:
 
 # --- compiled networks, and what CUDA graphs want (torch's manual: CUDAGraph Trees)
 #
-# The memory of a graph's outputs is used again by its next replay. So networks give copies of their outputs, and whoever
-# keeps one (metrics, figures, rollouts) keeps its values; gradients that stay are copied, too; and each pass is marked.
+# The memory of a graph's outputs is used again by its next replay. So networks give copies of their outputs: whoever
+# keeps one (metrics, figures, rollouts) keeps its values. Gradients that stay are copied, too, and each pass is marked.
 
 
 def has_graphs(mode: Any, device: torch.device) -> bool:

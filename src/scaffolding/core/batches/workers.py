@@ -108,6 +108,7 @@ class Workers:
         Otherwise those of a split that is read for the first time hours later would run what was edited since.
         """
         if self.runs_later_code and not self._processes():
+            self.order.positions = range(len(self.order.loader))  # without a batch to read they would import nothing
             self._start()
 
     def _start(self) -> Iterator[Any]:
