@@ -310,13 +310,12 @@ def slurm(quick: bool) -> Iterator[Row]:
 
 def ray(quick: bool) -> Iterator[Row]:
     """scripts/jobs/ray.py with two processes against two that were started by hand."""
-    searched = f"hydra.searchpath=[file://{TESTS / 'configs'}]"  # options are those of ray.py
-    folder, words = Path("ray"), [searched, *TINY[2:], "run.accumulate=2"]
+    folder, words = Path("ray"), [*TINY, "run.accumulate=2"]
     if importlib.util.find_spec("ray") is None:
         yield "Ray, 2 processes", "not tried: ray is not installed", "identical", False
         return
     whole = train(folder / "whole", words, 2)
-    argv = [sys.executable, str(TESTS.parent / "scripts/jobs/ray.py"), "2", *COMMON, *words, "job=run"]
+    argv = [sys.executable, str(TESTS.parent / "scripts/jobs/ray.py"), "2", "--", *COMMON, *words, "job=run"]
     argv.append(f"paths.output_root={folder.resolve()}")
     done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | ON_PATH, timeout=300)
     found: str | None = f"exit code {done.returncode}"
