@@ -116,7 +116,7 @@ class Config:
 def configs(quick: bool) -> list[Config]:
     """What is trained; without a GPU only what its CPU has kernels for, and can compute in time."""
     if not HAS_GPU:
-        return [Config("mlp", "float32"), Config("mlp", "float32", WORKERS)]
+        return [Config("mlp", "float32"), Config("mlp", "float32", WORKERS)][: 1 if quick else 2]
     found = [Config(recipe, precision) for recipe in RECIPES for precision in ("float32", "bfloat16", "float16")]
     found += [Config(recipe, "bfloat16", ("run.compile=true",)) for recipe in ("mlp", "gpt")]
     found += [Config("convnet", "float32", ("run.compile=true",)), Config("mlp", "float32", WORKERS)]
