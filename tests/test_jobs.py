@@ -70,6 +70,8 @@ def test_a_sweep_hands_its_points_to_a_queue(tmp_path: Path, name: str) -> None:
     place = ["loader.num_workers=2", f"paths.output_root={tmp_path}"]
     if name == "condor.sub":
         assert said == [f"jobs={folder}/todo.txt", f"folder={folder}", str(JOBS / name)]
+        text = (JOBS / name).read_text()  # what it sets itself would win over the command line
+        assert "$(jobs:" in text and "$(folder:" in text and not re.search(r"^(jobs|folder)\s*=", text, re.MULTILINE)
         lines = (folder / "todo.txt").read_text().splitlines()
         assert [line.partition(", ")[0] for line in lines] == ["job0", "job1"]
         words = [f"'{word}'" for word in (*place, f"paths.output={folder}")]

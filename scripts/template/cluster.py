@@ -14,6 +14,7 @@ import importlib.util
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # processes share the cores
 from shared import ON_PATH, TESTS, Row, content, run_sections, start, tell  # isort: skip  (puts tests/ on the path)
+import condor as htcondor
 import together
 import torch
 from torch import Tensor
@@ -324,6 +326,15 @@ def ray(quick: bool) -> Iterator[Row]:
     yield "Ray, 2 processes", found or "identical", "identical", found is None
 
 
+def condor(quick: bool) -> Iterator[Row]:
+    """scripts/jobs/condor.sub on a real HTCondor."""
+    if shutil.which("mmdebstrap") is None or os.getuid() != 0:
+        yield "HTCondor", "not tried: needs root and mmdebstrap", "identical", False
+        return
+    whole = train(Path("condor/whole"), [*htcondor.WORDS, htcondor.SLOW])
+    yield from htcondor.evictions(COMMON, whole, difference)
+
+
 SECTIONS = {
     "equal": equal,
     "evaluation": evaluation,
@@ -332,6 +343,7 @@ SECTIONS = {
     "signals": signals,
     "launcher": launcher,
     "slurm": slurm,
+    "condor": condor,
     "ray": ray,
 }
 
