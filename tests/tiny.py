@@ -425,11 +425,42 @@ class PlainNet(nn.Sequential):
 
 
 class HalfUsedNet(PlainNet):
-    """It has a parameter that no loss depends on."""
+    """It has a parameter that no loss depends on, and weights that are whole numbers and stay what they are."""
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__(num_features, num_classes)
         self.unused = nn.Parameter(torch.ones(num_classes))
+        self.coarse = nn.Parameter(torch.ones(num_classes, dtype=torch.int8), requires_grad=False)
+
+
+class NestedNet(nn.Module):
+    """Blocks in lists in lists."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        pairs = [nn.ModuleList([nn.Linear(num_features, num_features), nn.Linear(num_features, num_features)])]
+        self.layers = nn.ModuleList([*pairs, nn.ModuleList([nn.Linear(num_features, num_classes)])])
+
+    def forward(self, points: Tensor) -> Tensor:
+        for blocks in self.layers:
+            for block in blocks:
+                points = block(points.tanh())
+        return points
+
+
+class LearningLoss(nn.Module):
+    """It learns a scale, and remembers a mean of its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()) * torch.ones(3))
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        points, labels = batch
+        if self.training:
+            self.mean.lerp_(points.mean(0), 0.1)
+        return F.cross_entropy(model(points - self.mean) * self.scale, labels), {}
 
 
 class StrayAdamW(torch.optim.AdamW):

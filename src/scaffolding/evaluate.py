@@ -41,7 +41,6 @@ def evaluate(exp: "Experiment", split: str) -> dict[str, Any]:
     """
     model, loader, seed = exp.eval_model, exp.loaders[split], exp.settings.seed
     means, is_shared = Means(), not exp.metrics
-    exp.processes.share_buffers(model)
     with_output = {name: takes_output(metric) for name, metric in exp.metrics.items()}
     for metric in exp.metrics.values():
         metric.reset()

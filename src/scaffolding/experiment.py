@@ -332,7 +332,10 @@ class Experiment:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """Metrics that are not means over items: objects with update(model, batch[, output]), compute(), reset()."""
-        return self._group("metrics")
+        metrics = self._group("metrics")
+        for metric in metrics.values():
+            self.processes.leave_alone(metric)
+        return metrics
 
     @cached_property
     def plots(self) -> dict[str, Any]:
@@ -418,6 +421,14 @@ class Experiment:
             run = shlex.quote(str(self.path))
         self.processes.check(self.watch.check, watched(self), self.state.step, run)
 
+    def share_buffers(self) -> None:
+        """Give all processes the buffers of the first one: each has seen other batches."""
+        for part in (self.model, *self.losses.values()):
+            if isinstance(part, nn.Module):
+                self.processes.share_buffers(part)
+        if self.ema is not None:
+            self.processes.share_buffers(self.ema.module)
+
     def check_weights(self) -> None:
         """RunError if processes have other weights: something trains them outside of `train_losses`."""
         self.processes.check_same(self.model)
@@ -439,6 +450,7 @@ class Experiment:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds: every state that makes a resumed run the same run, in tensors and plain values."""
+        self.share_buffers()  # whoever looks at the state next, sees what is saved
         ema = None
         if self.ema is not None:
             ema = {"raw": self.model.state_dict(), "count": int(self.ema.n_averaged)}
@@ -488,7 +500,9 @@ class Experiment:
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         for name, part in parts.items():
-            if name in saved:
+            if name in saved and isinstance(part, nn.Module):  # it may be sharded
+                checkpoints.load_model(part, saved[name])
+            elif name in saved:
                 part.load_state_dict(saved[name])
         self.state.restore(content["state"])
         self.restored_numerics = content["numerics"]  # compared with this machine's after the first step
@@ -547,8 +561,8 @@ class Experiment:
         """
         assert self.path is not None
         files = CheckpointFiles(self.path)
-        file, content = files.best_or_newest(self.state.best_step)
-        self.processes.first(files.replace_best, file)
+        file = self.processes.first(files.keep_whole_best, self.state.best_step)
+        content = files.loaded.pop(file, None) or checkpoints.load(file)
         self.load_weights(content)
         for name, part in self.objects().items():  # the state of a loss changes its value
             if name.partition(".")[0] == "losses" and not isinstance(part, nn.Module):

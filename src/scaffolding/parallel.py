@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from loguru import logger
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -22,6 +23,8 @@ from .core.errors import UserError
 
 if TYPE_CHECKING:
     from .experiment import Experiment
+
+CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # they are not called
 
 
 def distribute(exp: "Experiment") -> dict[str, Any]:
@@ -33,12 +36,13 @@ def distribute(exp: "Experiment") -> dict[str, Any]:
     if exp.settings.parallel == "ddp":
         return {name: DataParallel(exp, name) for name in exp.losses}
     names = entries(exp)
-    shard(exp.model, names)
+    mesh = init_device_mesh(exp.device.type, (exp.processes.count,))
+    shard(exp.model, names, mesh)
     if exp.ema is not None:
-        shard(exp.ema.module, names)
+        shard(exp.ema.module, names, mesh)
     for loss in exp.losses.values():
         if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
-            shard(loss, [""])
+            shard(loss, [""], mesh)
     for name in ("trained", "optimizers", "schedulers"):  # they hold the parameters that were whole
         vars(exp).pop(name, None)
     return {name: Sharded(exp, name) for name in exp.losses}
@@ -59,6 +63,20 @@ class DataParallel:
             find_unused_parameters=bool(unused),
         )
         self.wrapped.register_comm_hook(None, add_up)
+        self._settle(exp, name)
+
+    def _settle(self, exp: "Experiment", name: str) -> None:
+        """Make two passes, after which gradients lie in the order in which they become ready.
+
+        Three or more processes add them up in an order that depends on where they lie, and torch arranges them after
+        the first pass. A resumed run begins with such a pass, too, and must add up as the run that went through.
+        """
+        with trial(exp) as batch:
+            exp.train_model.train()
+            for _ in range(2):
+                loss, _ = self(exp.train_model, batch)
+                loss.backward()
+        clear_gradients(exp, name)
 
     def __call__(self, model: nn.Module, batch: Any) -> Any:
         return self.wrapped(batch, [model])
@@ -95,8 +113,17 @@ def unused_parameters(exp: "Experiment", name: str) -> list[str]:
     with trial(exp) as batch:
         exp.train_model.train()
         loss, _ = exp.losses[name](exp.train_model, batch)
-        gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    return [key for key, gradient in zip(trained, gradients, strict=True) if gradient is None]
+        loss.backward()
+        unused = [key for key, parameter in trained.items() if parameter.grad is None]
+        clear_gradients(exp, name)
+    return unused
+
+
+def clear_gradients(exp: "Experiment", name: str) -> None:
+    """Leave no gradients of a pass of a loss."""
+    exp.model.zero_grad(set_to_none=True)
+    for parameter in exp.trained[name].values():
+        parameter.grad = None
 
 
 class Sharded:
@@ -115,27 +142,38 @@ class Sharded:
     def meet(self, now: bool) -> None:
         """Say whether gradients meet in the next backward pass."""
         if self.is_first:  # running statistics are the first process's, as in DistributedDataParallel
-            self.exp.processes.share_buffers(self.network)
+            self.exp.share_buffers()
         self.is_first = now
         for unit in self.units:
             unit.set_requires_gradient_sync(now, recurse=False)
 
 
-def shard(model: nn.Module, names: list[str]) -> None:
+def shard(model: nn.Module, names: list[str], mesh: DeviceMesh) -> None:
     """Shard the parameters of some networks of a model over all processes; each block of a ModuleList is one unit.
 
     Args:
         model: changed in place.
         names: of the networks that losses call; "": the model itself.
+        mesh: the processes.
 
     Raises:
-        UserError: a parameter is in none of them.
+        UserError: a parameter is in none of them, or one of them is a part of another.
     """
     for name in names:
+        inside = [other for other in names if other != name and (not name or other.startswith(f"{name}."))]
+        if inside:
+            raise UserError(
+                f"run.parallel=fsdp: losses call {name or 'the model'} as a whole, and {inside[0]} in it by itself"
+                "\nrun.parallel=ddp trains such a model"
+            )
+    for name in names:
         network = model.get_submodule(name)
-        lists = [part for part in network.modules() if isinstance(part, nn.ModuleList)]
-        for unit in [*(block for blocks in lists for block in blocks), network]:
-            fully_shard(unit, reshard_after_forward=True)  # so that an evaluation leaves it sharded
+        lists = [
+            part for part in reversed(list(network.modules())) if isinstance(part, nn.ModuleList)
+        ]  # inner ones first
+        units = dict.fromkeys(block for blocks in lists for block in blocks if not isinstance(block, CONTAINERS))
+        for unit in [*units, network]:
+            fully_shard(unit, mesh=mesh, reshard_after_forward=True)  # so that an evaluation leaves it sharded
         for unit in network.modules():
             if isinstance(unit, FSDPModule):
                 unit.set_gradient_divide_factor(1.0)  # gradients are added up ...

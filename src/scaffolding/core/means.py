@@ -16,9 +16,22 @@ Part = tuple[Any, Any, Any]  # number of the batch, value, weight; or those of m
 
 
 class Metrics(dict[str, Any]):
-    """Values by name. Those that are means come from `means`, which knows what they are means of."""
+    """Values by name. Those that are means come from `means`, which knows what they are means of.
+
+    A value that was replaced since is no longer one of these.
+    """
 
     means: "Means | None" = None
+
+    def parts(self) -> "dict[str, list[Part]]":
+        """What those values are means of that are as `means` gave them."""
+        if self.means is None:
+            return {}
+        return {name: part for name, part in self.means.parts.items() if self.get(name) is self.given.get(name)}
+
+    def __init__(self, values: Mapping[str, Any], means: "Means | None" = None) -> None:
+        super().__init__(values)
+        self.given, self.means = dict(values), means
 
 
 class Means:
@@ -56,9 +69,7 @@ class Means:
 
     def values(self) -> Metrics:
         """The means, by name."""
-        metrics = Metrics({name: mean([part[1:] for part in parts]) for name, parts in self.parts.items()})
-        metrics.means = self
-        return metrics
+        return Metrics({name: mean([part[1:] for part in parts]) for name, parts in self.parts.items()}, self)
 
 
 def packed(parts: list[Part]) -> Part:
@@ -77,8 +88,8 @@ def of_all(metrics: Mapping[str, Any], gather: Callable[[Any], list[Any]], devic
         device: where one process would compute.
     """
     parts = {}
-    if isinstance(metrics, Metrics) and metrics.means is not None:
-        parts = {name: part[0] if len(part) == 1 else packed(part) for name, part in metrics.means.parts.items()}
+    if isinstance(metrics, Metrics):
+        parts = {name: part[0] if len(part) == 1 else packed(part) for name, part in metrics.parts().items()}
     others = {name: scalar(value) for name, value in metrics.items() if name not in parts}
     found: list[tuple[dict[str, Part], dict[str, Any]]] = gather(_on_cpu((parts, others)))
     values: dict[str, Any] = {}

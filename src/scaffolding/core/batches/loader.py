@@ -156,8 +156,10 @@ class Loader:
     def shared(self) -> Iterator[tuple[int, int, Any]]:
         """(position, items, batch) of what this process reads of epoch 0; 0 items: another process counts it."""
         dealt = self._deal(range(len(self)))
-        batches = self._read(0, [position for position, _ in dealt], leaves_no_trace=True)
-        for (position, counts), batch in zip(dealt, batches, strict=True):
+        batches, last = self._read(0, list(dict(dealt)), leaves_no_trace=True), None
+        for position, counts in dealt:
+            if position != last:
+                batch, last = next(batches), position
             yield position, self.size(position) * counts, batch
 
     def sized(self) -> Iterator[tuple[int, int, Any]]:

@@ -65,7 +65,7 @@ def connect(cfg: Any) -> Any:
     if not connected:
         from .several import Processes  # only where there are several
 
-        connected.append(Processes(cfg))
+        Processes(cfg, connected.append)
     return connected[0]
 
 

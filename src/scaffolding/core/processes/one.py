@@ -26,6 +26,9 @@ class OneProcess:
         """Call `function` in every process; where it raises in one, all raise."""
         function(*arguments)
 
+    def check_start(self, exp: Any) -> None:
+        """RunError where processes do not begin a run alike."""
+
     def agree(self, number: int) -> int:
         """The largest of the numbers that the processes have."""
         return number
@@ -44,6 +47,9 @@ class OneProcess:
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give all processes the buffers that the first one has."""
+
+    def leave_alone(self, metric: Any) -> None:
+        """Let a metric compute its value in each process by itself."""
 
     def check_same(self, model: nn.Module) -> None:
         """RunError where processes have other weights."""

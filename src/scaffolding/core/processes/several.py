@@ -24,8 +24,11 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from ..errors import Ended, RunError, UserError
+from ..folder.folder import read_status
 from ..means import of_all
+from ..session.failure import cause_of
 from ..signals import Stopped
+from ..state.finite import numbers
 from ..tree import map_parts
 
 TIMEOUT = timedelta(minutes=30)  # for the slowest thing that one does while others wait: a download, a save
@@ -37,8 +40,12 @@ LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer",
 class Processes:
     """All processes of a run; this is one of them."""
 
-    def __init__(self, cfg: Any) -> None:
+    def __init__(self, cfg: Any, note: Callable[[Any], None]) -> None:
         """Connect them.
+
+        Args:
+            cfg: the config.
+            note: called as soon as they are connected: from then on, this process ends by `leave`.
 
         Raises:
             UserError: there are fewer GPUs than processes, or the processes were started with different settings.
@@ -50,6 +57,7 @@ class Processes:
             torch.cuda.set_device(self.device)
             backend = "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, timeout=TIMEOUT)
+        note(self)
         self.host: Any = dist.group.WORLD  # what is agreed on the CPU, without waiting for a GPU
         if backend != "gloo":
             self.host = dist.new_group(backend="gloo", timeout=TIMEOUT)
@@ -123,7 +131,10 @@ class Processes:
 
     def in_turn(self, function: Callable[[], Any]) -> Any:
         """What `function` returns here: the first process calls it, then the first of each machine, then the rest."""
-        turn = 0 if self.rank == 0 else 1 if self.local_rank == 0 else 2
+        hosts = [host for host, _ in self.peers]
+        turn = 2
+        if hosts.index(hosts[self.rank]) == self.rank:  # the first of its machine
+            turn = min(self.rank, 1)
         result = None
         for number in range(3):
             error: BaseException | None = None
@@ -143,6 +154,32 @@ class Processes:
         except RunError as raised:
             error = raised
         self._all_or_none(error)
+
+    def check_start(self, exp: Any) -> None:
+        """Let all processes begin a run alike.
+
+        Raises:
+            RunError: one of them does not see the run's folder, or has another state of it.
+        """
+        self.check(self._check_folder, exp.path)
+        states = self.gather(vars(exp.state))
+        for rank, state in enumerate(states):
+            if state != states[0]:
+                raise RunError(
+                    f"process {rank} begins at step {state['step']}, process 0 at step {states[0]['step']}"
+                    f"\nthey must see the same files in {exp.path}"
+                )
+        self.check_same(exp.model)
+
+    def _check_folder(self, path: Path) -> None:
+        end = time.monotonic() + LAST_WORDS
+        while not (path / "config.yaml").exists():  # a file system of a network may be late
+            if time.monotonic() > end:
+                raise RunError(
+                    f"process {self.rank} on {socket.gethostname()} does not see {path}"
+                    "\nall machines of a run need the same paths.output, on a file system that they share"
+                )
+            time.sleep(0.1)
 
     def _all_or_none(self, error: BaseException | None) -> None:
         """Raise the error; where another process has one, raise that."""
@@ -174,20 +211,31 @@ class Processes:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
+    def leave_alone(self, metric: Any) -> None:
+        """Let a metric compute its value in each process by itself: each sees the whole split.
+
+        Those of torchmetrics would otherwise add up what all have seen.
+        """
+        for part in (metric, *getattr(metric, "__dict__", {}).values()):
+            for module in part.modules() if isinstance(part, nn.Module) else ():
+                if hasattr(module, "sync_on_compute"):
+                    module.sync_on_compute = module._to_sync = False  # type: ignore[assignment]
+
     def check_same(self, model: nn.Module) -> None:
         """Compare the norms of whole weights.
 
         Raises:
             RunError: they differ.
         """
-        whole = [part.detach() for part in model.parameters() if not hasattr(part, "full_tensor")]
-        norms = [self.gather([float(norm) for norm in torch._foreach_norm(whole)])] if whole else []
-        for found in norms:
-            for rank, theirs in enumerate(found):
-                if not all(math.isclose(one, other, rel_tol=1e-6) for one, other in zip(found[0], theirs, strict=True)):
+        parts = [numbers(part.detach()) for part in model.parameters() if not hasattr(part, "full_tensor")]
+        parts = [part for part in parts if part.is_floating_point() and part.numel()]
+        norms = torch.stack([norm.double() for norm in torch._foreach_norm(parts)]).tolist() if parts else []
+        for rank, theirs in enumerate(self.gather(norms)):
+            for one, other in zip(norms, theirs, strict=True):
+                if not math.isclose(one, other, rel_tol=1e-6) and (one == one or other == other):  # two NaNs are alike
                     raise RunError(
-                        f"the weights of process {rank} differ from those of process 0: gradients that did not meet"
-                        "\na backward pass must come from exp.train_losses; put a second loss into the first one"
+                        f"the weights of process {rank} differ from those of process {self.rank}: gradients did "
+                        "not meet\na backward pass must come from exp.train_losses; put a second loss into the first"
                     )
 
     def full(self, state: Any) -> Any:
@@ -212,10 +260,11 @@ class Processes:
             raise
         except BaseException as error:
             if is_lost(error):  # another one has failed; its own words count
-                print(f"error: process {self.rank}: {self.who_failed(run.path)}", file=sys.stderr)
+                print(f"error: process {self.rank}: {self.who_failed(run.path, error)}", file=sys.stderr)
                 raise Ended(1) from None
             with contextlib.suppress(OSError):
                 text = "".join(traceback.format_exception(error))
+                error = cause_of(error, run.path, run.config)
                 (run.path / f"rank_{self.rank}.txt").write_text(f"{text}{describe(error)}\n")
             raise
         finally:
@@ -224,10 +273,10 @@ class Processes:
     def cause(self, error: BaseException, run: Path) -> BaseException:
         """The error to show where one ends the run: what another process says means more than that it is gone."""
         if is_lost(error):
-            return RunError(self.who_failed(run))
+            return RunError(self.who_failed(run, error))
         return error
 
-    def who_failed(self, run: Path) -> str:
+    def who_failed(self, run: Path, error: BaseException) -> str:
         """What another process wrote down before it ended, or which one of this machine is gone without a word."""
         end = time.monotonic() + LAST_WORDS
         while time.monotonic() < end:
@@ -235,11 +284,14 @@ class Processes:
                 lines = file.read_text().strip().splitlines()
                 if lines:
                     return f"{file.stem}: {lines[-1]}"
+            status = read_status(run)
+            if self.rank > 0 and status["status"] == "failed":
+                return f"rank_0: {status.get('reason')}"
             for rank, (host, pid) in enumerate(self.peers):
                 if host == socket.gethostname() and not is_alive(pid):
                     return f"rank_{rank}: process {pid} on {host} is gone without a word: killed, or out of memory"
             time.sleep(0.1)
-        return "another process is gone"
+        return f"another process is gone, or does not answer: {describe(error)}"
 
     def leave(self, code: int) -> None:
         """End this process. Orderly, all wait until everything is written: the first that ends has the others ended."""

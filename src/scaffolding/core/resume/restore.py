@@ -119,7 +119,8 @@ def _check_content(exp: Any, content: dict[str, Any], run: str) -> None:
         if len(saved) < 3 or saved[2] == now[2]:  # older checkpoints do not hold it
             continue
         text = f"data: the {name} split is not the one of {run}: its items have other values now"
-        if content["numerics"] == numerics(exp.device, content["numerics"].get("processes", 1)):
+        known = {"processes": 1, **content["numerics"]}
+        if known == numerics(exp.device, known["processes"]):
             raise UserError(
                 f"{text}\ngive back the data that it was trained on, or start a new run with fork={run}; "
                 f"if nothing has changed, {ORDERS}"

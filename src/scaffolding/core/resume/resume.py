@@ -152,8 +152,7 @@ def resume(exp: Any, create: Any) -> Path:
         announce(exp, changes)
     _warn_of_code(run, exp.project)
     logger.info(f"resuming {run} at step {exp.state.step} of {exp.num_steps}")
-    if changes:
-        exp.processes.first(_note_changes, exp, run, changes)
+    exp.processes.first(_note_changes, exp, run, changes)
     return run
 
 
@@ -168,7 +167,9 @@ def _repair(exp: Any, files: CheckpointFiles, latest: Path, bests: list[Path | N
 
 
 def _note_changes(exp: Any, run: Path, changes: dict[str, Any]) -> None:
-    """Write down the settings that a run goes on with."""
+    """Write down the settings that a run goes on with, if it is others."""
+    if not changes:
+        return
     words = [*words_of(run), *own_words()]
     folder.write_text(run / "overrides.yaml", yaml.safe_dump(words, allow_unicode=True))
     folder.write_text(run / "config.yaml", yaml.safe_dump(exp.config, sort_keys=False, allow_unicode=True))

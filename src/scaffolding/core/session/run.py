@@ -64,6 +64,7 @@ class Run:
         else:
             exp.path = create(exp, None)
         _ = exp.watch  # from here on: what is infinite now is meant to be
+        exp.processes.check_start(exp)
         return cls(exp, exp.path)
 
     def __init__(self, exp: Any, path: Path) -> None:

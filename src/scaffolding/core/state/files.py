@@ -27,6 +27,7 @@ class CheckpointFiles:
         self.parent, self.parent_best = (self.folder / f"{name}.pt" for name in ("parent", "parent_best"))
         self.halfway, self.later_epoch = (self.folder / f"{name}.pt" for name in ("halfway", "later_epoch"))
         self.model = run / "model.pt"
+        self.loaded: dict[Path, Parts] = {}  # by `keep_whole_best`
 
     def save(self, content: dict[str, Any], before: int | None, num_kept: int) -> None:
         """Replace latest.pt, keeping the one of step `before` as step_<before>.pt if more than one is kept.
@@ -130,11 +131,14 @@ class CheckpointFiles:
             return newest
         return file, load(file)
 
-    def replace_best(self, file: Path) -> None:
-        """Make best.pt the same as a whole checkpoint that was found in its place; the damaged one is set aside."""
+    def keep_whole_best(self, step: int | None) -> Path:
+        """The file that `best_or_newest` finds; where best.pt is damaged, it is set aside, and this takes its place."""
+        file, content = self.best_or_newest(step)
+        self.loaded = {file: content}
         if file != self.best and self.best.exists():
             set_aside(self.best)
             link_checkpoint(file, self.best)
+        return file
 
     def _others(self) -> list[Path]:
         """The checkpoints of the run besides latest.pt, the newest first, by the step that they are of."""

@@ -89,7 +89,7 @@ def watched(exp: Any) -> dict[str, Any]:
 
 def nonfinite(states: Any, exempt: Collection[str] = ()) -> dict[str, Tensor]:
     """The tensors in nested states that hold an infinite or NaN value, by their dotted names; some are left out."""
-    values = {name: _numbers(value) for name, value in tensors(states) if name not in exempt}
+    values = {name: numbers(value) for name, value in tensors(states) if name not in exempt}
     values = {name: value for name, value in values.items() if value.is_floating_point() and value.numel()}
     devices: dict[torch.device, list[Tensor]] = {}
     for value in values.values():
@@ -100,7 +100,7 @@ def nonfinite(states: Any, exempt: Collection[str] = ()) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if not bool(value.isfinite().all())}
 
 
-def _numbers(value: Tensor) -> Tensor:
+def numbers(value: Tensor) -> Tensor:
     """The values of a tensor as a dense, real one: of a sparse one those that are stored, of a sharded one its part."""
     if hasattr(value, "to_local"):
         value = value.to_local()
