@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import BASE, TESTS, TINY, Train, assert_same_run, generators, latest
@@ -251,6 +252,38 @@ def test_a_dataset_that_gives_other_values_there_stays() -> None:
 @pytest.mark.parametrize("setting", [True, False, "auto"])
 def test_nothing_is_kept_on_the_device_where_that_is_the_cpu(setting: Any) -> None:
     assert keep_on_device(Pictures("train", 40), torch.tensor([1]), CPU, setting, "loader.on_device") is None
+
+
+class Grid:
+    """Gives out what it keeps."""
+
+    scale = 1.0
+
+    def __init__(self, array: np.ndarray | None = None) -> None:
+        self.items, self.grid = torch.arange(8.0), torch.zeros(3)
+        if array is not None:
+            self.array, self.items = array, torch.from_numpy(array)
+
+    def get_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.items[indices] * self.scale, self.grid[None].expand(len(indices), 3)
+
+
+def test_a_batch_that_shares_memory_with_the_dataset_is_not_given_out() -> None:
+    """A loss that changes its batch would change all later ones."""
+    dataset, indices = Grid(), torch.tensor([1])
+    assert "shares the memory" in difference(dataset, Resident(dataset, CPU), indices, CPU)
+
+
+def test_what_is_changed_later_is_noticed_or_kept_off_the_device() -> None:
+    dataset = Pictures("train", 40)
+    resident = Resident(dataset, CPU)
+    assert resident.is_current()
+    dataset.scale = 10.0  # hides an attribute of the class
+    assert not resident.is_current()
+    resident = Resident(dataset, CPU)
+    resident.there.labels.add_(1)
+    assert not resident.is_current()
+    assert "shares its memory with an array" in reason_against(Grid(np.arange(8.0)), torch.tensor([1]))
 
 
 def test_what_cannot_be_kept_there_is_refused_where_it_is_asked_for() -> None:

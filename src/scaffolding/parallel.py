@@ -35,6 +35,11 @@ def distribute(exp: "Experiment") -> dict[str, Any]:
     """
     if exp.settings.parallel == "ddp":
         return {name: DataParallel(exp, name) for name in exp.losses}
+    if exp.settings.memory_format != "contiguous":
+        raise UserError(
+            f"run.memory_format={exp.settings.memory_format}: weights in that format cannot be sharded"
+            "\nset it to contiguous, or run.parallel to ddp"
+        )
     names = entries(exp)
     mesh = init_device_mesh(exp.device.type, (exp.processes.count,))
     shard(exp.model, names, mesh)

@@ -14,6 +14,7 @@ from .config.build import build, locate
 from .errors import UserError, nearest
 
 WAYS = ("fused", "foreach", "capturable", "differentiable")  # arguments of an optimizer: how it computes an update
+FUSED = (torch.optim.Adam, torch.optim.AdamW)
 FUSED_ON = "cuda"  # a kind of device; on the others an optimizer's own default decides
 SELECTORS = ("match", "max_ndim", "name")  # the other keys of a group are settings of the optimizer
 
@@ -97,8 +98,7 @@ def _can_be_fused(spec: dict[str, Any], key: str, parameters: list[Any]) -> bool
         parameters = [parameter for group in groups for parameter in group["params"]]
     if not all(part.device.type == FUSED_ON and part.is_floating_point() for part in parameters):
         return False
-    found = locate(str(spec["_target_"]), f"{key}._target_")
-    return found.__module__.startswith("torch.optim") and "fused" in inspect.signature(found).parameters
+    return locate(str(spec["_target_"]), f"{key}._target_") in FUSED  # the others may have to take sparse gradients
 
 
 def _check_numbers(settings: dict[str, Any], key: str, target: str) -> None:

@@ -61,6 +61,7 @@ class Resident:
         for name, value, _ in self.found:
             if isinstance(value, Tensor):
                 setattr(self.there, name, _moved(value, device, storages))
+        self.copied = attributes(self.there)
 
     def order_there(self, order: Tensor, positions: Tensor | None) -> Tensor:
         """On the device, the positions in the dataset of items of a split, in an order.
@@ -75,8 +76,8 @@ class Resident:
         return there
 
     def is_current(self) -> bool:
-        """Whether no attribute of the dataset was changed since."""
-        return is_unchanged(self.dataset, self.found)
+        """Whether nothing was assigned to the dataset since, nor changed in place by torch, here or on the device."""
+        return is_unchanged(self.dataset, self.found) and is_unchanged(self.there, self.copied)
 
 
 def attributes(dataset: Any) -> list[tuple[str, Any, int | None]]:
@@ -85,9 +86,11 @@ def attributes(dataset: Any) -> list[tuple[str, Any, int | None]]:
 
 
 def is_unchanged(dataset: Any, found: list[tuple[str, Any, int | None]]) -> bool:
-    """Whether no attribute that there was is another one now, or was changed in place."""
+    """Whether a dataset has the same attributes, and none of them was changed in place."""
     now = vars(dataset)
-    return all(now.get(name) is value and _version(value) == version for name, value, version in found)
+    return len(now) == len(found) and all(
+        now.get(name) is value and _version(value) == version for name, value, version in found
+    )
 
 
 def _version(value: Any) -> int | None:
@@ -124,6 +127,8 @@ def reason_against(dataset: Any, indices: Tensor) -> str:
         return "none of its attributes is a tensor"
     if any(type(value) is not Tensor or value.layout != torch.strided or value.is_cuda for value in found):
         return "one of its tensors is not a plain one on the CPU"
+    if any(isinstance(value, np.ndarray) and _is_shared(value, found) for value in vars(dataset).values()):
+        return "one of its tensors shares its memory with an array of numpy, which changes it unnoticed"
     known = attributes(dataset)
     with keys.keyed("resident"), torch.no_grad():
         before = _generators()
@@ -137,6 +142,12 @@ def reason_against(dataset: Any, indices: Tensor) -> str:
     if not is_unchanged(dataset, known):
         return "get_batch changes the dataset"
     return ""
+
+
+def _is_shared(array: np.ndarray, tensors: list[Tensor]) -> bool:
+    """Whether an array lies in the memory of a tensor."""
+    memories = [torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).numpy() for tensor in tensors]
+    return any(np.may_share_memory(array, memory) for memory in memories)
 
 
 def _generators() -> tuple[Any, ...]:
@@ -164,8 +175,11 @@ def keep_on_device(dataset: Any, indices: Tensor, device: torch.device, setting:
     if not reason and setting == "auto" and num_bytes(dataset) > SHARE * torch.cuda.mem_get_info(device)[0]:
         reason = f"it takes {num_bytes(dataset) / 1e6:.0f} MB, more than {SHARE:.0%} of the free memory"
     if not reason:
-        found = Resident(dataset, device)
-        reason = difference(dataset, found, indices, device)
+        try:
+            found = Resident(dataset, device)
+            reason = difference(dataset, found, indices, device)
+        except torch.OutOfMemoryError:
+            reason = f"it takes {num_bytes(dataset) / 1e6:.0f} MB, and there is not as much memory"
     if not reason:
         return found
     text = f"{type(dataset).__name__} cannot be kept on the device: {reason}"
@@ -186,11 +200,21 @@ def difference(dataset: Any, resident: Resident, indices: Tensor, device: torch.
     expected = dict(tensors(dataset.get_batch(indices)))
     if found.keys() != expected.keys() or not found:
         return "a batch has other parts there"
+    kept = {part.untyped_storage().data_ptr() for part in vars(resident.there).values() if isinstance(part, Tensor)}
     for name, value in expected.items():
         other = found[name]
-        if other.device.type != device.type or other.dtype != value.dtype or not torch.equal(other.cpu(), value):
+        if other.untyped_storage().data_ptr() in kept:  # whoever changes the batch would change the dataset
+            return f"a batch shares the memory of the dataset in {name or 'its value'}"
+        if other.device.type != device.type or other.dtype != value.dtype or not _is_equal(other.cpu(), value):
             return f"a batch has another {name or 'value'} there"
     return ""
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, NaN being equal to NaN."""
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 @contextlib.contextmanager
