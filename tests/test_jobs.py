@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,40 @@ def test_a_job_is_not_restarted_for_ever(tmp_path: Path) -> None:
     assert said[-3:] == ["mode=prod", "a=b c", "job=first"]
     said = call(tmp_path, "bash", JOBS / "slurm.sh", "mode=prod", code=1, SLURM_RESTART_COUNT="101", **job)
     assert said == ["restarted 101 times: not again"]
+
+
+@pytest.mark.skipif(not (JOBS / "slurm.sh").exists(), reason="slurm.sh has been deleted")
+def test_a_run_gets_the_processors_of_its_job(tmp_path: Path) -> None:
+    """Fails where srun, which does not inherit the number from 22.05 on, gives each process a single one."""
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "first", "SLURM_NTASKS": "1"}
+    said = call(tmp_path, "bash", JOBS / "slurm.sh", SLURM_CPUS_PER_TASK="4", **job)
+    assert said[0] == "--cpus-per-task=4"
+
+
+@pytest.mark.skipif(not (JOBS / "slurm.sh").exists(), reason="slurm.sh has been deleted")
+@pytest.mark.parametrize("code, waits", [(143, True), (138, True), (134, True), (137, False), (139, False), (1, False)])
+def test_only_a_job_that_was_stopped_stays_until_slurm_ends_it(tmp_path: Path, code: int, waits: bool) -> None:
+    """Fails where a crash keeps what the job has of the cluster, or a preempted job ends before Slurm queues it."""
+    programs = {
+        "scontrol": "echo here",
+        "srun": f"exit {code}",
+        "sleep": f"touch {tmp_path}/waited; kill -KILL $PPID",  # instead of Slurm
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "first", "SLURM_NTASKS": "1"}
+    env = os.environ | job | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", JOBS / "slurm.sh"], env=env, cwd=PROJECT_ROOT, capture_output=True)
+    assert (tmp_path / "waited").exists() == waits
+    assert done.returncode == (-signal.SIGKILL if waits else code)
+
+
+@pytest.mark.skipif(not (JOBS / "condor.sub").exists(), reason="condor.sub has been deleted")
+def test_a_condor_job_starts_in_the_folder_of_condor_submit() -> None:
+    """Fails where it starts in the folder of the user's shell, which need not be that of the code."""
+    text = (JOBS / "condor.sub").read_text()
+    assert "$ENV(PWD)" not in text and not re.search(r"^initialdir", text, re.MULTILINE)
 
 
 @pytest.mark.skipif(not (JOBS / "slurm_points.sh").exists(), reason="slurm_points.sh has been deleted")

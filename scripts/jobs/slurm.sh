@@ -1,9 +1,12 @@
 #!/bin/bash
-# One run as a Slurm job. After a preemption, the time limit or the end of a node it carries on by itself. Yours to edit.
+# One run as a Slurm job. The 120 s of --signal must be longer than the longest step, evaluation or rollout.
+# After a preemption, the time limit or the end of a node the job carries on by itself. Yours to edit.
 # Submit it from the project's folder, with the environment active; the job's name is the name of the run:
 #   sbatch --job-name=first scripts/jobs/slurm.sh data=mnist mode=prod run.budget=20epochs
 #   sbatch --job-name=large --nodes=2 --ntasks-per-node=4 --gpus-per-task=1 scripts/jobs/slurm.sh run.accumulate=8 ...
 #SBATCH --cpus-per-task=4 --mem-per-cpu=4G --time=04:00:00
+# Without a GPU the run trains on the CPU, in float32, until it ends. With one # less, the next line asks for one:
+##SBATCH --gpus-per-task=1 --partition=NAME
 #SBATCH --requeue --open-mode=append --signal=B:USR1@120 --output=%x.%j.txt
 
 max_restarts=100 # a job whose time is too short for a single step would otherwise go on for ever
@@ -18,7 +21,8 @@ process='export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_N
 # Slurm sends USR1 to this script, 120 s before the time limit (--signal above). The run saves and ends.
 trap 'again=1; kill -USR1 "$step"' USR1
 trap : TERM # of a preemption or scancel; Slurm sends it to the run, too
-srun --kill-on-bad-exit=1 bash -c "$process" run "$@" "job=$SLURM_JOB_NAME" &
+cpus=${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} # srun does not inherit it
+srun $cpus --kill-on-bad-exit=1 bash -c "$process" run "$@" "job=$SLURM_JOB_NAME" &
 step=$!
 while kill -0 "$step" 2> /dev/null; do # a signal ends `wait` early
   wait "$step"
@@ -26,9 +30,11 @@ while kill -0 "$step" 2> /dev/null; do # a signal ends `wait` early
 done
 if [ -n "$again" ]; then
   scontrol requeue "$SLURM_JOB_ID"
-elif [ "$code" -gt 128 ]; then
-  # Preempted or cancelled. Slurm queues a preempted job again only if it is still there at the end of the grace time,
-  # and takes one that ended before for failed. It ends this script in either case.
+elif [ "$code" = 143 ] || [ "$code" = 138 ] || [ "$code" = 134 ]; then
+  # The codes that a stop leaves: SIGTERM, USR1, or SIGABRT of a process whose partner has ended. The job is preempted
+  # or cancelled. Slurm queues a preempted job again only if it is still there at the end of the grace time, and takes
+  # one that ended before for failed. It ends this script in either case. Other codes above 128 are crashes (137: out of
+  # memory, 139: segmentation fault).
   for _ in $(seq 300); do sleep 2; done
 fi
 exit "$code"
