@@ -11,7 +11,6 @@ import os
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -24,17 +23,13 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from ..errors import Ended, RunError, UserError
-from ..folder.folder import read_status
 from ..means import of_all
-from ..session.failure import cause_of
-from ..signals import Stopped
 from ..state.finite import numbers
 from ..tree import map_parts
+from .ending import LAST_WORDS, follow, is_lost, who_failed
 
 TIMEOUT = timedelta(minutes=30)  # for the slowest thing that one does while others wait: a download, a save
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-LAST_WORDS = 2.0  # seconds to wait for what another process says before it ends
-LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 
 class Processes:
@@ -253,45 +248,14 @@ class Processes:
     @contextlib.contextmanager
     def following(self, run: Any) -> Iterator[None]:
         """The session of a process that writes nothing, unless it fails: then rank_<N>.txt says why."""
-        try:
-            with run.stop:
-                yield
-        except (Stopped, Ended):
-            raise
-        except BaseException as error:
-            if is_lost(error):  # another one has failed; its own words count
-                print(f"error: process {self.rank}: {self.who_failed(run.path, error)}", file=sys.stderr)
-                raise Ended(1) from None
-            with contextlib.suppress(OSError):
-                text = "".join(traceback.format_exception(error))
-                error = cause_of(error, run.path, run.config)
-                (run.path / f"rank_{self.rank}.txt").write_text(f"{text}{describe(error)}\n")
-            raise
-        finally:
-            run.close_loaders()
+        with follow(self, run):
+            yield
 
     def cause(self, error: BaseException, run: Path) -> BaseException:
         """The error to show where one ends the run: what another process says means more than that it is gone."""
         if is_lost(error):
-            return RunError(self.who_failed(run, error))
+            return RunError(who_failed(self, run, error))
         return error
-
-    def who_failed(self, run: Path, error: BaseException) -> str:
-        """What another process wrote down before it ended, or which one of this machine is gone without a word."""
-        end = time.monotonic() + LAST_WORDS
-        while time.monotonic() < end:
-            for file in sorted(run.glob("rank_*.txt")):
-                lines = file.read_text().strip().splitlines()
-                if lines:
-                    return f"{file.stem}: {lines[-1]}"
-            status = read_status(run)
-            if self.rank > 0 and status["status"] == "failed":
-                return f"rank_0: {status.get('reason')}"
-            for rank, (host, pid) in enumerate(self.peers):
-                if host == socket.gethostname() and not is_alive(pid):
-                    return f"rank_{rank}: process {pid} on {host} is gone without a word: killed, or out of memory"
-            time.sleep(0.1)
-        return f"another process is gone, or does not answer: {describe(error)}"
 
     def leave(self, code: int) -> None:
         """End this process. Orderly, all wait until everything is written: the first that ends has the others ended."""
@@ -322,23 +286,3 @@ def check_gpus(hosts: list[str], gpus: list[str]) -> None:
                 f"run.device: {len(found)} processes on {host} share {len(set(found))} GPUs"
                 f"\nstart {len(set(found))} there, or give run.device=cpu"
             )
-
-
-def is_lost(error: BaseException) -> bool:
-    """Whether an error says that another process does not answer any more."""
-    if isinstance(error, dist.DistError):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in LOST)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine is there, and does not only wait for its parent to notice its end."""
-    with contextlib.suppress(OSError):
-        os.kill(pid, 0)
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    return False
-
-
-def describe(error: BaseException) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
