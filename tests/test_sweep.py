@@ -1,10 +1,13 @@
 """scripts/sweep.py: what is missing or has failed is done, everything else is left alone, and the table is right."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -47,6 +50,58 @@ class Point:
 
     def send_signal(self, number: int) -> None:
         self.process.send(number, to_group=False)
+
+
+class Done:
+    """The process of a point that has finished at once, `codes` of jobs tell which have failed instead."""
+
+    codes: dict[int, int] = {}  # noqa: RUF012
+    started: list["Done"] = []  # noqa: RUF012
+
+    def __init__(self, command: list[str], env: dict[str, str], **options: Any) -> None:
+        self.words = dict(word.split("=", 1) for word in command if "=" in word)
+        self.job, self.device = int(self.words["job"][3:]), env.get("CUDA_VISIBLE_DEVICES")
+        self.code: int | None = self.codes.get(self.job, 0)
+        self.signals: list[int] = []
+        self.started.append(self)
+        Point.started.append(self.job)
+        say(Path(self.words["paths.output"]) / self.words["job"], "failed" if self.code else "finished")
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
+        self.code = 128 + number
+
+
+def say(run: Path, status: str, host: str = "elsewhere") -> None:
+    """What the folder of a run says."""
+    run.mkdir(exist_ok=True)
+    (run / "config.yaml").write_text("{}")
+    (run / "status.json").write_text(json.dumps({"status": status, "host": host, "pid": 7, "best": 0.5}))
+
+
+@pytest.fixture
+def at_once(program: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script, whose points have ended as soon as they are started."""
+    monkeypatch.setattr(program.subprocess, "Popen", Done)
+    monkeypatch.setattr(Done, "codes", {})
+    monkeypatch.setattr(Done, "started", [])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return program
+
+
+@pytest.fixture
+def queue(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job file; what the queue is told comes to stand next to it, in `told`."""
+    folder = tmp_path_factory.mktemp("queue")
+    (folder / "sbatch").write_text(f'#!/bin/sh\necho "$@" >> {folder}/told\necho Submitted batch job 7\n')
+    (folder / "sbatch").chmod(0o755)
+    (folder / "told").touch()
+    (folder / "points.sh").touch()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder / "points.sh"
 
 
 @pytest.fixture
@@ -195,3 +250,151 @@ def test_a_search_goes_on_where_it_was(program: Any, tmp_path: Path, monkeypatch
     study = optuna.load_study(study_name="exp_lr", storage=storage)
     assert {trial.number: trial.value for trial in study.trials} == finished(tmp_path)
     assert all(1e-3 <= trial.params["optimizer.lr"] <= 1e-1 for trial in study.trials)
+    shutil.rmtree(tmp_path / "exp_lr/job0")  # to do it again
+    monkeypatch.setattr(program.subprocess, "Popen", Done)
+    assert sweep(program, monkeypatch, tmp_path) == [0]
+
+
+def test_a_grid_does_not_become_a_search(
+    at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails where points that have runs get the words of other trials."""
+    words = ["data=digits", "run.seed=1,2"]
+    assert sweep(at_once, monkeypatch, tmp_path, *words) == [0, 1]
+    before = (tmp_path / "exp_lr/points.txt").read_text()
+    for given in ([], words):
+        assert sweep(at_once, monkeypatch, tmp_path, "--trials", "3", *given, code=2) == []
+        assert "--trials: lr is a grid" in capsys.readouterr().err
+    assert (tmp_path / "exp_lr/points.txt").read_text() == before
+
+
+def test_words_are_corrected_with_their_study(at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a study of other words stays, or a search that never began keeps its words from being a grid."""
+    for first in ("run.seed=1,2,3", "run.seed=1,2"):
+        words = ["data=digits", "run.seed=1,2"]
+        sweep(at_once, monkeypatch, tmp_path, "--trials", "3", "--with", "x", "data=digits", first, code=2)
+        if first != words[1]:
+            (tmp_path / "exp_lr/optuna.log").write_text("trials of other words")
+        assert sweep(at_once, monkeypatch, tmp_path, *words) == [0, 1]
+        assert not (tmp_path / "exp_lr/optuna.log").exists()
+        shutil.rmtree(tmp_path / "exp_lr")
+
+
+def test_what_a_queue_has_is_not_done_twice(
+    at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], queue: Path
+) -> None:
+    def call(*words: str, code: int = 0) -> str:
+        assert sweep(at_once, monkeypatch, tmp_path, *words, code=code) == []
+        said = capsys.readouterr()
+        return said.err if code else said.out
+
+    def num_submitted() -> int:
+        return len((queue.parent / "told").read_text().splitlines())
+
+    folder, words = tmp_path / "exp_lr", ["--with", str(queue), "data=digits", "run.seed=1,2"]
+    call(*words)
+    points, note = (folder / "points.txt").read_text(), folder / "submitted"
+    assert num_submitted() == 1 and "Submitted batch job 7: points 0,1" in note.read_text()
+    for again in (words, [], words[:2]):
+        said = call(*again)
+        assert "a queue has them" in said and "batch job 7" in said and "--again" in said and "job1" in said
+    assert "is a sweep of other words" in call(*words[:3], "run.seed=4,5,6", code=2)
+    assert num_submitted() == 1 and (folder / "points.txt").read_text() == points
+    call(*words, "--again")
+    assert num_submitted() == 2 and note.exists()
+    say(folder / "job0", "finished")
+    assert sweep(at_once, monkeypatch, tmp_path, "--again") == [1]  # here
+    assert not note.exists()
+    note.write_text("all of it is done")
+    capsys.readouterr()
+    assert "0 of 2 points to do" in call(*words)
+    assert num_submitted() == 2 and not note.exists()  # nothing to do: nothing is submitted
+
+
+def test_a_look_changes_nothing(
+    at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data=digits", "run.seed=1,2"]
+    assert sweep(at_once, monkeypatch, tmp_path, "--table", *words, code=2) == []
+    assert list(tmp_path.iterdir()) == []
+    Done.codes = {1: 1}
+    assert sweep(at_once, monkeypatch, tmp_path, *words, code=1) == [0, 1]
+    capsys.readouterr()
+    monkeypatch.setattr(at_once, "acquire", None)  # also while another process has the sweep
+    assert sweep(at_once, monkeypatch, tmp_path, "--table") == []
+    said = capsys.readouterr().out
+    assert said.startswith("job ") and re.search(r"job1 +failed", said)
+
+
+def test_a_point_on_another_machine_is_left_alone(
+    at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails where a point that was killed there is passed over as if it were done."""
+    Done.codes = {0: 1, 1: 1}
+    words = ["data=digits", "run.seed=1,2"]
+    sweep(at_once, monkeypatch, tmp_path, *words, code=1)
+    say(tmp_path / "exp_lr/job1", "running")
+    Done.codes = {}
+    assert sweep(at_once, monkeypatch, tmp_path, code=1) == [0]
+    said = capsys.readouterr().out
+    assert "job1 is running on elsewhere" in said and said.count("left alone") == 1
+    line = rf"if it was killed there: python \S+train.py data=digits run.seed=2 paths.output_root={tmp_path} job=job1 "
+    assert re.search(line, said)
+    say(tmp_path / "exp_lr/job1", "running", socket.gethostname())
+    assert sweep(at_once, monkeypatch, tmp_path) == [1]  # on this machine, a kill is seen
+
+
+def test_an_error_stops_the_other_points(at_once: Any, tmp_path: Path) -> None:
+    def tell(job: int) -> None:
+        Done.started[0].code = 0
+        raise ValueError("planted")
+
+    class Slow(Done):
+        def __init__(self, command: list[str], **options: Any) -> None:
+            super().__init__(command, **options)
+            self.code = 0 if self.job else None
+
+    at_once.subprocess.Popen = Slow
+    points = at_once.Sweep(tmp_path, [], points=[[], []])
+    with pytest.raises(ValueError, match="planted"):
+        at_once.do_points(points, iter([0, 1]), 2, 2, False, SimpleNamespace(tell=tell))
+    assert [process.signals for process in Done.started] == [[signal.SIGTERM], []]
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--trials"])
+def test_numbers_begin_at_one(
+    at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        sweep(at_once, monkeypatch, tmp_path, option, "0", "run.seed=1,2")
+    assert end.value.code == 2 and f"{option}: 0: not a number from 1 on" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_words_of_the_place(at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the first call hold, those of a later one win, and `trust` is never split."""
+    place = ["paths.data=/some/where", "loader.num_workers=2", "run.device=cpu"]
+    Done.codes = {0: 1, 1: 1}
+    sweep(at_once, monkeypatch, tmp_path, "data=digits", "run.seed=1,2", *place, code=1)
+    Done.codes = {}
+    assert sweep(at_once, monkeypatch, tmp_path, "loader.num_workers=4", "trust=some.name,other/name") == [0, 1]
+    words = Done.started[-1].words
+    assert (words["paths.data"], words["run.device"], words["run.seed"]) == ("/some/where", "cpu", "2")
+    assert (words["loader.num_workers"], words["trust"]) == ("4", "some.name,other/name")
+
+
+def test_each_place_has_its_own_gpu(at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where all points share the first of several GPUs."""
+
+    def devices(*words: str, name: str) -> dict[int, str | None]:
+        Done.started.clear()
+        sweep(at_once, monkeypatch, tmp_path, *words, "data=digits", name=name)
+        return {process.job: process.device for process in Done.started}
+
+    words = ["run.seed=1,2,3"]
+    assert devices("--jobs", "2", *words, name="unset") == dict.fromkeys(range(3))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert devices("--jobs", "3", *words, name="several") == {0: "4", 1: "6", 2: "4"}
+    assert devices("--jobs", "2", *words, name="two") == {0: "4", 1: "6", 2: "4"}  # a place that is free again
+    assert devices(*words, name="one") == dict.fromkeys(range(3), "4,6")
+    assert devices("--jobs", "2", "run.device=cuda:0,cuda:1", name="chosen") == dict.fromkeys(range(2), "4,6")
