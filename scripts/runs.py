@@ -8,6 +8,7 @@ python scripts/runs.py --clean-jobs                                # delete the 
 
 import argparse
 import contextlib
+import shlex
 import subprocess
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from scaffolding.core.config.grammar import key_of
 from scaffolding.core.errors import ONE_LINE, UserError
 from scaffolding.core.find import list_runs, read_output_root
 from scaffolding.core.folder.folder import read_status
@@ -36,6 +38,7 @@ COLORS = {
     "damaged": "red",
 }
 ROOT = Path(__file__).resolve().parents[1]
+SUBMITTED = "submitted.txt"  # of submit.py: the words of the run; as old as the last submit
 OURS = (".env", "configs/local.yaml", "__pycache__/")  # what git ignores in a job's code and nobody would miss
 
 
@@ -120,12 +123,28 @@ def duration(seconds: float) -> str:
     return f"{seconds / size:.0f} {unit}"
 
 
+def needed(job: Path, root: Path) -> str:
+    """Why a job still needs its code; "": its run has finished since it was last submitted."""
+    submitted = job / SUBMITTED
+    if not submitted.exists():
+        return f"there is no {submitted}: when was it submitted?"
+    words = shlex.split(submitted.read_text())
+    outputs = [word.partition("=")[2] for word in words if key_of(word) == "paths.output"]
+    run = Path([str(root), *outputs][-1]) / job.name
+    if not run.exists():
+        return f"{run} is not there"
+    status = read_status(run)["status"]
+    if status != "finished":
+        return f"{run} is {status}"
+    if (run / "status.json").stat().st_mtime_ns <= submitted.stat().st_mtime_ns:
+        return f"{job.name} was submitted again after {run} had finished"
+    return ""
+
+
 def clean(code: Path, root: Path) -> str:
     """Delete the worktree of a submitted run if it has finished, and nothing else is in it; what became of it."""
-    name = code.parent.name
-    statuses = [read_status(path)["status"] for path in list_runs(root) if path.name == name]
-    if set(statuses) != {"finished"}:
-        return f"kept, as {name} is {', '.join(statuses) or 'not there'}"
+    if why := needed(code.parent, root):
+        return f"kept, as {why}"
     try:
         top = Path(git(ROOT, "rev-parse", "--show-toplevel"))
         project = code / ROOT.relative_to(top)
@@ -133,6 +152,8 @@ def clean(code: Path, root: Path) -> str:
         now = uncommitted_changes(project, [*sources, project / "configs"])
         ignored = git(code, "ls-files", "--others", "--ignored", "--exclude-standard", "--directory").splitlines()
         others = [path for path in ignored if not path.endswith(OURS)]
+        if now.commit != (code.parent / "commit.txt").read_text():
+            return f"kept, as it has another commit: {now.commit}"
         if others or now.left_out or now.patch != (code.parent / "changes.patch").read_bytes():
             return f"kept, as it was changed since{': ' * bool(others)}{', '.join(others[:5])}"
         git(ROOT, "worktree", "remove", "--force", str(code))

@@ -1,6 +1,7 @@
-"""Submit a run to a queue with the code of this moment, whatever is edited meanwhile. Does not import torch.
+"""Submit a run to a queue with the code as it is now, whatever is edited meanwhile. Does not import torch.
 
 python scripts/submit.py --with scripts/jobs/slurm.sh first data=mnist mode=prod run.budget=20epochs
+python scripts/submit.py --with scripts/jobs/slurm.sh first data=mnist mode=prod -- --gpus-per-task=1  # for the queue
 python scripts/submit.py --with scripts/jobs/condor.sub first data=mnist mode=prod run.budget=20epochs
 python scripts/runs.py --clean-jobs                        # delete the code of runs that have finished
 
@@ -27,6 +28,8 @@ from scaffolding.core.provenance.patch import Changes, uncommitted_changes
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = next(ROOT.glob("src/*/train.py")).parent
 MARK, PATCH = "commit.txt", "changes.patch"  # in the job's folder: what its code is
+SUBMITTED = "submitted.txt"  # there, too: the words of the run; as old as the last submit
+GITLINK = "160000"  # the mode by which git knows a submodule
 
 
 def git(folder: Path, *words: str, given: bytes = b"") -> str:
@@ -50,9 +53,20 @@ def code_of_now() -> Changes:
         raise UserError(f"{ROOT}: {error}\nthe code is pinned by git: git init, git add and git commit it") from error
     if changes.commit is None:
         raise UserError(f"{ROOT}: git has no commit yet\nthe code is pinned by git: git add and git commit it")
+    empty = submodules()
+    for name in empty:
+        print(f"the job's code lacks {name} (a git submodule: its folder is empty there)", file=sys.stderr)
     for name, why in changes.left_out.items():
-        print(f"the job's code lacks what is not committed of {name} ({why})", file=sys.stderr)
+        if name not in empty:
+            print(f"the job's code lacks what is not committed of {name} ({why})", file=sys.stderr)
     return changes
+
+
+def submodules() -> list[str]:
+    """The git submodules of the repository, which a worktree does not fill."""
+    top = Path(git(ROOT, "rev-parse", "--show-toplevel"))
+    entries = git(top, "ls-files", "--stage", "-z").split("\0")
+    return [entry.partition("\t")[2] for entry in entries if entry.startswith(GITLINK)]
 
 
 def pin(job: Path, changes: Changes) -> Path:
@@ -74,9 +88,9 @@ def pin(job: Path, changes: Changes) -> Path:
         return project
     if code.exists():  # half made, by a kill
         shutil.rmtree(code)
-    git(ROOT, "worktree", "prune")
     patch.write_bytes(changes.patch)
-    git(ROOT, "worktree", "add", "--quiet", "--detach", str(code), str(changes.commit))
+    # by force: git may still know a worktree that was here, and has been deleted
+    git(ROOT, "worktree", "add", "--force", "--quiet", "--detach", str(code), str(changes.commit))
     if changes.patch:
         git(code, "apply", "--whitespace=nowarn", "-", given=changes.patch)
     if (ROOT / "configs/local.yaml").exists():
@@ -87,18 +101,39 @@ def pin(job: Path, changes: Changes) -> Path:
     return project
 
 
-def command(file: Path, name: str, words: list[str], job: Path) -> list[str]:
+def place(words: list[str]) -> tuple[list[str], Path]:
+    """The words with every path in full, as a relative one would start at the worktree; the folder of all runs.
+
+    Raises:
+        UserError: a path refers to what is not there.
+    """
+    own = [word for word in words if key_of(word).startswith("paths.") and "=" in word]
+    heads = {"output_root": "paths.output_root", "data": "paths.data"}
+    heads |= {key_of(word).removeprefix("paths."): word.partition("=")[0] for word in own}
+    given = {key_of(word).removeprefix("paths."): unquoted(word.partition("=")[2]) for word in own}
+    paths = {key: read_path(key, ROOT, given).resolve() for key in heads}
+    others = [word for word in words if word not in own]
+    return [*others, *(f"{heads[key]}={path}" for key, path in paths.items())], paths["output_root"]
+
+
+def command(file: Path, name: str, words: list[str], options: list[str], job: Path) -> list[str]:
     """What hands the job to its queue."""
     if file.suffix == ".sub":
         doubled = [word.replace("'", "''").replace('"', '""') for word in words]
         listed = " ".join(f"'{word}'" for word in doubled)
         write_text(job / "jobs.txt", f"{name}, {listed}\n")
-        return ["condor_submit", f"jobs={job}/jobs.txt", f"folder={job}", str(file)]
-    return ["sbatch", f"--job-name={name}", f"--output={job}/%j.txt", str(file), *words]
+        return ["condor_submit", f"jobs={job}/jobs.txt", f"folder={job}", *options, str(file)]
+    return ["sbatch", f"--job-name={name}", f"--output={job}/%j.txt", *options, str(file), *words]
 
 
-def submit(file: Path, name: str, words: list[str]) -> str:
+def submit(file: Path, name: str, words: list[str], options: list[str]) -> str:
     """Pin the code, submit the job, and return what the queue says.
+
+    Args:
+        file: the job file.
+        name: of the run.
+        words: of train.py.
+        options: of the queue's program.
 
     Raises:
         UserError: NAME, the job file, git or the queue is not fit for it.
@@ -114,20 +149,17 @@ def submit(file: Path, name: str, words: list[str]) -> str:
         raise UserError(f"--with {file}: no such file\nthe job files are in scripts/jobs")
     if shutil.which(program) is None:
         raise UserError(f"--with {file}: {program} is not on this machine\nsubmit where the queue is; *.sub: HTCondor")
-    own = [word for word in words if key_of(word).startswith("paths.")]
-    given = {key_of(word).removeprefix("paths."): unquoted(word.partition("=")[2]) for word in own}
-    paths = {key: read_path(key, ROOT, given).resolve() for key in ("output_root", "data")}
-    words = [word for word in words if key_of(word) not in ("paths.output_root", "paths.data")]
-    words += [f"paths.{key}={path}" for key, path in paths.items()]
+    words, root = place(words)
     changes = code_of_now()
-    job = paths["output_root"] / "jobs" / name
+    job = root / "jobs" / name
     job.mkdir(parents=True, exist_ok=True)
     acquire(job)
     project = pin(job, changes)
     if file.resolve().is_relative_to(ROOT):
         file = project / file.resolve().relative_to(ROOT)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `python` is this one there, too
-    sent = command(file.resolve(), name, words, job)
+    sent = command(file.resolve(), name, words, options, job)
+    write_text(job / SUBMITTED, f"{shlex.join(words)}\n")  # before the run can finish
     done = subprocess.run(sent, cwd=project, env=os.environ | {"PATH": path}, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{shlex.join(sent)}\n{done.stderr.strip()}")
@@ -138,10 +170,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--with", metavar="FILE", dest="file", type=Path, required=True, help="a job file")
     parser.add_argument("name", metavar="NAME", help="of the run")
-    parser.add_argument("words", metavar="WORDS", nargs="*", help="of train.py")
-    args = parser.parse_intermixed_args()
+    parser.add_argument("words", metavar="WORDS", nargs="*", help="of train.py; after --: options of the queue")
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args = parser.parse_intermixed_args(sys.argv[1:end])
     try:
-        print(submit(args.file, args.name, args.words))
+        print(submit(args.file, args.name, args.words, sys.argv[end + 1 :]))
         return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -52,8 +52,8 @@ def git(place: Path, *words: str) -> str:
     return subprocess.run(["git", *words], cwd=place, check=True, capture_output=True, text=True).stdout
 
 
-def call(clone: Path, script: str, *words: str, code: int = 0, with_queue: bool = True) -> str:
-    """The output of a script of the clone, or what it says of a wrong use."""
+def call(clone: Path, script: str, *words: str, code: int = 0, with_queue: bool = True, errors: bool = False) -> str:
+    """The output of a script of the clone, or what it says of a wrong use and, with `errors`, of what it lacks."""
     path = f"{clone.parent}/only_git"
     if with_queue:
         path = f"{clone.parent}/bin{os.pathsep}{os.environ['PATH']}"
@@ -61,7 +61,7 @@ def call(clone: Path, script: str, *words: str, code: int = 0, with_queue: bool 
     program = [sys.executable, str(clone / "scripts" / script), *words]
     done = subprocess.run(program, cwd=clone, env=env, capture_output=True, text=True)
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
-    return done.stdout if code == 0 else done.stderr
+    return done.stdout if code == 0 and not errors else done.stderr
 
 
 def said(clone: Path) -> list[str]:
@@ -92,10 +92,55 @@ def test_the_code_of_the_moment_is_pinned_and_submitted(clone: Path) -> None:
     (clone / "new.py").write_text("# newer\n")
     assert f"first: {job} has other code" in call(clone, "submit.py", *slurm, code=2)
     assert (job / "code/new.py").read_text() == "# new\n"
-    call(clone, "submit.py", "--with", "scripts/jobs/condor.sub", "second", "run.description=it's b")
+    condor = ("--with", "scripts/jobs/condor.sub", "second", "run.description=it's b")
+    call(clone, "submit.py", *condor, "--", "-append", "request_gpus = 1")
     line = (clone / "_output/jobs/second/jobs.txt").read_text()
     assert line.startswith("second, 'run.description=it''s b' 'paths.output_root=")
-    assert f"jobs={clone}/_output/jobs/second/jobs.txt" in said(clone)
+    job = clone / "_output/jobs/second"
+    options = [f"jobs={job}/jobs.txt", f"folder={job}", "-append", "request_gpus = 1"]
+    assert said(clone) == [f"{job}/code", *said(clone)[1:2], *options, f"{job}/code/scripts/jobs/condor.sub"]
+
+
+def test_results_and_worktrees_are_where_the_user_has_them(clone: Path) -> None:
+    """Fails where a relative path of the command line starts at the pinned code, or git forgets other worktrees."""
+    git(clone, "worktree", "add", "--detach", str(clone.parent / "on_a_disk"))
+    shutil.rmtree(clone.parent / "on_a_disk")  # not mounted
+    library = git(clone, "rev-parse", "HEAD").strip()
+    git(clone, "update-index", "--add", "--cacheinfo", f"160000,{library},libs/one")  # a submodule
+    git(clone, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "submodule")
+    places = ["paths.output=_output/here", "+paths.scratch=${paths.output}/tmp", "paths.output_root=_output/runs"]
+    first = ["--with", "scripts/jobs/slurm.sh", "first", "mode=prod", *places]
+    assert "lacks libs/one (a git submodule" in call(clone, "submit.py", *first, "--", "--gpus=1", errors=True)
+    folders = {"output_root": "_output/runs", "data": "data_here", "output": "_output/here"}
+    paths = [f"paths.{key}={clone}/{folder}" for key, folder in folders.items()]
+    assert said(clone)[-5:] == ["mode=prod", *paths, f"+paths.scratch={clone}/_output/here/tmp"]
+    code = clone / "_output/runs/jobs/first/code"
+    assert said(clone)[-7:-5] == ["--gpus=1", f"{code}/scripts/jobs/slurm.sh"]
+    shutil.rmtree(code)  # by hand: git still knows it
+    call(clone, "submit.py", *first)
+    assert code.exists()
+    run = clone / "_output/here/first"
+    run.mkdir(parents=True)
+    (run / "status.json").write_text('{"status": "finished"}')
+    if (SCRIPTS / "runs.py").exists():
+        assert f"{code}: deleted" in call(clone, "runs.py", "--output", "_output/runs", "--clean-jobs")
+    assert "on_a_disk" in git(clone, "worktree", "list")
+
+
+@pytest.mark.skipif(not (SCRIPTS / "runs.py").exists(), reason="runs.py has been deleted")
+def test_the_code_of_a_run_that_waits_is_kept(clone: Path) -> None:
+    """Fails where a finished dev run of the same name, or what the run was before it was submitted, counts."""
+    call(clone, "submit.py", "--with", "scripts/jobs/slurm.sh", "first", "mode=prod")
+    root = clone / "_output"
+    for run in (root / "dev/first", root / "first"):
+        assert f"kept, as {root}/first is not there" in call(clone, "runs.py", "--clean-jobs")
+        run.mkdir(parents=True)
+        (run / "config.yaml").touch()
+        (run / "status.json").write_text('{"status": "finished"}')
+    os.utime(root / "first/status.json", (1, 1))  # before the submit
+    assert f"first was submitted again after {root}/first had finished" in call(clone, "runs.py", "--clean-jobs")
+    os.utime(root / "first/status.json")
+    assert "/jobs/first/code: deleted" in call(clone, "runs.py", "--clean-jobs")
 
 
 def test_wrong_use_is_refused(clone: Path) -> None:
@@ -120,7 +165,7 @@ def test_a_pinned_run_uses_its_own_code_and_is_cleaned_up(clone: Path) -> None:
     call(clone, "submit.py", "--with", "scripts/jobs/slurm.sh", "first", "mode=prod")
     root = clone / "_output"
     code = root / "jobs/first/code"
-    assert "kept, as first is not there" in call(clone, "runs.py", "--clean-jobs")
+    assert f"kept, as {root}/first is not there" in call(clone, "runs.py", "--clean-jobs")
     words = [*TINY, "run.budget=2", "job=first", f"paths.output_root={root}"]
     program = [sys.executable, str(next(code.glob("src/*/train.py"))), *words]
     env = {name: text for name, text in os.environ.items() if name != plain.FOLDER} | {"PYTHONPATH": str(TESTS)}
@@ -129,6 +174,13 @@ def test_a_pinned_run_uses_its_own_code_and_is_cleaned_up(clone: Path) -> None:
     record = json.loads((root / "first/provenance.json").read_text())
     assert record["commit"] == git(clone, "rev-parse", "HEAD").strip()
     assert record["code"] == code_hash(next(clone.glob("src/*/train.py")).parent)
+    (code / "run.py").write_text("# of the owner")
+    git(code, "add", "run.py")
+    git(code, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "of the owner")
+    commit = git(code, "rev-parse", "HEAD").strip()
+    assert f"kept, as it has another commit: {commit}" in call(clone, "runs.py", "--clean-jobs")
+    git(code, "reset", "-q", "HEAD~")
+    (code / "run.py").unlink()
     (code / "by_hand.txt").write_text("of the owner")
     assert "kept, as it was changed since" in call(clone, "runs.py", "--clean-jobs")
     (code / "by_hand.txt").unlink()
