@@ -34,7 +34,7 @@ elif [ "$code" = 143 ] || [ "$code" = 138 ] || [ "$code" = 134 ]; then
   # The codes that a stop leaves: SIGTERM, USR1, or SIGABRT of a process whose partner has ended. The job is preempted
   # or cancelled. Slurm queues a preempted job again only if it is still there at the end of the grace time, and takes
   # one that ended before for failed. It ends this script in either case. Other codes above 128 are crashes (137: out of
-  # memory, 139: segmentation fault).
+  # memory, 139: segmentation fault). Where one of several processes fails, srun stops the others: 143, too, and a wait.
   for _ in $(seq 300); do sleep 2; done
 fi
 exit "$code"
