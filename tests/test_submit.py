@@ -9,7 +9,7 @@ from pathlib import Path
 
 import plain
 import pytest
-from conftest import TESTS, TINY
+from conftest import INHERITED, TESTS, TINY
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.provenance.provenance import code_hash
@@ -168,7 +168,8 @@ def test_a_pinned_run_uses_its_own_code_and_is_cleaned_up(clone: Path) -> None:
     assert f"kept, as {root}/first is not there" in call(clone, "runs.py", "--clean-jobs")
     words = [*TINY, "run.budget=2", "job=first", f"paths.output_root={root}"]
     program = [sys.executable, str(next(code.glob("src/*/train.py"))), *words]
-    env = {name: text for name, text in os.environ.items() if name != plain.FOLDER} | {"PYTHONPATH": str(TESTS)}
+    env = {name: text for name, text in os.environ.items() if name != plain.FOLDER}
+    env["PYTHONPATH"] = os.pathsep.join([str(TESTS), *INHERITED])
     subprocess.run(program, cwd=code, env=env, check=True, capture_output=True)
     assert (root / "first/changes.patch").read_text() == (root / "jobs/first/changes.patch").read_text()
     record = json.loads((root / "first/provenance.json").read_text())
