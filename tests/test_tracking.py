@@ -458,8 +458,12 @@ def test_how_a_run_ended(
     train: Train, output_root: Path, env: dict[str, str], code: int, end: list[tuple[str, int]]
 ) -> None:
     """Fails where W&B is told that a run which was stopped or failed had finished."""
-    train(*RUN, *SLOW, "run.eval_every=18", "tracker=wandb", env=env, code=code)
-    assert_complete(output_root / "run", *end)
+    words = [word for word in (*RUN, *SLOW, "run.eval_every=18", "tracker=wandb") if not word.startswith("run.name=")]
+    for number in range(3):  # after a signal, trackers get a second and a half, which a busy machine may need otherwise
+        done = train(*words, f"run.name=run_{number}", env=env, code=code)
+        if "not everything was delivered in time" not in done.stderr:
+            break
+    assert_complete(output_root / f"run_{number}", *end)
 
 
 @pytest.fixture(scope="module")
