@@ -23,6 +23,7 @@ from shared import Row, content, parallel, start, tell
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.errors import UserError
 from scaffolding.core.folder.folder import claim
+from scaffolding.core.processes.connect import ONE_PROCESS
 from scaffolding.core.session.run import Run
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import CheckpointFiles
@@ -38,7 +39,7 @@ def open_run(path: Path, step: int, halfway: bool = False) -> Run:
     exp = SimpleNamespace(
         state=RunState(step=step), num_steps=10**6, settings=settings, trackers={}, project=PROJECT,
         config={"paths": {"output_root": str(path.parent)}},
-        check_finite=lambda: None, close=lambda: None,
+        check_finite=lambda: None, check_weights=lambda: None, close=lambda: None, processes=ONE_PROCESS,
     )  # fmt: skip
     return Run(exp, path)
 
