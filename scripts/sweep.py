@@ -11,7 +11,7 @@ place.txt (words of the first call that belong to the machine: a later call may 
 printed) and, while a queue has points, submitted (its answer). What is done already is read from the runs themselves.
 
 Several GPUs: every process takes the first GPU that it sees. CUDA_VISIBLE_DEVICES=0,1 before the command with --jobs 2
-gives each of the two places a GPU of its own.
+gives each of the two places one of these GPUs.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def is_of_place(word: str) -> bool:
 
 
 def read_plain(plain: list[str]) -> list[str]:
-    """The words that are no options, as Hydra can read them; of two with the same key, the later one.
+    """The words that are not options, as Hydra can read them; of two with the same key, the later one.
 
     Raises:
         UserError: Hydra cannot read a word; a word says which run a point is.
@@ -270,7 +270,7 @@ class Crew:
         file = self.sweep.folder / f"job{job}.txt"
         with open(file, "ab") as output:
             self.begins[job] = output.tell()
-            # in a session of its own: a Ctrl-C reaches it through `stop` alone, once
+            # in a separate session: a Ctrl-C reaches it through `stop` alone, once
             options: Any = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, "start_new_session": True}
             self.processes[job] = subprocess.Popen(self.sweep.command(job), env=self.environment(job), **options)
         if self.asked is not None:  # while it was being started
@@ -440,7 +440,7 @@ class Search:
             place = [word for word in sweep.place if key_of(word) != "trust"]  # it is for runs that are carried on
             run = composed([*self.options, *self.fixed, *first, *place])["run"]
             if run["monitor"] is None:
-                raise UserError("run.monitor=null: there is no value to search by\nset run.monitor=val/KEY")
+                raise UserError("run.monitor=null: a search needs a value to go after\nset run.monitor=val/KEY")
             direction = {"min": "minimize", "max": "maximize"}[run["monitor_mode"]]
         storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(file)))
         self.study = optuna.create_study(

@@ -2,7 +2,7 @@
 
 With SLURM_TESTS=all in the environment, all of it is tested, in four minutes; else the one case that has most in it.
 
-Only with them, and without a Slurm of its own, a machine can tell whether a job file keeps what it promises.
+A machine that has them, and no Slurm at work, can tell whether a job file keeps what it promises.
 """
 
 import os

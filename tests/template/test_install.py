@@ -33,7 +33,7 @@ def run(clone: Path, command: str) -> tuple[bool, str]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone beside an environment that has pdm and uv."""
+    """A clone next to an environment that has pdm and uv."""
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         pytest.skip("needs a git checkout")
     clone = copy_repository(tmp_path_factory.mktemp("install") / "clone")
