@@ -122,15 +122,7 @@ def launch(main: Job, project: Project) -> None:
 def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
     options, words = split_options(words)
     is_sweep = bool({"--multirun", "-m"} & set(options))
-    if is_sweep and num_processes() > 1:
-        raise UserError(
-            f"--multirun: {num_processes()} processes train one run together, and this would be several runs"
-            "\nstart one after another without torchrun, or use scripts/sweep.py"
-        )
-    if any(key_of(word) == "job" for word in words):
-        from .resume.job import start_or_carry_on  # only where a job is named
-
-        words = start_or_carry_on(options, words, project)
+    words = _words_of_one_run(options, words, is_sweep, project)
     pairs = [word.partition("=") for word in words]
     given = {key.lstrip("+"): unquoted(value) for key, _, value in pairs if value != "null"}
     rest = [word for word in words if word.partition("=")[0] not in (*VERBS, "trust")]
@@ -184,6 +176,20 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         raise
     if raised:
         raise summary(raised[0], told)
+
+
+def _words_of_one_run(options: list[str], words: list[str], is_sweep: bool, project: Project) -> list[str]:
+    """The words with those that `job=NAME` stands for. UserError: several processes would train several runs."""
+    if is_sweep and num_processes() > 1:
+        raise UserError(
+            f"--multirun: {num_processes()} processes train one run together, and this would be several runs"
+            "\nstart one after another without torchrun, or use scripts/sweep.py"
+        )
+    if any(key_of(word) == "job" for word in words):
+        from .resume.job import start_or_carry_on  # only where a job is named
+
+        return start_or_carry_on(options, words, project)
+    return words
 
 
 def _keeping_errors(job: Job, raised: list[Exception], told: list[str], words: list[str], is_sweep: bool) -> Job:

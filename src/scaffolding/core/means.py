@@ -16,22 +16,20 @@ Part = tuple[Any, Any, Any]  # number of the batch, value, weight; or those of m
 
 
 class Metrics(dict[str, Any]):
-    """Values by name. Those that are means come from `means`, which knows what they are means of.
+    """Values by name, which may be changed.
 
-    A value that was replaced since is no longer one of these.
+    Args:
+        values: by name.
+        means: where those values come from that are means.
     """
 
-    means: "Means | None" = None
-
-    def parts(self) -> "dict[str, list[Part]]":
-        """What those values are means of that are as `means` gave them."""
-        if self.means is None:
-            return {}
-        return {name: part for name, part in self.means.parts.items() if self.get(name) is self.given.get(name)}
-
-    def __init__(self, values: Mapping[str, Any], means: "Means | None" = None) -> None:
+    def __init__(self, values: Mapping[str, Any], means: "Means") -> None:
         super().__init__(values)
         self.given, self.means = dict(values), means
+
+    def parts(self) -> "dict[str, list[Part]]":
+        """The parts of each mean that still stands here as `means` gave it."""
+        return {name: part for name, part in self.means.parts.items() if self.get(name) is self.given.get(name)}
 
 
 class Means:
