@@ -175,7 +175,10 @@ def open_sweep(name: str, words: list[str], is_search: bool, is_look: bool = Fal
         raise UserError(f"{name!r} cannot be the name of a sweep\nallowed: letters, digits and . _ - = , +, up to 196")
     if not words or is_look:
         there = [path.parent.name.removeprefix("exp_") for path in root.glob("exp_*/words.txt")]
-        raise UserError(f"{name}: no such sweep in {root}\nnearest: {', '.join(nearest(name, there, 3)) or 'none'}")
+        near = ", ".join(nearest(name, there, 3)) or "none"
+        raise UserError(
+            f"{name}: no such sweep in {root}\nnearest: {near}; to begin one, give its words, e.g. run.seed=1,2"
+        )
     return make_sweep(Sweep(folder, words, place, [] if is_search else grid(words)))
 
 
