@@ -20,10 +20,11 @@ from pathlib import Path
 
 from scaffolding.core.config.grammar import key_of, unquoted
 from scaffolding.core.errors import UserError
-from scaffolding.core.find import read_path
+from scaffolding.core.find import absolute, read_path, read_setting
 from scaffolding.core.folder.folder import NAME, RESERVED, acquire, write_text
 from scaffolding.core.provenance.git import GitError
 from scaffolding.core.provenance.patch import Changes, uncommitted_changes
+from scaffolding.core.sweep.queue import quoted
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = next(ROOT.glob("src/*/train.py")).parent
@@ -105,13 +106,20 @@ def place(words: list[str]) -> tuple[list[str], Path]:
     """The words with every path in full, as a relative one would start at the worktree; the folder of all runs.
 
     Raises:
-        UserError: a path refers to what is not there.
+        UserError: a path refers to what is not there; configs/local.yaml has results go to a relative path.
     """
     own = [word for word in words if key_of(word).startswith("paths.") and "=" in word]
+    own = [word for word in own if key_of(word) != "paths.scratch"]  # of the machine where the job will run
     heads = {"output_root": "paths.output_root", "data": "paths.data"}
     heads |= {key_of(word).removeprefix("paths."): word.partition("=")[0] for word in own}
     given = {key_of(word).removeprefix("paths."): unquoted(word.partition("=")[2]) for word in own}
     paths = {key: read_path(key, ROOT, given).resolve() for key in heads}
+    output, root = (str(read_setting(key, ROOT, given)) for key in ("output", "output_root"))
+    if output not in (root, str(absolute(output, ROOT / "anywhere"))) and "output" not in given:
+        raise UserError(
+            f"configs/local.yaml: paths.output={output} is relative, and would start at the job's copy of the code"
+            f"\nset it to {absolute(output, ROOT)}"
+        )
     others = [word for word in words if word not in own]
     return [*others, *(f"{heads[key]}={path}" for key, path in paths.items())], paths["output_root"]
 
@@ -119,9 +127,7 @@ def place(words: list[str]) -> tuple[list[str], Path]:
 def command(file: Path, name: str, words: list[str], options: list[str], job: Path) -> list[str]:
     """What hands the job to its queue."""
     if file.suffix == ".sub":
-        doubled = [word.replace("'", "''").replace('"', '""') for word in words]
-        listed = " ".join(f"'{word}'" for word in doubled)
-        write_text(job / "jobs.txt", f"{name}, {listed}\n")
+        write_text(job / "jobs.txt", f"{name}, {' '.join(map(quoted, words))}\n")
         return ["condor_submit", f"jobs={job}/jobs.txt", f"folder={job}", *options, str(file)]
     return ["sbatch", f"--job-name={name}", f"--output={job}/%j.txt", *options, str(file), *words]
 

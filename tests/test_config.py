@@ -22,12 +22,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from scaffolding.config import PROJECT_ROOT, Config, upgrade
 from scaffolding.core.config.build import check_targets
-from scaffolding.core.config.compose import Project, compose_config, groups
+from scaffolding.core.config.compose import Project, compose_config, groups, portable
 from scaffolding.core.config.grammar import readable, split_options
 from scaffolding.core.config.plugins import import_plugins
 from scaffolding.core.config.usage import changes, help_text
 from scaffolding.core.errors import UserError
 from scaffolding.core.find import open_run
+from scaffolding.core.trust.config import read_config
 from scaffolding.experiment import PROJECT
 
 SECTIONS = ("run", "loader", "paths")
@@ -315,6 +316,35 @@ def test_every_key_of_base_yaml_is_read() -> None:
     for file in PROJECT.configs.rglob("*.yaml"):
         read |= set(re.findall(r"\$\{((?:run|loader|paths)\.\w+)\}", file.read_text()))
     assert {f"{section}.{name}" for section in SECTIONS for name in base[section]} - read == set()
+
+
+def test_a_run_has_the_scratch_disk_of_the_machine_it_is_on(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where a job that is started again looks for the disk of the job before."""
+    write(project, "local.yaml", "paths: {scratch: '${oc.env:NODE_DISK,null}'}\n")
+    write(project, "data/points.yaml", "dataset: {_target_: tiny.NoisyPoints, num_items: 9, at: '${paths.scratch}'}\n")
+    file = tmp_path / "run/config.yaml"
+    file.parent.mkdir()
+
+    def be_on(disk: str | None) -> None:
+        monkeypatch.delenv("NODE_DISK", raising=False)
+        if disk is not None:
+            monkeypatch.setenv("NODE_DISK", disk)
+
+    for first, then in (("/disk/1", "/disk/2"), ("/disk/1", None), (None, "/disk/2")):
+        be_on(first)
+        cfg = compose(project)
+        assert cfg.paths.scratch == cfg.data.dataset.at == first
+        file.write_text(yaml.safe_dump(portable(cfg, project)))
+        assert "/disk/1" not in file.read_text()
+        be_on(then)
+        again = read_config(file.parent, project, ["tiny"])
+        assert again.paths.scratch == again.data.dataset.at == then
+        assert portable(again, project) == portable(cfg, project)
+    write(project, "local.yaml", "paths: [1, 2\n")
+    with pytest.raises(UserError, match=r"local\.yaml:"):
+        read_config(file.parent, project)
 
 
 # --- the real entry point ---

@@ -108,14 +108,16 @@ def test_results_and_worktrees_are_where_the_user_has_them(clone: Path) -> None:
     library = git(clone, "rev-parse", "HEAD").strip()
     git(clone, "update-index", "--add", "--cacheinfo", f"160000,{library},libs/one")  # a submodule
     git(clone, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "submodule")
-    places = ["paths.output=_output/here", "+paths.scratch=${paths.output}/tmp", "paths.output_root=_output/runs"]
+    places = ["paths.output=_output/here", "+paths.shared=${paths.output}/tmp", "paths.output_root=_output/runs"]
+    places += ["paths.scratch=${oc.env:TMPDIR,/tmp}"]  # of the machine that will train
     first = ["--with", "scripts/jobs/slurm.sh", "first", "mode=prod", *places]
     assert "lacks libs/one (a git submodule" in call(clone, "submit.py", *first, "--", "--gpus=1", errors=True)
     folders = {"output_root": "_output/runs", "data": "data_here", "output": "_output/here"}
     paths = [f"paths.{key}={clone}/{folder}" for key, folder in folders.items()]
-    assert said(clone)[-5:] == ["mode=prod", *paths, f"+paths.scratch={clone}/_output/here/tmp"]
+    words = ["mode=prod", places[-1], *paths, f"+paths.shared={clone}/_output/here/tmp"]
+    assert said(clone)[-6:] == words
     code = clone / "_output/runs/jobs/first/code"
-    assert said(clone)[-7:-5] == ["--gpus=1", f"{code}/scripts/jobs/slurm.sh"]
+    assert said(clone)[-8:-6] == ["--gpus=1", f"{code}/scripts/jobs/slurm.sh"]
     shutil.rmtree(code)  # by hand: git still knows it
     call(clone, "submit.py", *first)
     assert code.exists()
@@ -154,6 +156,10 @@ def test_wrong_use_is_refused(clone: Path) -> None:
     assert "'a/b' is not a name for a run" in refusal(*slurm, "a/b")
     assert "resume=a: the job file adds job=first" in refusal(*slurm, "first", "resume=a")
     assert "sbatch is not on this machine" in refusal(*slurm, "first", with_queue=False)
+    local = clone / "configs/local.yaml"
+    local.write_text("paths:\n  output: results\n")
+    assert "local.yaml: paths.output=results is relative" in refusal(*slurm, "first")
+    local.unlink()
     shutil.rmtree(clone / ".git")
     assert "not a git repository" in refusal(*slurm, "first")
     assert not (clone / "_output").exists()

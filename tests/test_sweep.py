@@ -22,8 +22,11 @@ import zygote
 from conftest import BASE, ENV, wait_until
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core.errors import UserError
 from scaffolding.core.folder.folder import read_status, release
+from scaffolding.core.sweep import crew, search
+from scaffolding.core.sweep import open as opening
+from scaffolding.core.sweep.points import Sweep
+from scaffolding.core.sweep.words import grid
 
 SWEEP = PROJECT_ROOT / "scripts" / "sweep.py"
 pytestmark = pytest.mark.skipif(not SWEEP.exists(), reason="sweep.py has been deleted")
@@ -82,10 +85,16 @@ def say(run: Path, status: str, host: str = "elsewhere") -> None:
     (run / "status.json").write_text(json.dumps({"status": status, "host": host, "pid": 7, "best": 0.5}))
 
 
+def make(folder: Path, words: list[str]) -> None:
+    """What a kill leaves of a sweep before its first point."""
+    opening.make_sweep(Sweep(PROJECT_ROOT, folder, words))
+    release(folder)
+
+
 @pytest.fixture
 def at_once(program: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The script, whose points have ended as soon as they are started."""
-    monkeypatch.setattr(program.subprocess, "Popen", Done)
+    monkeypatch.setattr(crew.subprocess, "Popen", Done)
     monkeypatch.setattr(Done, "codes", {})
     monkeypatch.setattr(Done, "started", [])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -110,10 +119,9 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     spec = importlib.util.spec_from_file_location("sweep", SWEEP)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "sweep", module)  # dataclasses look there
     spec.loader.exec_module(module)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "subprocess", SimpleNamespace(Popen=Point, DEVNULL=None, run=subprocess.run))
+        patch.setattr(crew, "subprocess", SimpleNamespace(Popen=Point, DEVNULL=None))
         patch.setattr(Point, "environments", {})
         patch.setattr(Point, "started", [])
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -213,29 +221,31 @@ def test_wrong_use_is_refused(
 
     assert "no: no such sweep in" in refusal(name="no")
     assert "cannot be the name of a sweep" in refusal(*GRID, name="a/b")
-    assert "optimizer.lr=interval(1,2): a grid needs values" in refusal("optimizer.lr=interval(1,2)")
+    for word in ("optimizer.lr=interval(1,2)", "model=glob(*)", "run.seed=range(5,1)"):
+        assert f"{word}: it lists no values" in refusal(word)
     assert "run.name=a: not in a sweep" in refusal("run.name=a")
     assert list(tmp_path.iterdir()) == []
     assert "--over run.tags: it does not vary here" in refusal(*GRID, "--over", "run.tags")
     assert "no such file" in refusal(*GRID, "--with", "nowhere.sh")
+    assert "--trials: not with --with" in refusal(*GRID, "--trials", "2", "--with", "nowhere.sh")
+    assert list(tmp_path.iterdir()) == []
+    make(tmp_path / "exp_lr", GRID)
     (tmp_path / "exp_lr/job0").mkdir()
     (tmp_path / "exp_lr/job0/config.yaml").write_text("{}")
     assert "is a sweep of other words: data=noisy" in refusal(*GRID, "run.ema_decay=0.9")
 
 
-def test_a_grid_is_that_of_hydra(program: Any) -> None:
-    points = program.grid(["--config-dir", "x", "model=a,b", "+k='c,d'", "run.seed=range(2)", "run.tags=[a,b]"])
+def test_a_grid_is_that_of_hydra() -> None:
+    points = grid(["--config-dir", "x", "model=a,b", "+k='c,d'", "run.seed=range(2)", "run.tags=[a,b]"])
     assert [point[2:4] for point in points[:3]] == [["model=a", "+k='c,d'"]] * 2 + [["model=b", "+k='c,d'"]]
     assert [point[4] for point in points] == ["run.seed=0", "run.seed=1"] * 2
     assert all(point[:2] == ["--config-dir", "x"] and point[5] == "run.tags=[a,b]" for point in points)
-    with pytest.raises(UserError, match="a grid needs values"):
-        program.grid(["run.seed=interval(0,1)"])
 
 
 def test_a_search_goes_on_where_it_was(program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Points that did not finish are done again, the study knows the best of each, and more trials can be added."""
     optuna = pytest.importorskip("optuna")
-    monkeypatch.setattr(program, "composed", lambda words: {"run": {"monitor": "auto", "monitor_mode": "min"}})
+    monkeypatch.setattr(search, "composed", lambda train, words: {"run": {"monitor": "auto", "monitor_mode": "min"}})
     words = [*CONFIGS, *WORDS, "optimizer.lr=tag(log, interval(1e-3, 1e-1))", "run.accumulate=1,2"]
     Point.environments = {1: {"KILL_AT": "3"}}
     assert sweep(program, monkeypatch, tmp_path, "--trials", "2", *words, code=1) == [0, 1]
@@ -251,8 +261,40 @@ def test_a_search_goes_on_where_it_was(program: Any, tmp_path: Path, monkeypatch
     assert {trial.number: trial.value for trial in study.trials} == finished(tmp_path)
     assert all(1e-3 <= trial.params["optimizer.lr"] <= 1e-1 for trial in study.trials)
     shutil.rmtree(tmp_path / "exp_lr/job0")  # to do it again
-    monkeypatch.setattr(program.subprocess, "Popen", Done)
+    monkeypatch.setattr(crew.subprocess, "Popen", Done)
     assert sweep(program, monkeypatch, tmp_path) == [0]
+
+
+def test_a_search_that_is_refused_leaves_nothing_behind(
+    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails where the folder is made, or the words before are replaced, before the first point composes."""
+    pytest.importorskip("optuna")
+    words = ["--trials", "2", *CONFIGS, *WORDS, "run.nosuch=1", "run.seed=1,2"]
+    assert sweep(program, monkeypatch, tmp_path, *words, code=2) == []
+    assert "error: run.nosuch: no such key" in capsys.readouterr().err
+    for word in ("optimizer.lr=interval(2, 1)", "optimizer.lr=tag(log, interval(0, 1))", "model=glob(*)"):
+        assert sweep(program, monkeypatch, tmp_path, "--trials", "2", *CONFIGS, *WORDS, word, code=2) == []
+        assert f"error: {word}: " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(search, "composed", lambda train, words: {"run": {"monitor": None}})
+    make(tmp_path / "exp_lr", ["data=digits"])
+    (tmp_path / "exp_lr/optuna.log").write_text("trials")
+    assert sweep(program, monkeypatch, tmp_path, *words, code=2) == []
+    assert "error: run.monitor=null: a search needs a value to go after" in capsys.readouterr().err
+    assert (tmp_path / "exp_lr/words.txt").read_text() == "data=digits\n"
+    assert (tmp_path / "exp_lr/optuna.log").read_text() == "trials"
+
+
+def test_a_search_that_was_killed_before_its_study_goes_on(
+    at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.setattr(search, "composed", lambda train, words: {"run": {"monitor": "auto", "monitor_mode": "min"}})
+    words = ["data=digits", "run.seed=1,2"]
+    make(tmp_path / "exp_lr", words)
+    assert sweep(at_once, monkeypatch, tmp_path, "--trials", "2", *words) == [0, 1]
+    assert (tmp_path / "exp_lr/optuna.log").exists()
 
 
 def test_a_grid_does_not_become_a_search(
@@ -272,7 +314,7 @@ def test_words_are_corrected_with_their_study(at_once: Any, tmp_path: Path, monk
     """Fails where a study of other words stays, or a search that never began keeps its words from being a grid."""
     for first in ("run.seed=1,2,3", "run.seed=1,2"):
         words = ["data=digits", "run.seed=1,2"]
-        sweep(at_once, monkeypatch, tmp_path, "--trials", "3", "--with", "x", "data=digits", first, code=2)
+        make(tmp_path / "exp_lr", ["data=digits", first])
         if first != words[1]:
             (tmp_path / "exp_lr/optuna.log").write_text("trials of other words")
         assert sweep(at_once, monkeypatch, tmp_path, *words) == [0, 1]
@@ -320,7 +362,7 @@ def test_a_look_changes_nothing(
     Done.codes = {1: 1}
     assert sweep(at_once, monkeypatch, tmp_path, *words, code=1) == [0, 1]
     capsys.readouterr()
-    monkeypatch.setattr(at_once, "acquire", None)  # also while another process has the sweep
+    monkeypatch.setattr(opening, "acquire", None)  # also while another process has the sweep
     assert sweep(at_once, monkeypatch, tmp_path, "--table") == []
     said = capsys.readouterr().out
     assert said.startswith("job ") and re.search(r"job1 +failed", said)
@@ -344,7 +386,8 @@ def test_a_point_on_another_machine_is_left_alone(
     assert sweep(at_once, monkeypatch, tmp_path) == [1]  # on this machine, a kill is seen
 
 
-def test_an_error_stops_the_other_points(at_once: Any, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("at_once")
+def test_an_error_stops_the_other_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def tell(job: int) -> None:
         Done.started[0].code = 0
         raise ValueError("planted")
@@ -354,10 +397,10 @@ def test_an_error_stops_the_other_points(at_once: Any, tmp_path: Path) -> None:
             super().__init__(command, **options)
             self.code = 0 if self.job else None
 
-    at_once.subprocess.Popen = Slow
-    points = at_once.Sweep(tmp_path, [], points=[[], []])
+    monkeypatch.setattr(crew.subprocess, "Popen", Slow)
+    points = Sweep(PROJECT_ROOT, tmp_path, [], points=[[], []])
     with pytest.raises(ValueError, match="planted"):
-        at_once.do_points(points, iter([0, 1]), 2, 2, False, SimpleNamespace(tell=tell))
+        crew.do_points(points, iter([0, 1]), 2, 2, False, tell)
     assert [process.signals for process in Done.started] == [[signal.SIGTERM], []]
 
 

@@ -37,8 +37,8 @@ FETCHING: tuple[str, ...] = (f"{__package__}.data.hf_text", "torchvision.models.
 
 # What a changed setting does when a run is resumed. FREE: nothing to the run. COURSE: it changes how the run goes on.
 # IDENTITY (also of a field without a word): refused, it is part of what the run is. A fork may change all of them, a
-# rerun only what is free.
-FREE, COURSE, IDENTITY = "free", "course", "identity"
+# rerun only what is free. MACHINE, of a path: a run does not keep it, and finds that of the machine it is on.
+FREE, COURSE, IDENTITY, MACHINE = "free", "course", "identity", "machine"
 
 
 def setting(
@@ -129,6 +129,7 @@ class PathsConfig:
     """Where things lie."""
 
     data: str = setting(FREE)
+    scratch: str | None = setting(MACHINE)
     output_root: str = setting(FREE)
     output: str = setting(FREE)
 

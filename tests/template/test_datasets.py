@@ -252,6 +252,19 @@ def test_mnist_images_are_those_of_the_files(no_network, small, tmp_path):
     assert len(MNIST(str(tmp_path), "test")) == 10
 
 
+def test_cifar10_is_unpacked_on_the_disk_of_each_machine(server, small, tmp_path):
+    shutil.copytree(small, server, dirs_exist_ok=True)
+    root, scratch = tmp_path / "data", tmp_path / "fast/me"
+    first = CIFAR10(str(root), "train", scratch=str(scratch))
+    shutil.rmtree(server)
+    assert [path.name for path in root.iterdir()] == [cifar10.ARCHIVE]  # for other machines
+    assert [path.name for path in scratch.iterdir()] == [cifar10.FOLDER]
+    other = CIFAR10(str(root), "train", sample=True, scratch=str(tmp_path / "other"))
+    (root / cifar10.ARCHIVE).unlink()
+    again = CIFAR10(str(root), "train", sample=True, scratch=str(scratch))
+    assert first.images.tolist() == other.images.tolist() == again.images.tolist()
+
+
 def test_cifar10_images_are_those_of_torchvision(no_network, small, tmp_path):
     shutil.copy(small / cifar10.ARCHIVE, tmp_path)  # put there by hand
     train = CIFAR10(str(tmp_path), "train", sample=True)  # the real files win over the stand-in

@@ -1,6 +1,5 @@
 """The sweeps that scripts/README.md shows: their words compose."""
 
-import runpy
 import shlex
 
 import pytest
@@ -8,6 +7,7 @@ from test_rename import ROOT
 
 from scaffolding.core.config.compose import compose_config
 from scaffolding.core.config.grammar import readable
+from scaffolding.core.sweep.words import grid
 from scaffolding.experiment import PROJECT
 
 COMMANDS = [line for line in (ROOT / "scripts/README.md").read_text().splitlines() if "scripts/sweep.py" in line]
@@ -17,7 +17,7 @@ COMMANDS = [line for line in (ROOT / "scripts/README.md").read_text().splitlines
 def test_what_the_page_shows_composes(command: str) -> None:
     words = [word for word in shlex.split(command) if "=" in word]
     words = [word for word in readable(words, PROJECT.schema, is_sweep=True) if "interval" not in word]
-    for point in runpy.run_path(str(ROOT / "scripts/sweep.py"))["grid"](words):
+    for point in grid(words):
         assert compose_config(PROJECT, point).run.budget
 
 

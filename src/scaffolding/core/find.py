@@ -1,6 +1,7 @@
 """Where the runs are, and which of them a name stands for. Does not import torch."""
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Mapping
@@ -107,6 +108,12 @@ def read_path(name: str, project_root: Path, given: Mapping[str, str | None]) ->
     Raises:
         UserError: it refers to what is not there.
     """
+    path = read_setting(name, project_root, given)
+    return absolute(str(path), project_root)
+
+
+def read_setting(name: str, project_root: Path, given: Mapping[str, str | None]) -> Any:
+    """The same, as it is written there; it may be null."""
     dotenv.load_dotenv(project_root / ".env")  # as `launch` does
     found: Any = OmegaConf.create({"paths": {"output_root": "_output", "data": "_data"}})
     try:
@@ -117,9 +124,15 @@ def read_path(name: str, project_root: Path, given: Mapping[str, str | None]) ->
                     content = yaml.safe_load(stream) or {}
                 found = OmegaConf.merge(found, {key: part for key, part in content.items() if part is not None})
         found.paths.update({key: path for key, path in given.items() if path is not None})
-        return absolute(str(found.paths[name]), project_root)
+        return found.paths[name]
     except OmegaConfBaseException as error:
         raise UserError(f"paths.{name}: {str(error).partition(chr(10))[0]}") from error
+
+
+def of_machine(schema: Any) -> list[str]:
+    """The names of the paths that belong to the machine, whatever run is at work on it."""
+    fields = dataclasses.fields(schema.__dataclass_fields__["paths"].type)
+    return [field.name for field in fields if field.metadata.get("change") == "machine"]
 
 
 def absolute(path: str, project_root: Path) -> Path:

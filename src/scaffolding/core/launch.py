@@ -253,7 +253,7 @@ def _source_of(
     if output is not None:
         root = absolute(output, project.root)
     else:
-        root = project.find_output_root(given.get("paths.output_root"))
+        root = absolute(project.path_here("output_root", given.get("paths.output_root")), project.root)
     run = find_run(given[verb], root)
     keys = {key_of(word): word for word in words if "=" in word or word.startswith("~")}
     if verb == "fork":  # the parent's command line, then this one's

@@ -22,14 +22,15 @@ FOLDER = "cifar-10-batches-py"  # in the archive
 class CIFAR10:
     """CIFAR-10, held in memory as uint8 and normalised a batch at a time: 50,000 training and 10,000 test images.
 
-    The files lie in `root/cifar-10-batches-py`; if they are missing, `root/cifar-10-python.tar.gz` is unpacked or else
-    downloaded. Torchvision's MD5 sums are checked at every start.
+    The files lie in the folder `cifar-10-batches-py` of `scratch` or `root`; if they are missing,
+    `root/cifar-10-python.tar.gz` is unpacked or else downloaded. Torchvision's MD5 sums are checked at every start.
 
     Args:
         root: folder of downloaded data.
         split: "train" or "test".
         augment: crop and flip the images of the training split at random.
-        sample: where `root` has no files, take generated images (1,000 training, 200 test) and say so.
+        sample: where there are no files, take generated images (1,000 training, 200 test) and say so.
+        scratch: folder to unpack the archive in, which then stays in `root` for other machines; None: `root`.
 
     Raises:
         ValueError: another split, or a file whose MD5 sum is wrong.
@@ -38,14 +39,19 @@ class CIFAR10:
     Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
     """
 
-    def __init__(self, root: str, split: str, augment: bool = False, sample: bool = False) -> None:
+    def __init__(
+        self, root: str, split: str, augment: bool = False, sample: bool = False, scratch: str | None = None
+    ) -> None:
         if split not in ("train", "test"):
             raise ValueError(f"split={split!r}: this dataset has no validation split; set data.val_from_train")
-        is_present = Path(root, FOLDER).exists() or Path(root, ARCHIVE).exists()
-        if sample and not is_present:
+        places = [Path(place) for place in (scratch, root) if place is not None]  # where it may be unpacked
+        unpacked = [place for place in places if (place / FOLDER).exists()]
+        if sample and not unpacked and not Path(root, ARCHIVE).exists():
             self.images, self.labels = _stand_in(split)
         else:
-            self.images, self.labels = _read(Path(root), split)
+            if not unpacked:
+                _unpack(Path(root), places[0])
+            self.images, self.labels = _read((unpacked or places)[0], split)
         self.augment = augment and split == "train"
         self.scale = 1 / (255 * torch.tensor(STD).view(3, 1, 1))
         self.shift = -torch.tensor(MEAN).view(3, 1, 1) / torch.tensor(STD).view(3, 1, 1)
@@ -80,19 +86,17 @@ def crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
     return torch.where(is_mirrored, images.flip(3), images)
 
 
-def _read(root: Path, split: str) -> tuple[Tensor, Tensor]:
+def _read(place: Path, split: str) -> tuple[Tensor, Tensor]:
     """Images of shape (N, 3, 32, 32), uint8, and labels of shape (N,), int64."""
     from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 
-    if not (root / FOLDER).exists():
-        _unpack(root)
     try:
-        cifar10 = TorchvisionCIFAR10(root, train=split == "train")  # loads pickles, once their MD5 sums are right
+        cifar10 = TorchvisionCIFAR10(place, train=split == "train")  # loads pickles, once their MD5 sums are right
     except RuntimeError as error:
         meta = TorchvisionCIFAR10.meta
         sums = [*TorchvisionCIFAR10.train_list, *TorchvisionCIFAR10.test_list, (meta["filename"], meta["md5"])]
         for name, expected in sums:
-            path = root / FOLDER / name
+            path = place / FOLDER / name
             problem = wrong_sum(path, "md5", expected)
             if problem is not None:
                 advice = f"delete {path.parent}, and the next start downloads it again"
@@ -102,24 +106,26 @@ def _read(root: Path, split: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images), torch.tensor(cifar10.targets)
 
 
-def _unpack(root: Path) -> None:
-    """Unpack the archive in `root`, downloaded if need be; the folder gets its name once it is whole."""
+def _unpack(root: Path, place: Path) -> None:
+    """Unpack the archive in `root`, downloaded if need be, in a place; the folder gets its name once it is whole."""
     from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
     from torchvision.datasets.utils import extract_archive
 
-    root.mkdir(parents=True, exist_ok=True)
+    for folder in (root, place):
+        folder.mkdir(parents=True, exist_ok=True)
     url, expected = TorchvisionCIFAR10.url, TorchvisionCIFAR10.tgz_md5
-    with tempfile.TemporaryDirectory(dir=root) as folder:
+    with tempfile.TemporaryDirectory(dir=place) as new:
         archive = root / ARCHIVE
         if archive.exists():
             check_sum(archive, "md5", expected)
         else:
-            archive = Path(folder, ARCHIVE)
+            if place == root:
+                archive = Path(new, ARCHIVE)  # not needed any more, once it is unpacked
             advice = f"put {ARCHIVE} into {root.resolve()}\nwithout it: mode=dev uses a generated stand-in"
             download("CIFAR-10", [url], archive, "md5", expected, advice)
-        extract_archive(archive, folder)
-        if not (root / FOLDER).exists():  # another run may have been faster
-            Path(folder, FOLDER).rename(root / FOLDER)
+        extract_archive(archive, new)
+        if not (place / FOLDER).exists():  # another run may have been faster
+            Path(new, FOLDER).rename(place / FOLDER)
 
 
 def _stand_in(split: str) -> tuple[Tensor, Tensor]:

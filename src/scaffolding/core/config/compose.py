@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
-from ..find import absolute, read_output_root
+from ..find import absolute, of_machine, read_setting
 from ..secrets import HIDDEN, hide_secrets, is_secret, without_keys
 from ..tree import leaves, specs
 from .explain import explain, unknown_key
@@ -64,12 +64,12 @@ class Project:
     @property
     def output_root(self) -> Path:
         """Where runs are found when the command line says nothing."""
-        return self.find_output_root()
+        return absolute(self.path_here("output_root"), self.root)
 
-    def find_output_root(self, given: str | None = None) -> Path:
-        """Where runs are found; `given` is the value of `paths.output_root=` on the command line."""
+    def path_here(self, name: str, given: str | None = None) -> Any:
+        """One of `paths` as the command line (`given`) or else local.yaml or base.yaml has it; it may be null."""
         try:
-            return read_output_root(self.root, given)
+            return read_setting(name, self.root, {name: given})
         except yaml.YAMLError as error:
             raise composing_error(error, self, []) from error
 
@@ -179,22 +179,26 @@ def checked(composed: Any, project: Project) -> DictConfig:
                 near = "".join(nearest(str(value), rules["words"])[:1])
                 advice = f"nearest: {near}; allowed: {rules['allowed']}" if near else f"allowed: {rules['allowed']}"
                 raise UserError(f"{section}.{name}={value}: not allowed\n{advice}")
-    for name in cfg.paths:  # in order: later ones refer to earlier ones
-        cfg.paths[name] = str(absolute(cfg.paths[name], project.root))
+    for name, path in cfg.paths.items():  # in order: later ones refer to earlier ones
+        if path is not None:
+            cfg.paths[name] = str(absolute(path, project.root))
     OmegaConf.set_struct(cfg, True)
     return cfg  # type: ignore[no-any-return]
 
 
 def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
     """The config as config.yaml holds it: resolved, but paths relative to the project and referred to as ${paths...},
-    so that a run still finds its data where the project or the data has been moved. Secrets are still in it.
+    so that a run still finds its data where the project or the data has been moved. Secrets are still in it; what
+    belongs to the machine is not.
     """
     copy = cfg.copy()
     paths = {}
     for name, path in cfg.paths.items():
+        copy.paths[name] = f"\\${{paths.{name}}}"
+        if name in of_machine(project.schema):
+            continue
         inside = Path(path).is_relative_to(project.root)
         paths[str(name)] = os.path.relpath(path, project.root) if inside else path
-        copy.paths[name] = f"\\${{paths.{name}}}"
     plain: Any = OmegaConf.to_container(copy, resolve=True)
     config = {key: value for key, value in plain.items() if key not in NOT_KEPT}
     return {"version": VERSION, **config, "paths": paths}

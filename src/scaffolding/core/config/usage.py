@@ -17,6 +17,7 @@ RULES = {  # of a changed setting, by its word in config.py: what it does with r
     "free": ("takes effect", "takes effect", "takes effect"),
     "course": ("takes effect", "takes effect", "refused: the rows would not be comparable"),
     "identity": ("refused: it is part of what the run is", "takes effect", "refused: it is part of what the run is"),
+    "machine": ("that of this machine", "that of this machine", "that of this machine"),
 }
 NOTE = "run.name: a run keeps its name, a fork or rerun has its own. With fork_state=true, identity is refused, too."
 
@@ -32,7 +33,7 @@ def changes(schema: Any, section: str = "") -> Iterator[tuple[str, str]]:
 
 
 def change_of(schema: Any, key: str) -> str:
-    """What a changed setting does, "free", "course" or "identity": the word of its field in config.py."""
+    """What a changed setting does, "free", "course", "identity" or "machine": the word of its field in config.py."""
     words = dict(changes(schema))
     return words.get(key) or words.get(f"{key.partition('.')[0]}.*") or "identity"
 
@@ -77,7 +78,7 @@ def help_text(project: Project, words: list[str]) -> str:
         "  --config-dir DIR    a folder of your own configs; --cfg job prints the composed config",
         "",
         "keys of configs/base.yaml, and what a changed one does when a run is resumed:",
-        "  free: nothing to the run; course: it changes how the run goes on; identity: refused",
+        "  free: nothing to the run; course: it changes how the run goes on; identity: refused; machine: not kept",
         "",
     ]
     rules, section = dict(changes(project.schema)), ""

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..config.compose import NOT_KEPT, VERSION, Project, checked
 from ..errors import CONTROL, UserError
+from ..find import of_machine
 from ..folder.reading import check_plain_files, read_yaml
 from ..tree import walk
 from .targets import check_trusted, untrusted
@@ -31,8 +32,9 @@ def open_config(
 ) -> dict[str, Any]:
     """The plain config of a run; with `trust` fit to be built: all that it names is the owner's code, or in `trust`.
 
-    A setting that the run did not know yet has the value of base.yaml. Without `needs_imports`, `imports:` that are not
-    trusted are left out, with a warning, where nothing else needs trust: training may need them, a look at it need not.
+    A setting that the run did not know yet has the value of base.yaml; what belongs to the machine, its value here.
+    Without `needs_imports`, `imports:` that are not trusted are left out, with a warning, where nothing else needs
+    trust: training may need them, a look at it need not.
 
     Raises:
         UserError: there is none in `folder`, or it holds what could run code (nothing of it has been imported), or
@@ -62,6 +64,8 @@ def open_config(
     for section, field in known.items():
         if dataclasses.is_dataclass(field.type) and isinstance(config.get(section), dict):
             own, names = config[section], [inner.name for inner in dataclasses.fields(field.type)]
+            if section == "paths":
+                own |= {name: project.path_here(name) for name in of_machine(project.schema)}
             missing = {name: value for name, value in base[section].items() if name in names and name not in own}
             config[section] = missing | {name: value for name, value in own.items() if name in names}
             new += [f"{section}.{name}={value}" for name, value in missing.items()]

@@ -1,0 +1,121 @@
+"""A search, whose points Optuna chooses by the best values of those before."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import Override
+
+from ..config.grammar import key_of, split_options
+from ..errors import UserError
+from .points import Sweep
+from .words import parsed, values
+
+
+class Search:
+    """A study of Optuna, whose trial N is point N. Only finished points are told: others are done again.
+
+    Nothing is written before `open_study`.
+
+    Raises:
+        UserError: Optuna is not installed; an interval is empty; the first point of a new search does not compose, or
+            has no value to go after.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        try:
+            self.optuna: Any = importlib.import_module("optuna")
+            self.journal: Any = importlib.import_module("optuna.storages.journal")
+        except ImportError:
+            raise UserError("--trials: optuna is not installed\nonce: pdm install -G sweep") from None
+        self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
+        self.sweep = sweep
+        self.options, words = split_options(sweep.words)
+        overrides = {word: parsed(word) for word in words}
+        self.fixed = [word for word in words if not overrides[word].is_sweep_override()]
+        self.searched = {word.partition("=")[0]: overrides[word] for word in words if word not in self.fixed}
+        self.distributions = {key: self._distribution(override) for key, override in self.searched.items()}
+        self.direction: str | None = None  # that of a study that exists
+        if sweep.is_new or not sweep.study().exists():
+            self.direction = self._direction()
+
+    def open_study(self) -> None:
+        """Begin the study, or go on with it: it is told what has finished meanwhile."""
+        storage = self.optuna.storages.JournalStorage(self.journal.JournalFileBackend(str(self.sweep.study())))
+        self.study: Any = self.optuna.create_study(
+            storage=storage, study_name=self.sweep.folder.name, direction=self.direction, load_if_exists=True
+        )
+        for trial in self.study.trials:
+            self._note(trial)
+            if self.sweep.is_finished(trial.number) and not trial.state.is_finished():
+                self.tell(trial.number)
+
+    def todo(self, unfinished: list[int], num_trials: int) -> Iterator[int]:
+        """The points that are to be done; new ones are asked for until there are `num_trials`."""
+        yield from unfinished
+        while len(self.sweep.points) < num_trials:
+            trial = self.study.ask(self.distributions)
+            self._note(trial)
+            yield trial.number
+
+    def tell(self, job: int) -> None:
+        """Give the study the best value of a finished run. Of one that was done again it keeps the first value."""
+        value = self.sweep.status(job).get("best")
+        if value is None:
+            print(f"job{job}: it has no best value to search by: set run.monitor=val/KEY", file=sys.stderr)
+            return
+        self.study.tell(job, value, skip_if_finished=True)
+
+    def _note(self, trial: Any) -> None:
+        """Write the words of a trial into points.txt; those that a kill left without some get the first values."""
+        self.sweep.points[trial.number :] = [self._point(trial.params)]
+        self.sweep.write_points()
+
+    def _point(self, drawn: dict[str, Any]) -> list[str]:
+        """The words of a point with these values, and with the first of those that are not given."""
+        chosen = {key: drawn.get(key, _first(override)) for key, override in self.searched.items()}
+        return [*self.options, *self.fixed, *(f"{key}={value}" for key, value in chosen.items())]
+
+    def _direction(self) -> str:
+        """Where the monitored value is to go, by the config of the first point."""
+        place = [word for word in self.sweep.place if key_of(word) != "trust"]  # it is for runs that are carried on
+        run = composed(self.sweep.train, [*self._point({}), *place])["run"]
+        if run["monitor"] is None:
+            raise UserError("run.monitor=null: a search needs a value to go after\nset run.monitor=val/KEY")
+        return {"min": "minimize", "max": "maximize"}[run["monitor_mode"]]
+
+    def _distribution(self, override: Override) -> Any:
+        """What Optuna draws from; UserError: an interval is empty, or begins at 0 or below and is logarithmic."""
+        of = self.optuna.distributions
+        if not override.is_interval_sweep():
+            return of.CategoricalDistribution(values(override))
+        value: Any = override.value()
+        is_log = "log" in value.tags
+        try:
+            if "int" in value.tags or isinstance(value.start, int):
+                return of.IntDistribution(int(value.start), int(value.end), log=is_log)
+            return of.FloatDistribution(value.start, value.end, log=is_log)
+        except ValueError as error:
+            raise UserError(
+                f"{override.input_line}: {error}\nallowed: interval(FROM, TO), FROM below TO; with log, above 0"
+            ) from error
+
+
+def _first(override: Override) -> Any:
+    """A value of those that are searched."""
+    if override.is_interval_sweep():
+        value: Any = override.value()
+        return value.start
+    return values(override)[0]
+
+
+def composed(train: Path, words: list[str]) -> Any:
+    """The config that train.py makes of the words of a point; UserError: it refuses them."""
+    done = subprocess.run([sys.executable, str(train), *words, "--cfg", "job"], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(done.stderr.strip().rpartition("error: ")[2])
+    return yaml.safe_load(done.stdout)
