@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -17,11 +18,13 @@ from unittest.mock import Mock
 import pytest
 import torch
 import zygote
-from conftest import BASE, ENV, TRAIN, Train, latest, run_train, tree, wait_until
-from tiny import fill
+from conftest import BASE, ENV, TRAIN, Train, assert_same_run, latest, run_train, tree, wait_until
+from tiny import StillPoints, fill
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core.errors import StorageError
+from scaffolding.core.batches import workers
+from scaffolding.core.batches.loader import Loader
+from scaffolding.core.errors import RunError, StorageError
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import acquire, read_status, release
 from scaffolding.core.session.record import Record
@@ -148,6 +151,28 @@ def test_code_that_is_edited_during_a_run_is_not_that_of_its_evaluation(output_r
     wait_until(lambda: "step 2/" in run.stderr.read_text())
     code.write_text("1 / 0\n")
     assert run.wait() == 0, run.stderr.read_text()
+
+
+@ON_LINUX
+def test_workers_that_hang_as_they_are_forked_are_forked_again(
+    train: Train, output_root: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    """Python 3.11 hangs in the child where another thread, such as gloo's, holds a lock of it at that moment."""
+    (tmp_path / "number").write_text("2")
+    env = {"HANG_FORKS": str(tmp_path / "number")}
+    train(*BASE, "loader.num_workers=2", "loader.start_method=fork", "run.name=run", env=env)
+    assert (tmp_path / "number").read_text() == "0"
+    assert_same_run(whole_run, output_root / "run")
+
+
+@ON_LINUX
+def test_workers_that_always_hang_as_they_are_forked_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.Workers, "_are_alive", lambda self: False)
+    loader = Loader(StillPoints("train", 8), "train", 4, shuffle=False, seed=0, device=torch.device("cpu"),
+                    num_workers=1, start_method="fork")  # fmt: skip
+    with pytest.raises(RunError, match="the workers of the train split hung 5 times as they were forked"):
+        next(loader.batches(0))
+    assert not multiprocessing.active_children()
 
 
 # --- code that ends the process

@@ -1,6 +1,6 @@
 """The job files on a real Slurm, which runs on this machine alone: packages slurm-wlm and munge of Debian, as root.
 
-With SLURM_TESTS=all in the environment, all of it is tested, in four minutes; else the one case that has most in it.
+With SLURM_TESTS=all in the environment, all of it is tested, in 15 minutes; else the one case that has most in it.
 
 A machine that has them, and no Slurm at work, can tell whether a job file keeps what it promises.
 """
@@ -16,9 +16,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import plain
 import pytest
 import together
 from conftest import BASE, ENV, assert_same_run, run_train, wait_until
+from pairs import trainable
+from test_submit import clone as clone  # a fixture
 from zygote import TRAIN
 
 from scaffolding.config import PROJECT_ROOT
@@ -68,6 +71,7 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTi
 PartitionName=high Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
 SLOW = (*BASE, "data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how=is slow", "run.budget=40")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 SMALL = ("--cpus-per-task=1", "--mem-per-cpu=100M")
 
 
@@ -86,10 +90,10 @@ class Cluster:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def submit(self, *words: object) -> str:
-        """Submit a job; its number."""
-        output = f"--output={self.folder}/%j.txt"
-        return self.ask("sbatch", "--parsable", output, *SMALL, *words).strip()
+    def submit(self, *words: object, **variables: str) -> str:
+        """Submit a job, with more variables in its environment; its number."""
+        command = ["sbatch", "--parsable", f"--output={self.folder}/%j.txt", *SMALL, *words]
+        return self.ask("env", *(f"{name}={value}" for name, value in variables.items()), *command).strip()
 
     def show(self, job: str, key: str) -> str:
         """What Slurm knows of a job."""
@@ -106,8 +110,7 @@ class Cluster:
 
     def wait_for(self, job: str, state: str) -> None:
         """Wait until a job has ended in a state."""
-        ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        wait_until(lambda: self.show(job, "JobState") in ended)
+        wait_until(lambda: self.show(job, "JobState") in ENDED)
         assert self.show(job, "JobState") == state, (self.folder / f"{job}.txt").read_text()
 
 
@@ -195,6 +198,68 @@ def test_a_job_of_two_processes_carries_on(slurm: Cluster, tmp_path: Path) -> No
     slurm.wait_for(job, "COMPLETED")
     assert_same_run(tmp_path / "whole", root / "first")
     assert read_status(root / "first")["status"] == "finished" and len(list(root.iterdir())) == 1
+
+
+@only_on_demand
+def test_a_chain_of_short_jobs_is_one_run(slurm: Cluster, tmp_path: Path) -> None:
+    """Slurm's own time limit, again and again; fails where a link loses a step, or runs until it is killed."""
+    words = (*BASE, "run.budget=1000", "run.log_every=10", "run.eval_every=50", "run.save_every=50")
+    run_train(*words, "data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how=no", "run.name=whole",
+              f"paths.output_root={tmp_path}")  # fmt: skip
+    slow = ("data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how=is slow", f"paths.output_root={tmp_path}")
+    short = ("--time=1", "--signal=B:USR1@20", "--job-name=first")
+    job = slurm.submit(*short, JOBS / "slurm.sh", *words, *slow)
+    num_links = 1
+    while slurm.show(job, "JobState") not in ENDED:
+        if slurm.show(job, "JobState") == "PENDING" and slurm.show(job, "Restarts") == str(num_links):
+            slurm.release_again(job, num_links)
+            num_links += 1
+        time.sleep(0.2)
+    assert slurm.show(job, "JobState") == "COMPLETED", (slurm.folder / f"{job}.txt").read_text()
+    assert num_links >= 5
+    assert_same_run(tmp_path / "whole", tmp_path / "first")
+
+
+@only_on_demand
+def test_a_signal_while_a_job_starts_up(slurm: Cluster, slow_run: Path, tmp_path: Path) -> None:
+    """Fails where the job ends before it knows what to do about it."""
+    job = slurm.submit("--job-name=first", JOBS / "slurm.sh", *SLOW, f"paths.output_root={tmp_path}")
+    for restarts, delay in enumerate((0.1, 0.5, 2), 1):
+        wait_until(lambda: slurm.show(job, "JobState") == "RUNNING")
+        time.sleep(delay)
+        assert not has_trained(tmp_path / "first")
+        slurm.ask("scancel", "--batch", "--signal=USR1", job)
+        slurm.release_again(job, restarts)
+    slurm.wait_for(job, "COMPLETED")
+    assert_same_run(slow_run, tmp_path / "first")
+
+
+@only_on_demand
+def test_a_job_of_which_one_process_fails_ends_with_its_code(slurm: Cluster, tmp_path: Path) -> None:
+    """Fails where the job waits, as one that is preempted does."""
+    words = (*SLOW, "run.accumulate=2", f"paths.output_root={tmp_path}")
+    fails = {"FAIL": "update 3", "KILL_RANK": "1"}
+    job = slurm.submit("--job-name=first", "--ntasks=2", JOBS / "slurm.sh", *words, **fails)
+    slurm.wait_for(job, "FAILED")
+    assert slurm.show(job, "ExitCode") == "1:0"
+    assert "rank_1: ZeroDivisionError: planted" in str(read_status(tmp_path / "first")["reason"])
+
+
+@only_on_demand
+@pytest.mark.skipif(not (PROJECT_ROOT / "scripts/submit.py").exists(), reason="submit.py has been deleted")
+def test_a_job_runs_the_code_that_was_submitted(slurm: Cluster, clone: Path) -> None:
+    """The checkout is edited before the job starts, and is broken then."""
+    data, model = trainable()[0]
+    words = [f"data={data}", f"model={model}", "mode=prod", "tracker=none", "run.budget=3", "loader.sample=true"]
+    job_file = clone / "scripts/jobs/slurm.sh"
+    job_file.write_text(job_file.read_text().replace("=4G", "=100M").replace("-task=4", "-task=1"))
+    script = clone / "scripts/submit.py"
+    env = ("env", f"PYTHONPATH={clone / 'src'}", "-u", plain.FOLDER)
+    said = slurm.ask(*env, sys.executable, script, "--with", job_file, "first", *words, "--", "--begin=now+5")
+    (number,) = re.findall(r"batch job (\d+): the run first", said)
+    next(clone.glob("src/*/train.py")).write_text("raise SystemExit('edited')\n")
+    slurm.wait_for(number, "COMPLETED")
+    assert read_status(clone / "_output/first")["status"] == "finished"
 
 
 @only_on_demand

@@ -85,6 +85,19 @@ if {"TRACE", "STRIKE", "FAIL"} & os.environ.keys():
         setattr(os, each, marked(getattr(os, each), each))
 
 
+def hang_as_forked() -> None:
+    """In a forked process: hang for ever, if HANG_FORKS names a file with a number above 0, which is counted down."""
+    file = Path(os.environ["HANG_FORKS"])
+    number = int(file.read_text())
+    if number > 0:
+        file.write_text(str(number - 1))
+        time.sleep(1000)
+
+
+if "HANG_FORKS" in os.environ:
+    os.register_at_fork(after_in_child=hang_as_forked)
+
+
 class NoisyPoints:
     """Points around class centres, with noise drawn in `__getitem__` from torch's, numpy's and python's generators."""
 

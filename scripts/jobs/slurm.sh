@@ -9,6 +9,9 @@
 ##SBATCH --gpus-per-task=1 --partition=NAME
 #SBATCH --requeue --open-mode=append --signal=B:USR1@120 --output=%x.%j.txt
 
+# Slurm sends USR1 to this script, 120 s before the time limit (--signal above). The run saves and ends.
+trap 'again=1; [ -z "$step" ] || kill -USR1 "$step"' USR1
+trap : TERM # of a preemption or scancel; Slurm sends it to the run, too
 max_restarts=100 # a job whose time is too short for a single step would otherwise go on for ever
 if [ "${SLURM_RESTART_COUNT:-0}" -gt "$max_restarts" ]; then
   echo "restarted $SLURM_RESTART_COUNT times: not again" >&2
@@ -18,13 +21,14 @@ fi
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 process='export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS; exec python src/*/train.py "$@"'
-# Slurm sends USR1 to this script, 120 s before the time limit (--signal above). The run saves and ends.
-trap 'again=1; kill -USR1 "$step"' USR1
-trap : TERM # of a preemption or scancel; Slurm sends it to the run, too
 cpus=${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} # srun does not inherit it
-srun $cpus --kill-on-bad-exit=1 bash -c "$process" run "$@" "job=$SLURM_JOB_NAME" &
+# Where one process fails, the others end by themselves, and srun tells its exit code; what hangs ends after a minute.
+srun $cpus --kill-on-bad-exit=0 --wait=60 bash -c "$process" run "$@" "job=$SLURM_JOB_NAME" &
 step=$!
-while kill -0 "$step" 2> /dev/null; do # a signal ends `wait` early
+[ -z "$again" ] || kill -USR1 "$step" # it came before
+wait "$step"
+code=$?
+while kill -0 "$step" 2> /dev/null; do # a signal ended `wait` early
   wait "$step"
   code=$?
 done
@@ -34,7 +38,7 @@ elif [ "$code" = 143 ] || [ "$code" = 138 ] || [ "$code" = 134 ]; then
   # The codes that a stop leaves: SIGTERM, USR1, or SIGABRT of a process whose partner has ended. The job is preempted
   # or cancelled. Slurm queues a preempted job again only if it is still there at the end of the grace time, and takes
   # one that ended before for failed. It ends this script in either case. Other codes above 128 are crashes (137: out of
-  # memory, 139: segmentation fault). Where one of several processes fails, srun stops the others: 143, too, and a wait.
+  # memory, 139: segmentation fault).
   for _ in $(seq 300); do sleep 2; done
 fi
 exit "$code"

@@ -32,7 +32,7 @@ def test_a_file_of_core_has_one_purpose_and_no_name(path: Path) -> None:
 @pytest.mark.parametrize("wing", WINGS, ids=lambda path: path.name)
 def test_a_wing_of_core_has_one_purpose(wing: Path) -> None:
     """About 700 lines."""
-    assert house.num_lines(*wing.glob("*.py")) <= 900
+    assert house.num_lines(*wing.glob("*.py")) <= 1000
 
 
 def test_functions_are_measured(tmp_path: Path) -> None:

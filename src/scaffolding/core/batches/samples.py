@@ -22,7 +22,7 @@ class KeyedSamples:
     """The dataset as DataLoader reads it: generators are seeded for each sample by (seed, split, epoch, index, ...).
 
     `at_work`, shared with the workers, shape (num_workers, 2), holds the index each one is reading, or -1, and since
-    when (monotonic seconds).
+    when (monotonic seconds; 0: it has not read anything, -1: it has not come to life).
     """
 
     def __init__(self, dataset: Any, name: str, seed: int, num_workers: int) -> None:

@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import inspect
+import itertools
 import multiprocessing
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from ..errors import RunError
 from ..signals import deaths_ignored, signals_blocked
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .loader import Loader
 
 START_TIMEOUT = 60.0  # seconds to wait for workers that import the code
+LIFE_TIMEOUT = 3.0  # seconds in which another forked worker must come to life
+NUM_TRIES = 5  # to fork workers that all come to life
 
 all_workers: "weakref.WeakSet[Workers]" = weakref.WeakSet()
 
@@ -64,7 +67,7 @@ class Workers:
             num_workers=num_workers,
             multiprocessing_context=start_method if num_workers else None,
             persistent_workers=num_workers > 0,
-            worker_init_fn=_die_with_parent,
+            worker_init_fn=_begin,
             timeout=(timeout or 0) if num_workers else 0,
             pin_memory=loader.device.type == "cuda",
             generator=keys.generator(loader.seed, loader.name),  # else DataLoader draws from the global one
@@ -112,9 +115,31 @@ class Workers:
             self._start()
 
     def _start(self) -> Iterator[Any]:
-        """An iterator over an epoch; the first one starts the processes."""
+        """An iterator over an epoch; the first one starts the processes.
+
+        A worker can hang as it is forked, if another thread holds a lock at that moment. Gloo's threads do, of several
+        processes that train together: they take part in Python to free tensors, and Python 3.11 forgets to renew the
+        lock in the child. So those that do not come to life are forked again.
+        """
         if self._processes():
             self.loader._iterator._timeout = self.timeout or 0  # type: ignore[union-attr]  # until all have answered
+            return iter(self.loader)
+        for _ in range(NUM_TRIES):
+            self.order.positions, again = itertools.tee(self.order.positions)
+            iterator = self._fork()
+            if self.runs_later_code or self._are_alive():
+                return iterator
+            logger.debug(f"the workers of the {self.name} split did not come to life, and are started again")
+            self.close()
+            self.order.positions = again
+        raise RunError(
+            f"the workers of the {self.name} split hung {NUM_TRIES} times as they were forked"
+            "\nset loader.start_method=forkserver, or loader.num_workers=0"
+        )
+
+    def _fork(self) -> Iterator[Any]:
+        """An iterator over an epoch, which starts the processes."""
+        self.samples.at_work.fill_(-1)
         before = set(multiprocessing.active_children())
         try:
             with signals_blocked():
@@ -149,6 +174,23 @@ class Workers:
                 if self.timeout is not None and waited >= self.timeout:
                     why = f"the workers of the {self.name} split gave no batch in {waited:.0f} s (loader.timeout)"
                     raise self.fault(str(error)) or RunError(why) from error
+
+    def _are_alive(self) -> bool:
+        """Wait until the processes have come to life, or have ended; False: one of them does not."""
+        alive, end = -1, 0.0
+        while alive < len(self._processes()):
+            has_begun = (self.samples.at_work[:, 1] >= 0).tolist()
+            now = sum(
+                begun or process.exitcode is not None
+                for begun, process in zip(has_begun, self._processes(), strict=False)
+            )
+            if now > alive:
+                alive, end = now, time.monotonic() + LIFE_TIMEOUT
+            elif time.monotonic() > end:
+                return False
+            else:
+                time.sleep(0.001)
+        return True
 
     def await_start(self) -> None:
         """Wait until the processes that `start` started have imported the code, and read a sample with it."""
@@ -235,7 +277,9 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _die_with_parent(worker: int) -> None:
-    """A run that is killed leaves no worker behind, not even one that hangs (Linux)."""
+def _begin(worker: int) -> None:
+    """A run that is killed leaves no worker behind, not even one that hangs (Linux). Then: say that it lives."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    info: Any = get_worker_info()
+    info.dataset.at_work[worker, 1] = 0
