@@ -254,7 +254,7 @@ def test_a_job_runs_the_code_that_was_submitted(slurm: Cluster, clone: Path) -> 
     job_file = clone / "scripts/jobs/slurm.sh"
     job_file.write_text(job_file.read_text().replace("=4G", "=100M").replace("-task=4", "-task=1"))
     script = clone / "scripts/submit.py"
-    env = ("env", f"PYTHONPATH={clone / 'src'}", "-u", plain.FOLDER)
+    env = ("env", "-u", plain.FOLDER, f"PYTHONPATH={clone / 'src'}")
     said = slurm.ask(*env, sys.executable, script, "--with", job_file, "first", *words, "--", "--begin=now+5")
     (number,) = re.findall(r"batch job (\d+): the run first", said)
     next(clone.glob("src/*/train.py")).write_text("raise SystemExit('edited')\n")

@@ -1,6 +1,6 @@
 """One run on several processes: equal to one process, killed, stopped, resumed on other numbers; a row per promise.
 
-    python scripts/template/cluster.py                   # everything, about 40 minutes on two cores
+    python scripts/template/cluster.py                   # everything, about an hour on two cores
     python scripts/template/cluster.py kills signals     # only these sections
     python scripts/template/cluster.py --quick           # fewer of each, about four minutes
     python scripts/template/cluster.py --folder WORK     # keep runs and logs in the empty folder WORK
