@@ -47,6 +47,18 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("nobody looks for parameters without gradients", "find_unused_parameters=bool(unused)", "static_graph=False"),
         ("gradients of shards are averaged", "set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(2.0)"),
     ],
+    f"{SRC}/core/batches/workers.py": [
+        ("workers that hang are waited for", "if self.runs_later_code or self._are_alive():", "if True:"),
+    ],
+    f"{SRC}/core/find.py": [
+        ("a run keeps the scratch disk of a machine", 'get("change") == "machine"', 'get("change") == "none"'),
+    ],
+    f"{SRC}/core/resume/job.py": [
+        ("a job always starts from its beginning", 'if not (run / "config.yaml").exists():', "if True:"),
+    ],
+    f"{SRC}/core/sweep/points.py": [
+        ("finished points are done again", 'elif status != "finished":', "else:"),
+    ],
     f"{SRC}/core/processes/ending.py": [
         ("nobody says who failed", "if host == socket.gethostname() and not is_alive(pid):", "if False:"),
     ],
@@ -273,6 +285,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
 FIRST: dict[str, str] = {
     f"{SRC}/train.py": "loop groups module faults",
     f"{SRC}/evaluate.py": "metrics loop module",
+    f"{SRC}/parallel.py": "processes",
     f"{SRC}/experiment.py": "experiment loop groups module loading",
     f"{SRC}/splits.py": "splits",
     f"{SRC}/losses.py": "metrics module",
@@ -292,7 +305,13 @@ FIRST: dict[str, str] = {
     f"{CORE}/provenance/provenance.py": "provenance",
     f"{CORE}/optimizers.py": "groups",
     f"{CORE}/signals.py": "resume console",
-    f"{CORE}/find.py": "verbs loading",
+    f"{CORE}/find.py": "verbs loading config",
+    f"{CORE}/means.py": "metrics processes",
+    f"{CORE}/processes/ending.py": "processes",
+    f"{CORE}/processes/several.py": "processes",
+    f"{CORE}/batches/workers.py": "faults",
+    f"{CORE}/resume/job.py": "job",
+    f"{CORE}/sweep/points.py": "sweep",
     f"{CORE}/output.py": "console",
     f"{CORE}/modes.py": "loop experiment module",
     f"{CORE}/resume/lineage.py": "verbs",
