@@ -20,7 +20,7 @@ from pathlib import Path
 
 from scaffolding.core.config.grammar import key_of, unquoted
 from scaffolding.core.errors import UserError
-from scaffolding.core.find import absolute, read_path, read_setting
+from scaffolding.core.find import read_path, read_setting
 from scaffolding.core.folder.folder import NAME, RESERVED, acquire, write_text
 from scaffolding.core.provenance.git import GitError
 from scaffolding.core.provenance.patch import Changes, uncommitted_changes
@@ -114,11 +114,11 @@ def place(words: list[str]) -> tuple[list[str], Path]:
     heads |= {key_of(word).removeprefix("paths."): word.partition("=")[0] for word in own}
     given = {key_of(word).removeprefix("paths."): unquoted(word.partition("=")[2]) for word in own}
     paths = {key: read_path(key, ROOT, given).resolve() for key in heads}
-    output, root = (str(read_setting(key, ROOT, given)) for key in ("output", "output_root"))
-    if output not in (root, str(absolute(output, ROOT / "anywhere"))) and "output" not in given:
+    output = os.path.expanduser(str(read_setting("output", ROOT, given | {"output_root": str(paths["output_root"])})))
+    if "output" not in given and not Path(output).is_absolute():
         raise UserError(
             f"configs/local.yaml: paths.output={output} is relative, and would start at the job's copy of the code"
-            f"\nset it to {absolute(output, ROOT)}"
+            f"\nset it to {ROOT / output}"
         )
     others = [word for word in words if word not in own]
     return [*others, *(f"{heads[key]}={path}" for key, path in paths.items())], paths["output_root"]

@@ -174,6 +174,16 @@ def test_where_the_runs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (tmp_path / "configs" / "local.yaml").write_text(text)
         assert read_output_root(tmp_path) == expected
         assert read_output_root(tmp_path, "~/given") == Path("/home/me/given")
+    (tmp_path / "configs" / "local.yaml").write_text("paths: {output_root: 2024}")
+    assert read_output_root(tmp_path) == tmp_path / "2024"
+    for text, words in {
+        "paths: {output_root: null}": r"paths\.output_root: it is null", "paths: 5": r"local\.yaml: paths: 5 is not",
+        "paths: [1, 2": r"local\.yaml:1:13: ", "[paths]": r"local\.yaml: \['paths'\] is not a mapping",
+    }.items():  # fmt: skip
+        (tmp_path / "configs" / "local.yaml").write_text(text)
+        with pytest.raises(UserError, match=words):
+            read_output_root(tmp_path)
+    (tmp_path / "configs" / "local.yaml").unlink()
     for text in ("${oc.env:NO_SUCH}", "${paths.nosuch}", "${"):
         with pytest.raises(UserError, match=r"paths\.output_root"):
             read_output_root(tmp_path, text)

@@ -103,6 +103,7 @@ def test_evaluations_are_equal_bit_for_bit(run_together: Together, output_root: 
 def test_a_loss_that_says_what_counts(run_together: Together, output_root: Path) -> None:
     """Fails where each process divides by what it counts alone."""
     words = (*BASE, *PLAIN, "run.accumulate=2", "loss._target_=tiny.WeightedLoss", "loader.batch_size=4")
+    words = (*words, "data.dataset.num_items=145")  # 29 batches: one is read twice in the last step of an epoch
     run_train(*words, f"paths.output_root={output_root}", "run.name=one")
     run_together(2, *words, "run.name=two")
     assert_same_weights(output_root / "one", output_root / "two")

@@ -129,6 +129,12 @@ def test_results_and_worktrees_are_where_the_user_has_them(clone: Path) -> None:
     assert "on_a_disk" in git(clone, "worktree", "list")
 
 
+@pytest.mark.parametrize("output", ["~/results", "/somewhere/results/", "${paths.output_root}/mine"])
+def test_a_site_may_have_its_own_folder_for_results(clone: Path, output: str) -> None:
+    (clone / "configs/local.yaml").write_text(f"paths:\n  output: {output}\n")
+    assert "the run first" in call(clone, "submit.py", "--with", "scripts/jobs/slurm.sh", "first", "mode=prod")
+
+
 @pytest.mark.skipif(not (SCRIPTS / "runs.py").exists(), reason="runs.py has been deleted")
 def test_the_code_of_a_run_that_waits_is_kept(clone: Path) -> None:
     """Fails where a finished dev run of the same name, or what the run was before it was submitted, counts."""
@@ -159,6 +165,8 @@ def test_wrong_use_is_refused(clone: Path) -> None:
     local = clone / "configs/local.yaml"
     local.write_text("paths:\n  output: results\n")
     assert "local.yaml: paths.output=results is relative" in refusal(*slurm, "first")
+    local.write_text("paths: [1, 2\n")
+    assert "local.yaml:2:1: " in call(clone, "submit.py", *slurm, "first", code=2)
     local.unlink()
     shutil.rmtree(clone / ".git")
     assert "not a git repository" in refusal(*slurm, "first")

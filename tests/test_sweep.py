@@ -22,6 +22,7 @@ import zygote
 from conftest import BASE, ENV, wait_until
 
 from scaffolding.config import PROJECT_ROOT
+from scaffolding.core.errors import UserError
 from scaffolding.core.folder.folder import read_status, release
 from scaffolding.core.sweep import crew, search
 from scaffolding.core.sweep import open as opening
@@ -221,9 +222,10 @@ def test_wrong_use_is_refused(
 
     assert "no: no such sweep in" in refusal(name="no")
     assert "cannot be the name of a sweep" in refusal(*GRID, name="a/b")
-    for word in ("optimizer.lr=interval(1,2)", "model=glob(*)", "run.seed=range(5,1)"):
+    for word in ("optimizer.lr=interval(1,2)", "model=glob(*)", "run.seed=range(5,1)", "run.seed=range(1,5,0)"):
         assert f"{word}: it lists no values" in refusal(word)
     assert "run.name=a: not in a sweep" in refusal("run.name=a")
+    assert ": a line break" in refusal("run.description=a\u2028b")
     assert list(tmp_path.iterdir()) == []
     assert "--over run.tags: it does not vary here" in refusal(*GRID, "--over", "run.tags")
     assert "no such file" in refusal(*GRID, "--with", "nowhere.sh")
@@ -273,7 +275,8 @@ def test_a_search_that_is_refused_leaves_nothing_behind(
     words = ["--trials", "2", *CONFIGS, *WORDS, "run.nosuch=1", "run.seed=1,2"]
     assert sweep(program, monkeypatch, tmp_path, *words, code=2) == []
     assert "error: run.nosuch: no such key" in capsys.readouterr().err
-    for word in ("optimizer.lr=interval(2, 1)", "optimizer.lr=tag(log, interval(0, 1))", "model=glob(*)"):
+    intervals = ("interval(2, 1)", "tag(log, interval(0, 1))", "interval(0.1, inf)", "tag(int, interval(0.5, 2))")
+    for word in ("model=glob(*)", *(f"optimizer.lr={interval}" for interval in intervals)):
         assert sweep(program, monkeypatch, tmp_path, "--trials", "2", *CONFIGS, *WORDS, word, code=2) == []
         assert f"error: {word}: " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -289,12 +292,23 @@ def test_a_search_that_is_refused_leaves_nothing_behind(
 def test_a_search_that_was_killed_before_its_study_goes_on(
     at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Fails where it then goes in Optuna's direction, which is down, and not in that of run.monitor_mode."""
     pytest.importorskip("optuna")
-    monkeypatch.setattr(search, "composed", lambda train, words: {"run": {"monitor": "auto", "monitor_mode": "min"}})
+    monkeypatch.setattr(search, "composed", lambda train, words: {"run": {"monitor": "auto", "monitor_mode": "max"}})
     words = ["data=digits", "run.seed=1,2"]
     make(tmp_path / "exp_lr", words)
+    (tmp_path / "exp_lr/optuna.log").touch()
     assert sweep(at_once, monkeypatch, tmp_path, "--trials", "2", *words) == [0, 1]
-    assert (tmp_path / "exp_lr/optuna.log").exists()
+    assert '"directions":[2]' in (tmp_path / "exp_lr/optuna.log").read_text()
+
+
+def test_two_calls_that_begin_a_sweep_do_not_mix(tmp_path: Path) -> None:
+    """Fails where the second one changes the points that a queue has by then."""
+    make(tmp_path / "exp_lr", ["run.seed=1"])
+    (tmp_path / "exp_lr/submitted").write_text("job 7\n")
+    with pytest.raises(UserError, match="another process made it meanwhile"):
+        make(tmp_path / "exp_lr", ["run.seed=2"])
+    assert (tmp_path / "exp_lr/words.txt").read_text() == "run.seed=1\n"
 
 
 def test_a_grid_does_not_become_a_search(

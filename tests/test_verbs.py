@@ -114,7 +114,8 @@ def test_what_makes_another_run_is_refused_by_name(
 
 def test_every_setting_has_a_word_for_its_change() -> None:
     words = {"run.tags": "free", "run.patience": "course", "loader.batch_size": "identity", "optimizer.lr": "course",
-             "plots.curves.x": "free", "model.size": "identity", "scheduler.schedule.gamma": "identity"}  # fmt: skip
+             "plots.curves.x": "free", "model.size": "identity", "scheduler.schedule.gamma": "identity",
+             "paths.scratch": "machine"}  # fmt: skip
     assert {key: change_of(Config, key) for key in words} == words
     for part in dataclasses.fields(Config):
         if dataclasses.is_dataclass(part.type):
@@ -272,6 +273,32 @@ def test_a_fork_without_the_checkpoint_that_it_started_from_does_not_start_from_
     (output_root / "fork" / "checkpoints" / "parent.pt").unlink()
     done = train("resume=fork", code=2)
     assert "parent.pt is gone, from which fork started" in done.stderr and "fork=" in done.stderr
+
+
+def test_the_scratch_disk_is_that_of_each_call(train: Train, output_root: Path, tmp_path: Path) -> None:
+    """Fails where a fork has that of its parent, or the other process of a rehearsal has none."""
+    file = tmp_path / "places"
+
+    def places(*words: str) -> list[tuple[str, str]]:
+        """(process, disk) of each time the dataset was built."""
+        file.write_text("")
+        train(*words, env={"PLACES": str(file)})
+        return [(process, disk) for process, _, disk in (line.partition(" ") for line in file.read_text().splitlines())]
+
+    words = [word for word in BASE if word != "data=noisy"]
+    found = places(
+        *words,
+        "data=placed",
+        "run.name=parent",
+        "paths.scratch=/disk of/1",
+        "run.rehearse_resume=true",
+        "run.eval_every=1epoch",
+    )
+    assert {disk for _, disk in found} == {"/disk of/1"} and len({process for process, _ in found}) > 1
+    assert "/disk of/1" not in (output_root / "parent/config.yaml").read_text()
+    assert {disk for _, disk in places(*CONFIGS, "fork=parent", "run.rehearse_resume=false")} == {"None"}
+    again = places("fork=parent", *CONFIGS, "paths.scratch=/disk of/2", "run.rehearse_resume=false")
+    assert {disk for _, disk in again} == {"/disk of/2"}
 
 
 def test_a_fork_of_the_weights_that_fit(train: Train, output_root: Path) -> None:

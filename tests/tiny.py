@@ -121,6 +121,15 @@ class StillPoints(NoisyPoints):
         return self.points[index], self.labels[index]
 
 
+class PlacedPoints(StillPoints):
+    """Notes in the file PLACES which process read it, and where it was told to unpack."""
+
+    def __init__(self, split: str, num_items: int, place: str | None) -> None:
+        super().__init__(split, num_items)
+        with open(os.environ["PLACES"], "a") as file:
+            file.write(f"{os.getpid()} {place}\n")
+
+
 class TinyNet(nn.Sequential):
     """A layer with batch norm and dropout, and a linear classifier."""
 

@@ -9,6 +9,7 @@
 ##SBATCH --gpus-per-task=1 --partition=NAME
 #SBATCH --requeue --open-mode=append --signal=B:USR1@120 --output=%x.%j.txt
 
+again= step= # the environment of sbatch may have such names, too
 # Slurm sends USR1 to this script, 120 s before the time limit (--signal above). The run saves and ends.
 trap 'again=1; [ -z "$step" ] || kill -USR1 "$step"' USR1
 trap : TERM # of a preemption or scancel; Slurm sends it to the run, too
@@ -22,7 +23,8 @@ export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 process='export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS; exec python src/*/train.py "$@"'
 cpus=${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} # srun does not inherit it
-# Where one process fails, the others end by themselves, and srun tells its exit code; what hangs ends after a minute.
+# Where one process fails, the others end by themselves, and srun passes on its exit code. One that hangs is stopped
+# after a minute, with code 143.
 srun $cpus --kill-on-bad-exit=0 --wait=60 bash -c "$process" run "$@" "job=$SLURM_JOB_NAME" &
 step=$!
 [ -z "$again" ] || kill -USR1 "$step" # it came before

@@ -52,6 +52,14 @@ def nearest(word: str, options: Iterable[str], count: int = 1) -> list[str]:
     return sorted(sorted(set(options)), key=likeness, reverse=True)[:count]
 
 
+def at_mark(error: BaseException) -> UserError | None:
+    """What is wrong at which place of a YAML file; None: the error does not say where."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return None
+    return UserError(f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {getattr(error, 'problem', 'not valid YAML')}")
+
+
 def failure(error: BaseException, what: str) -> str:
     """`what` failed with an error; the last frame of the user's own code comes last."""
     frames = traceback.extract_tb(error.__traceback__)[1:]

@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .errors import UserError, nearest
+from .errors import UserError, at_mark, nearest
 from .folder.folder import NAME
 from .folder.reading import MAX_FACTS, read_bytes
 
@@ -106,27 +106,46 @@ def read_path(name: str, project_root: Path, given: Mapping[str, str | None]) ->
     """One of `paths`, as the command line has them (`given`), or else local.yaml or base.yaml.
 
     Raises:
-        UserError: it refers to what is not there.
+        UserError: it is null, or as in `read_setting`.
     """
     path = read_setting(name, project_root, given)
+    if path is None:
+        raise UserError(f"paths.{name}: it is null\ngive it a folder in configs/local.yaml or configs/base.yaml")
     return absolute(str(path), project_root)
 
 
 def read_setting(name: str, project_root: Path, given: Mapping[str, str | None]) -> Any:
-    """The same, as it is written there; it may be null."""
+    """One of `paths` as in `read_path`, resolved but not made absolute; it may be null.
+
+    Raises:
+        UserError: it refers to what is not there, or a file is damaged.
+    """
     dotenv.load_dotenv(project_root / ".env")  # as `launch` does
     found: Any = OmegaConf.create({"paths": {"output_root": "_output", "data": "_data"}})
     try:
         for config in ("base.yaml", "local.yaml"):
             file = project_root / "configs" / config
             if file.exists():
-                with open(file) as stream:  # a stream: errors then name the file
-                    content = yaml.safe_load(stream) or {}
-                found = OmegaConf.merge(found, {key: part for key, part in content.items() if part is not None})
+                found = OmegaConf.merge(found, {"paths": _paths_of(file)})
         found.paths.update({key: path for key, path in given.items() if path is not None})
         return found.paths[name]
     except OmegaConfBaseException as error:
         raise UserError(f"paths.{name}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _paths_of(file: Path) -> dict[str, Any]:
+    """The block `paths` of a YAML file; UserError: it is damaged."""
+    try:
+        with open(file, encoding="utf-8") as stream:  # a stream: errors then name the file
+            content = yaml.safe_load(stream) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise at_mark(error) or UserError(f"{file}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: {content!r:.100} is not a mapping of settings")
+    found = content.get("paths") or {}
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: paths: {found!r:.100} is not a mapping of names to folders")
+    return found
 
 
 def of_machine(schema: Any) -> list[str]:

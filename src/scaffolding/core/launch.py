@@ -63,7 +63,7 @@ from .config.compose import (
 from .config.grammar import config_dirs, key_of, readable, split_options, unquoted
 from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
-from .find import absolute, find_run
+from .find import absolute, find_run, of_machine, read_output_root
 from .folder.folder import acquire, storage_error, written
 from .multirun import remove_listing, settings_of_hydra, summary
 from .output import install
@@ -253,11 +253,12 @@ def _source_of(
     if output is not None:
         root = absolute(output, project.root)
     else:
-        root = absolute(project.path_here("output_root", given.get("paths.output_root")), project.root)
+        root = read_output_root(project.root, given.get("paths.output_root"))
     run = find_run(given[verb], root)
     keys = {key_of(word): word for word in words if "=" in word or word.startswith("~")}
     if verb == "fork":  # the parent's command line, then this one's
         own = {*keys, "run.name", "paths.output", "paths.output_root"}
+        own |= {f"paths.{name}" for name in of_machine(project.schema)}
         before = read_words(run / "overrides.yaml", project, trust)
         inherited = {key_of(word): word for word in before}
         chosen = [key for key, word in keys.items() if (project.configs / key).is_dir() and inherited.get(key) != word]

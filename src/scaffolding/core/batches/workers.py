@@ -117,9 +117,9 @@ class Workers:
     def _start(self) -> Iterator[Any]:
         """An iterator over an epoch; the first one starts the processes.
 
-        A worker can hang as it is forked, if another thread holds a lock at that moment. Gloo's threads do, of several
-        processes that train together: they take part in Python to free tensors, and Python 3.11 forgets to renew the
-        lock in the child. So those that do not come to life are forked again.
+        A worker can hang while it is being forked, if another thread holds a lock at that moment. Gloo's threads, which
+        run where several processes train together, briefly hold a lock of Python to free tensors, and Python 3.11 does
+        not reset it in the child. So workers that do not come to life are forked again.
         """
         if self._processes():
             self.loader._iterator._timeout = self.timeout or 0  # type: ignore[union-attr]  # until all have answered
@@ -278,7 +278,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _begin(worker: int) -> None:
-    """A run that is killed leaves no worker behind, not even one that hangs (Linux). Then: say that it lives."""
+    """A run that is killed leaves no worker behind, not even one that hangs (Linux). Then the worker says it lives."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     info: Any = get_worker_info()

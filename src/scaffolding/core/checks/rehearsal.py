@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..config.compose import portable
 from ..errors import RunError
+from ..find import of_machine
 from ..folder.facts import Facts
 from ..output import silence
 from ..resume.restore import ORDERS
@@ -109,6 +110,8 @@ def _config(exp: Any, again: Path) -> Any:
 def _process(exp: Any, again: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """The same program, carrying a copy of the run on in a process with another order of hashes."""
     words = [f"resume={again.name}", f"paths.output_root={again.parent}", *exp.run.trust_words]
+    here = {name: exp.cfg.paths[name] for name in of_machine(exp.project.schema)}  # which a run does not keep
+    words += [f"paths.{name}={path}" for name, path in here.items() if path is not None]
     environment = {"PYTHONHASHSEED": str(os.getpid()), **os.environ}
     environment.pop("HYDRA_FULL_ERROR", None)  # launch.py sets it; it hides the one-line message
     with open(again / "output.txt", "wb") as output:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
-from ..find import absolute, of_machine, read_setting
+from ..find import absolute, of_machine, read_output_root
 from ..secrets import HIDDEN, hide_secrets, is_secret, without_keys
 from ..tree import leaves, specs
 from .explain import explain, unknown_key
@@ -64,14 +64,7 @@ class Project:
     @property
     def output_root(self) -> Path:
         """Where runs are found when the command line says nothing."""
-        return absolute(self.path_here("output_root"), self.root)
-
-    def path_here(self, name: str, given: str | None = None) -> Any:
-        """One of `paths` as the command line (`given`) or else local.yaml or base.yaml has it; it may be null."""
-        try:
-            return read_setting(name, self.root, {name: given})
-        except yaml.YAMLError as error:
-            raise composing_error(error, self, []) from error
+        return read_output_root(self.root)
 
 
 def compose_config(project: Project, overrides: list[str]) -> DictConfig:
@@ -179,9 +172,9 @@ def checked(composed: Any, project: Project) -> DictConfig:
                 near = "".join(nearest(str(value), rules["words"])[:1])
                 advice = f"nearest: {near}; allowed: {rules['allowed']}" if near else f"allowed: {rules['allowed']}"
                 raise UserError(f"{section}.{name}={value}: not allowed\n{advice}")
-    for name, path in cfg.paths.items():  # in order: later ones refer to earlier ones
-        if path is not None:
-            cfg.paths[name] = str(absolute(path, project.root))
+    for name in cfg.paths:  # in order: later ones refer to earlier ones
+        if cfg.paths[name] is not None:
+            cfg.paths[name] = str(absolute(cfg.paths[name], project.root))
     OmegaConf.set_struct(cfg, True)
     return cfg  # type: ignore[no-any-return]
 
@@ -197,7 +190,7 @@ def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
         copy.paths[name] = f"\\${{paths.{name}}}"
         if name in of_machine(project.schema):
             continue
-        inside = Path(path).is_relative_to(project.root)
+        inside = path is not None and Path(path).is_relative_to(project.root)
         paths[str(name)] = os.path.relpath(path, project.root) if inside else path
     plain: Any = OmegaConf.to_container(copy, resolve=True)
     config = {key: value for key, value in plain.items() if key not in NOT_KEPT}

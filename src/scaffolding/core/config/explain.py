@@ -8,7 +8,7 @@ from typing import Any
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
-from ..errors import UserError, nearest
+from ..errors import UserError, at_mark, nearest
 from ..tree import leaves
 from .grammar import SEVERAL, key_of
 
@@ -73,10 +73,9 @@ def explain(
         group = found[1] or found[2]
         words = [word.lstrip("+") for word in overrides if key_of(word) == group and word.startswith("+")]
         return UserError(f"{group}: chosen already\nleave out the +: {(words or [f'{group}=...'])[0]}")
-    mark = getattr(cause, "problem_mark", None)
-    if mark is not None:
-        problem = getattr(cause, "problem", "not valid YAML")
-        return UserError(f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {problem}")
+    misread = at_mark(cause)
+    if misread is not None:
+        return misread
     for word in overrides:
         group, _, option = word.partition("=")
         items = {item.strip() for item in option.strip("[]").split(",")}

@@ -98,8 +98,8 @@ def make_sweep(sweep: Sweep) -> None:
     sweep.folder.mkdir(parents=True, exist_ok=True)
     acquire(sweep.folder)
     known = sweep.folder / "words.txt"
-    if any(sweep.folder.glob("job*/config.yaml")):
-        raise UserError(f"{sweep.folder}: another process made it meanwhile\ncall the same line again")
+    if sweep.note().exists() or any(sweep.folder.glob("job*/config.yaml")):
+        raise UserError(f"{sweep.folder}: another process made it meanwhile\nrun the same command again")
     for file in (known, sweep.study()):  # a study of other words chose other points
         file.unlink(missing_ok=True)
     sweep.write_points()

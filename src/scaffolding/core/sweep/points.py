@@ -76,6 +76,10 @@ class Sweep:
         """The file in which Optuna keeps a search."""
         return self.folder / "optuna.log"
 
+    def has_study(self) -> bool:
+        """Whether the search has begun; the file is empty where a kill came first."""
+        return self.study().exists() and self.study().stat().st_size > 0
+
     def write_points(self) -> None:
         write_text(self.folder / "points.txt", "".join(f"{shlex.join(point)}\n" for point in self.points))
 

@@ -1,6 +1,7 @@
 """A search, whose points Optuna chooses by the best values of those before."""
 
 import importlib
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ class Search:
         self.searched = {word.partition("=")[0]: overrides[word] for word in words if word not in self.fixed}
         self.distributions = {key: self._distribution(override) for key, override in self.searched.items()}
         self.direction: str | None = None  # that of a study that exists
-        if sweep.is_new or not sweep.study().exists():
+        if sweep.is_new or not sweep.has_study():
             self.direction = self._direction()
 
     def open_study(self) -> None:
@@ -81,7 +82,7 @@ class Search:
         return [*self.options, *self.fixed, *(f"{key}={value}" for key, value in chosen.items())]
 
     def _direction(self) -> str:
-        """Where the monitored value is to go, by the config of the first point."""
+        """Whether the monitored value should fall or rise, by the config of the first point."""
         place = [word for word in self.sweep.place if key_of(word) != "trust"]  # it is for runs that are carried on
         run = composed(self.sweep.train, [*self._point({}), *place])["run"]
         if run["monitor"] is None:
@@ -89,19 +90,22 @@ class Search:
         return {"min": "minimize", "max": "maximize"}[run["monitor_mode"]]
 
     def _distribution(self, override: Override) -> Any:
-        """What Optuna draws from; UserError: an interval is empty, or begins at 0 or below and is logarithmic."""
+        """What Optuna draws from; UserError: an interval is empty or without end, or is logarithmic and reaches 0."""
         of = self.optuna.distributions
         if not override.is_interval_sweep():
             return of.CategoricalDistribution(values(override))
         value: Any = override.value()
-        is_log = "log" in value.tags
+        is_log, is_int, ends = "log" in value.tags, "int" in value.tags, (value.start, value.end)
         try:
-            if "int" in value.tags or isinstance(value.start, int):
-                return of.IntDistribution(int(value.start), int(value.end), log=is_log)
-            return of.FloatDistribution(value.start, value.end, log=is_log)
+            if not all(math.isfinite(end) and (float(end).is_integer() or not is_int) for end in ends):
+                raise ValueError("an end is not a whole number" if is_int else "an end is not a number")
+            if is_int:
+                return of.IntDistribution(*map(int, ends), log=is_log)
+            return of.FloatDistribution(*ends, log=is_log)
         except ValueError as error:
             raise UserError(
-                f"{override.input_line}: {error}\nallowed: interval(FROM, TO), FROM below TO; with log, above 0"
+                f"{override.input_line}: {error}\nallowed: interval(FROM, TO), FROM below TO; with log, above 0; with "
+                "int, whole numbers"
             ) from error
 
 

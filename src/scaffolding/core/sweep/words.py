@@ -1,5 +1,6 @@
 """The words of a sweep: which of them have several values, and which belong to the machine."""
 
+import contextlib
 import itertools
 from typing import Any
 
@@ -9,7 +10,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from ..config.grammar import key_of, readable, split_options
 from ..errors import UserError
 
-# Words that may be others each time.
+# Words that may differ from call to call.
 PLACE = ("trust", "paths.data", "paths.scratch", "paths.output_root", "loader.num_workers", "run.device")
 WHICH_RUN = ("job", "run.name", "paths.output", "resume", "fork", "rerun")  # the sweep itself says it of each point
 
@@ -28,7 +29,10 @@ def read_plain(plain: list[str], schema: Any) -> list[str]:
     trust = [word for word in plain if key_of(word) == "trust"]  # train.py reads it, not Hydra
     others = [word for word in plain if key_of(word) != "trust"]
     plain = list({key_of(word): word for word in [*readable(others, schema, is_sweep=True), *trust]}.values())
-    wrong = [word for word in plain if key_of(word) in WHICH_RUN or "\n" in word]  # a point is one line of points.txt
+    wrong = [word for word in plain if len(word.splitlines()) > 1]
+    if wrong:
+        raise UserError(f"{wrong[0]!r}: a line break\nleave it out: a point of a sweep is one line of points.txt")
+    wrong = [word for word in plain if key_of(word) in WHICH_RUN]
     if wrong:
         raise UserError(f"{wrong[0]}: not in a sweep, whose runs are job0, job1, ... in a folder\nleave it out")
     return plain
@@ -45,7 +49,8 @@ def values(override: Override) -> list[str]:
     found: list[str] = []
     is_glob = override.value_type == ValueType.GLOB_CHOICE_SWEEP  # it means files that Hydra alone can find
     if not is_glob and (override.is_choice_sweep() or override.is_range_sweep()):
-        found = list(override.sweep_string_iterator())
+        with contextlib.suppress(ValueError):  # a range in steps of 0
+            found = list(override.sweep_string_iterator())
     if not found:
         raise UserError(
             f"{override.input_line}: it lists no values"

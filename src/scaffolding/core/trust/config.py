@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..config.compose import NOT_KEPT, VERSION, Project, checked
 from ..errors import CONTROL, UserError
-from ..find import of_machine
+from ..find import of_machine, read_setting
 from ..folder.reading import check_plain_files, read_yaml
 from ..tree import walk
 from .targets import check_trusted, untrusted
@@ -65,7 +65,7 @@ def open_config(
         if dataclasses.is_dataclass(field.type) and isinstance(config.get(section), dict):
             own, names = config[section], [inner.name for inner in dataclasses.fields(field.type)]
             if section == "paths":
-                own |= {name: project.path_here(name) for name in of_machine(project.schema)}
+                own |= {name: read_setting(name, project.root, {}) for name in of_machine(project.schema)}
             missing = {name: value for name, value in base[section].items() if name in names and name not in own}
             config[section] = missing | {name: value for name, value in own.items() if name in names}
             new += [f"{section}.{name}={value}" for name, value in missing.items()]
