@@ -160,7 +160,7 @@ def test_workers_that_hang_as_they_are_forked_are_forked_again(
     """Python 3.11 hangs in the child where another thread, such as gloo's, holds a lock of it at that moment."""
     (tmp_path / "number").write_text("2")
     env = {"HANG_FORKS": str(tmp_path / "number")}
-    train(*BASE, "loader.num_workers=2", "loader.start_method=fork", "run.name=run", env=env)
+    train(*BASE, "loader.num_workers=2", "loader.start_method=fork", "loader.timeout=20", "run.name=run", env=env)
     assert (tmp_path / "number").read_text() == "0"
     assert_same_run(whole_run, output_root / "run")
 
