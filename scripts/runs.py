@@ -77,7 +77,7 @@ def look_up(config: Any, key: str) -> Any:
 
 
 def read_scalars(file: Path, monitor: Any, mode: Any) -> tuple[float | None, int]:
-    """The best monitored value and the last logged step; a line that is being written is left out.
+    """The best monitored value and the highest logged step; a line that is being written is left out.
 
     Raises:
         UserError: the file is not text, or not a plain file.
@@ -96,7 +96,7 @@ def read_scalars(file: Path, monitor: Any, mode: Any) -> tuple[float | None, int
                 values.append(float(row.get(metric, "")))
     values = [value for value in values if value == value]
     best = (max if mode == "max" else min)(values, default=None)
-    return best, int(rows[-1]["step"]) if rows else 0
+    return best, max((int(row["step"]) for row in rows), default=0)  # the last row, of a test, may be of the best step
 
 
 def matches(run: dict[str, Any], word: str) -> bool:

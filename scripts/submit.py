@@ -24,7 +24,8 @@ from scaffolding.core.find import read_path, read_setting
 from scaffolding.core.folder.folder import NAME, RESERVED, acquire, write_text
 from scaffolding.core.provenance.git import GitError
 from scaffolding.core.provenance.patch import Changes, uncommitted_changes
-from scaffolding.core.sweep.queue import quoted
+from scaffolding.core.sweep.points import composed
+from scaffolding.core.sweep.queue import program_for, quoted
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = next(ROOT.glob("src/*/train.py")).parent
@@ -80,7 +81,7 @@ def pin(job: Path, changes: Changes) -> Path:
     mark, patch = job / MARK, job / PATCH
     if mark.exists() and (mark.read_text(), patch.read_bytes()) != (changes.commit, changes.patch):
         raise UserError(
-            f"{job.name}: {job} has other code: commit {mark.read_text()[:10]} with {PATCH}"
+            f"{job.name}: {job} has other code: commit {mark.read_text()[:10]} with what is in {PATCH} there"
             f"\nanother name starts another run; from {code} itself, the job can be submitted again"
         )
     top = Path(git(ROOT, "rev-parse", "--show-toplevel"))
@@ -144,20 +145,21 @@ def submit(file: Path, name: str, words: list[str], options: list[str]) -> str:
     Raises:
         UserError: NAME, the job file, git or the queue is not fit for it.
     """
-    program = "condor_submit" if file.suffix == ".sub" else "sbatch"
-    if not NAME.fullmatch(name) or RESERVED.fullmatch(name):
-        raise UserError(f"{name!r} is not a name for a run\nallowed: letters, digits and . _ - = , +, up to 200")
+    if not NAME.fullmatch(name) or RESERVED.fullmatch(name) or "=" in name:
+        raise UserError(
+            f"{name!r} is not a name for a run, which comes before its words"
+            "\nallowed: letters, digits and . _ - , +, up to 200; not dev, latest, jobs, or what begins with exp_"
+        )
     if wrong := [word for word in words if key_of(word) in ("job", "run.name", "resume", "fork", "rerun")]:
         raise UserError(
             f"{wrong[0]}: the job file adds job={name}, which starts the run or carries it on\nleave it out"
         )
-    if not file.is_file():
-        raise UserError(f"--with {file}: no such file\nthe job files are in scripts/jobs")
-    if shutil.which(program) is None:
-        raise UserError(f"--with {file}: {program} is not on this machine\nsubmit where the queue is; *.sub: HTCondor")
+    program_for(file, is_sweep=False)
     words, root = place(words)
+    composed(SOURCES / "train.py", words)
     changes = code_of_now()
     job = root / "jobs" / name
+    is_new = not job.exists()
     job.mkdir(parents=True, exist_ok=True)
     acquire(job)
     project = pin(job, changes)
@@ -168,6 +170,9 @@ def submit(file: Path, name: str, words: list[str], options: list[str]) -> str:
     write_text(job / SUBMITTED, f"{shlex.join(words)}\n")  # before the run can finish
     done = subprocess.run(sent, cwd=project, env=os.environ | {"PATH": path}, capture_output=True, text=True)
     if done.returncode:
+        if is_new:
+            git(ROOT, "worktree", "remove", "--force", str(job / "code"))
+            shutil.rmtree(job)
         raise UserError(f"{shlex.join(sent)}\n{done.stderr.strip()}")
     return f"{done.stdout.strip()}: the run {name}, with the code in {project}"
 

@@ -32,10 +32,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def positive(text: str) -> int:
     """A number from 1 on, for argparse."""
-    number = int(text)
-    if number < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: not a number from 1 on")
-    return number
+    return int(text)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -62,7 +61,9 @@ def begin(args: argparse.Namespace, sweep: Sweep) -> Search | None:
     search = Search(sweep) if sweep.is_search else None
     if sweep.is_new:
         if args.file is not None:
-            program_for(args.file)
+            program_for(args.file, is_sweep=True)
+        if search is None:  # a mistake in all points shows here
+            sweep.composed(sweep.points[0])
         make_sweep(sweep)
     if search is not None:
         search.open_study()
@@ -101,7 +102,8 @@ def main() -> int:
                 f"--over {args.over}: it does not vary here\nallowed: {', '.join(sweep.varying()) or 'none'}"
             )
         code = 0 if args.table else do(args, sweep)
-        print_tables(sweep, args.over or ("run.seed" if "run.seed" in sweep.varying() else None))
+        has_seeds = "run.seed" in sweep.varying() and not sweep.is_search
+        print_tables(sweep, args.over or ("run.seed" if has_seeds else None))
         return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

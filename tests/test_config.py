@@ -348,7 +348,7 @@ def test_a_run_has_the_scratch_disk_of_the_machine_it_is_on(
 
 
 def test_later_paths_refer_to_absolute_ones(project: Project) -> None:
-    cfg = compose(project, "paths.output_root=''", "paths.output='${paths.output_root}/x'")
+    cfg = compose(project, "paths.output_root=.", "paths.output='${paths.output_root}/x'")
     assert cfg.paths.output == f"{project.root}/x"
 
 

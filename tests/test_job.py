@@ -1,5 +1,6 @@
 """job=NAME: the same command line starts a run, carries it on after a kill, and is content once it is finished."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -70,9 +71,18 @@ def test_another_choice_is_not_carried_on(done: Path, word: str, said: str) -> N
 
 def test_a_word_that_is_gone_is_missed(done: Path) -> None:
     """Fails where a run goes on with a setting that its command line no longer has."""
-    left = [word for word in BASE if not word.startswith("run.budget")]
-    with pytest.raises(UserError, match=r"made with run\.budget=24, which this command line lacks\n.*resume=first"):
-        start_or_carry_on(*split_options([*left, "job=first", f"paths.output_root={done}"]), PROJECT)
+
+    def without(key: str) -> list[str]:
+        left = [word for word in (*BASE, "job=first", f"paths.output_root={done}") if not word.startswith(key)]
+        return start_or_carry_on(*split_options(left), PROJECT)
+
+    assert without("run.budget")[0] == "resume=first"  # it is finished, perhaps after a resume with a larger budget
+    with pytest.raises(UserError, match=r"with loader\.batch_size=16, which"):
+        without("loader.batch_size")
+    status = json.loads((done / "first/status.json").read_text())
+    (done / "first/status.json").write_text(json.dumps(status | {"status": "preempted"}))
+    with pytest.raises(UserError, match=r"with run\.budget=24, which this command line lacks\n.*resume=first"):
+        without("run.budget")
 
 
 WRONG = ["job=", "job=a/b", "job=..", "job=null", "job=latest", "job=dev", "job=exp_a", "job=jobs", "job=a run.name=b",

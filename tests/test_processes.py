@@ -1,7 +1,10 @@
 """Several processes that train one run: the same run as on one process, and what happens when one of them fails."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import pytest
 import together
 import torch
 import zygote
-from conftest import BASE, ENV, TINY, assert_same_run, latest, run_train
+from conftest import BASE, ENV, TESTS, TINY, assert_same_run, latest, run_train
 from zygote import TRAIN
 
 from scaffolding.core.batches.loader import deal
@@ -98,6 +101,20 @@ def test_evaluations_are_equal_bit_for_bit(run_together: Together, output_root: 
         run_together(num, *words, f"run.name=with_{num}")
         for split in ("val", "test"):
             assert rows_of(output_root / "one", split) == rows_of(output_root / f"with_{num}", split) != []
+
+
+@pytest.mark.full
+def test_torchrun_restarts_a_run(output_root: Path, tmp_path: Path) -> None:
+    """Fails where processes look for those of the attempt before."""
+    words = (*BASE, "run.accumulate=2", f"paths.output_root={output_root}")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    env = os.environ | ENV | {"KILL_AT": "14", "KILL_RANK": "1", "OMP_NUM_THREADS": "1"}
+    program = [str(TESTS / "plain.py"), str(TRAIN)]
+    done = subprocess.run([*launcher, *program, *words, "job=run"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read_status(output_root / "run")["status"] == "finished"
+    run_train(*words, "run.name=whole")
+    assert rows_of(output_root / "whole", "train") == rows_of(output_root / "run", "train") != []
 
 
 def test_a_loss_that_says_what_counts(run_together: Together, output_root: Path) -> None:

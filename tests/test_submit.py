@@ -108,16 +108,15 @@ def test_results_and_worktrees_are_where_the_user_has_them(clone: Path) -> None:
     library = git(clone, "rev-parse", "HEAD").strip()
     git(clone, "update-index", "--add", "--cacheinfo", f"160000,{library},libs/one")  # a submodule
     git(clone, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "submodule")
-    places = ["paths.output=_output/here", "+paths.shared=${paths.output}/tmp", "paths.output_root=_output/runs"]
+    places = ["paths.output=_output/here", "paths.output_root=_output/runs"]
     places += ["paths.scratch=${oc.env:TMPDIR,/tmp}"]  # of the machine that will train
     first = ["--with", "scripts/jobs/slurm.sh", "first", "mode=prod", *places]
     assert "lacks libs/one (a git submodule" in call(clone, "submit.py", *first, "--", "--gpus=1", errors=True)
     folders = {"output_root": "_output/runs", "data": "data_here", "output": "_output/here"}
     paths = [f"paths.{key}={clone}/{folder}" for key, folder in folders.items()]
-    words = ["mode=prod", places[-1], *paths, f"+paths.shared={clone}/_output/here/tmp"]
-    assert said(clone)[-6:] == words
+    assert said(clone)[-5:] == ["mode=prod", places[-1], *paths]
     code = clone / "_output/runs/jobs/first/code"
-    assert said(clone)[-8:-6] == ["--gpus=1", f"{code}/scripts/jobs/slurm.sh"]
+    assert said(clone)[-7:-5] == ["--gpus=1", f"{code}/scripts/jobs/slurm.sh"]
     shutil.rmtree(code)  # by hand: git still knows it
     call(clone, "submit.py", *first)
     assert code.exists()
@@ -160,6 +159,9 @@ def test_wrong_use_is_refused(clone: Path) -> None:
     slurm = ("--with", "scripts/jobs/slurm.sh")
     assert "nowhere.sh: no such file" in refusal("--with", "nowhere.sh", "first")
     assert "'a/b' is not a name for a run" in refusal(*slurm, "a/b")
+    assert "'mode=prod' is not a name for a run" in refusal(*slurm, "mode=prod")
+    assert "slurm_points.sh: it is for the points of a sweep" in refusal("--with", "scripts/jobs/slurm_points.sh", "a")
+    assert "datta: no such key" in call(clone, "submit.py", *slurm, "first", "datta=noisy", code=2)
     assert "resume=a: the job file adds job=first" in refusal(*slurm, "first", "resume=a")
     assert "sbatch is not on this machine" in refusal(*slurm, "first", with_queue=False)
     local = clone / "configs/local.yaml"

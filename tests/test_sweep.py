@@ -24,9 +24,9 @@ from conftest import BASE, ENV, wait_until
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.errors import UserError
 from scaffolding.core.folder.folder import read_status, release
-from scaffolding.core.sweep import crew, search
+from scaffolding.core.sweep import crew
 from scaffolding.core.sweep import open as opening
-from scaffolding.core.sweep.points import Sweep
+from scaffolding.core.sweep.points import Sweep, composed
 from scaffolding.core.sweep.words import grid
 
 SWEEP = PROJECT_ROOT / "scripts" / "sweep.py"
@@ -109,7 +109,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     (folder / "sbatch").write_text(f'#!/bin/sh\necho "$@" >> {folder}/told\necho Submitted batch job 7\n')
     (folder / "sbatch").chmod(0o755)
     (folder / "told").touch()
-    (folder / "points.sh").touch()
+    (folder / "points.sh").write_text("cat points.txt")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return folder / "points.sh"
 
@@ -125,6 +125,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         patch.setattr(crew, "subprocess", SimpleNamespace(Popen=Point, DEVNULL=None))
         patch.setattr(Point, "environments", {})
         patch.setattr(Point, "started", [])
+        patch.setattr(Sweep, "composed", lambda self, point: {"run": {"monitor": "auto", "monitor_mode": "min"}})
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         yield module
     for number, handler in before.items():
@@ -225,6 +226,9 @@ def test_wrong_use_is_refused(
     for word in ("optimizer.lr=interval(1,2)", "model=glob(*)", "run.seed=range(5,1)", "run.seed=range(1,5,0)"):
         assert f"{word}: it lists no values" in refusal(word)
     assert "run.name=a: not in a sweep" in refusal("run.name=a")
+    assert "hello: not KEY=VALUE" in refusal(*GRID, "hello")
+    for name in ("", "data=noisy"):
+        assert f"{name!r} cannot be the name of a sweep" in refusal(*GRID, name=name)
     assert ": a line break" in refusal("run.description=a\u2028b")
     assert list(tmp_path.iterdir()) == []
     assert "--over run.tags: it does not vary here" in refusal(*GRID, "--over", "run.tags")
@@ -247,7 +251,6 @@ def test_a_grid_is_that_of_hydra() -> None:
 def test_a_search_goes_on_where_it_was(program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Points that did not finish are done again, the study knows the best of each, and more trials can be added."""
     optuna = pytest.importorskip("optuna")
-    monkeypatch.setattr(search, "composed", lambda train, words: {"run": {"monitor": "auto", "monitor_mode": "min"}})
     words = [*CONFIGS, *WORDS, "optimizer.lr=tag(log, interval(1e-3, 1e-1))", "run.accumulate=1,2"]
     Point.environments = {1: {"KILL_AT": "3"}}
     assert sweep(program, monkeypatch, tmp_path, "--trials", "2", *words, code=1) == [0, 1]
@@ -272,15 +275,20 @@ def test_a_search_that_is_refused_leaves_nothing_behind(
 ) -> None:
     """Fails where the folder is made, or the words before are replaced, before the first point composes."""
     pytest.importorskip("optuna")
+    monkeypatch.setattr(Sweep, "composed", lambda self, point: composed(self.train, point))
     words = ["--trials", "2", *CONFIGS, *WORDS, "run.nosuch=1", "run.seed=1,2"]
-    assert sweep(program, monkeypatch, tmp_path, *words, code=2) == []
-    assert "error: run.nosuch: no such key" in capsys.readouterr().err
-    intervals = ("interval(2, 1)", "tag(log, interval(0, 1))", "interval(0.1, inf)", "tag(int, interval(0.5, 2))")
+    for more in (words, words[2:]):  # a search, a grid
+        assert sweep(program, monkeypatch, tmp_path, *more, code=2) == []
+        assert "error: run.nosuch: no such key" in capsys.readouterr().err
+    assert sweep(program, monkeypatch, tmp_path, "--trials", "2", *CONFIGS, *WORDS, code=2) == []
+    assert "error: --trials: no word has several values" in capsys.readouterr().err
+    intervals = ["interval(2, 1)", "tag(log, interval(0, 1))", "interval(0.1, inf)", "tag(int, interval(0.5, 2))"]
+    intervals += ["tag(lgo, interval(1, 2))"]
     for word in ("model=glob(*)", *(f"optimizer.lr={interval}" for interval in intervals)):
         assert sweep(program, monkeypatch, tmp_path, "--trials", "2", *CONFIGS, *WORDS, word, code=2) == []
         assert f"error: {word}: " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(search, "composed", lambda train, words: {"run": {"monitor": None}})
+    monkeypatch.setattr(Sweep, "composed", lambda self, point: {"run": {"monitor": None}})
     make(tmp_path / "exp_lr", ["data=digits"])
     (tmp_path / "exp_lr/optuna.log").write_text("trials")
     assert sweep(program, monkeypatch, tmp_path, *words, code=2) == []
@@ -294,7 +302,7 @@ def test_a_search_that_was_killed_before_its_study_goes_on(
 ) -> None:
     """Fails where it then goes in Optuna's direction, which is down, and not in that of run.monitor_mode."""
     pytest.importorskip("optuna")
-    monkeypatch.setattr(search, "composed", lambda train, words: {"run": {"monitor": "auto", "monitor_mode": "max"}})
+    monkeypatch.setattr(Sweep, "composed", lambda self, point: {"run": {"monitor": "auto", "monitor_mode": "max"}})
     words = ["data=digits", "run.seed=1,2"]
     make(tmp_path / "exp_lr", words)
     (tmp_path / "exp_lr/optuna.log").touch()

@@ -106,11 +106,11 @@ def read_path(name: str, project_root: Path, given: Mapping[str, str | None]) ->
     """One of `paths`, as the command line has them (`given`), or else local.yaml or base.yaml.
 
     Raises:
-        UserError: it is null, or as in `read_setting`.
+        UserError: it is null or empty, or as in `read_setting`.
     """
     path = read_setting(name, project_root, given)
-    if path is None:
-        raise UserError(f"paths.{name}: it is null\ngive it a folder in configs/local.yaml or configs/base.yaml")
+    if path in (None, ""):
+        raise UserError(f"paths.{name}: it is {'empty' if path == '' else 'null'}\ngive it a folder")
     return absolute(str(path), project_root)
 
 

@@ -99,7 +99,7 @@ def _read(place: Path, split: str) -> tuple[Tensor, Tensor]:
             path = place / FOLDER / name
             problem = wrong_sum(path, "md5", expected)
             if problem is not None:
-                advice = f"delete {path.parent}, and the next start downloads it again"
+                advice = f"delete {path.parent}, and the next start unpacks or downloads it again"
                 raise ValueError(f"{path}: {problem}\n{advice}") from error
         raise
     images = np.ascontiguousarray(cifar10.data.transpose(0, 3, 1, 2))
@@ -112,7 +112,10 @@ def _unpack(root: Path, place: Path) -> None:
     from torchvision.datasets.utils import extract_archive
 
     for folder in (root, place):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{folder}: {error.strerror}\nset paths.data and paths.scratch to folders") from error
     url, expected = TorchvisionCIFAR10.url, TorchvisionCIFAR10.tgz_md5
     with tempfile.TemporaryDirectory(dir=place) as new:
         archive = root / ARCHIVE

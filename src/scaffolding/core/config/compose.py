@@ -173,7 +173,11 @@ def checked(composed: Any, project: Project) -> DictConfig:
                 advice = f"nearest: {near}; allowed: {rules['allowed']}" if near else f"allowed: {rules['allowed']}"
                 raise UserError(f"{section}.{name}={value}: not allowed\n{advice}")
     for name in cfg.paths:  # in order: later ones refer to earlier ones
-        if cfg.paths[name] is not None:
+        if cfg.paths[name] == "" and name in of_machine(project.schema):  # an environment variable that is empty
+            cfg.paths[name] = None
+        elif cfg.paths[name] == "":
+            raise UserError(f"paths.{name}: it is empty\ngive it a folder; . is that of the project")
+        elif cfg.paths[name] is not None:
             cfg.paths[name] = str(absolute(cfg.paths[name], project.root))
     OmegaConf.set_struct(cfg, True)
     return cfg  # type: ignore[no-any-return]

@@ -27,6 +27,7 @@ from ..means import of_all
 from ..state.finite import numbers
 from ..tree import map_parts
 from .ending import LAST_WORDS, follow, is_lost, who_failed
+from .store import open_store
 
 TIMEOUT = timedelta(minutes=30)  # for the slowest thing that one does while others wait: a download, a save
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
@@ -51,7 +52,8 @@ class Processes:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             backend = "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        store = open_store(TIMEOUT)
+        dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=self.rank, world_size=self.count)
         note(self)
         self.host: Any = dist.group.WORLD  # what is agreed on the CPU, without waiting for a GPU
         if backend != "gloo":
@@ -69,6 +71,8 @@ class Processes:
         num_gpus = torch.cuda.device_count()
         if name == "cpu" or (name == "auto" and num_gpus == 0):
             return torch.device("cpu")
+        if name == "cuda" and num_gpus == 0:
+            raise UserError("run.device=cuda: this machine has no GPU that torch can use\nset it to cpu, or to auto")
         if name not in ("auto", "cuda") or num_gpus == 0:
             raise UserError(
                 f"run.device={name}: {self.count} processes cannot share a device"

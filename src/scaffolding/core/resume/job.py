@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..config.compose import NOT_KEPT, Project, compose_config, masked
 from ..config.grammar import config_dirs, key_of, quoted, readable, unquoted
+from ..config.usage import change_of
 from ..errors import UserError
-from ..folder.folder import NAME, RESERVED
+from ..folder.folder import NAME, RESERVED, read_status
 from .restore import words_of
 
 # What belongs to the place where a run is trained, and may be another at each start.
@@ -45,9 +46,10 @@ def start_or_carry_on(options: list[str], words: list[str], project: Project) ->
                 "\nanother name starts another run"
             )
     lacking = [word for key, word in made_with.items() if key not in (*given, *NOT_KEPT, "run.name")]
-    if lacking:
+    is_other = any(change_of(project.schema, key_of(word)) == "identity" for word in lacking)
+    if lacking and (is_other or read_status(run)["status"] != "finished"):  # resume= may have given a larger budget
         raise UserError(
-            f"job={name} exists, and was made with {' '.join(lacking)}, which this command line lacks"
+            f"job={name} exists, and was made or resumed with {' '.join(lacking)}, which this command line lacks"
             f"\nrepeat what it was started with, or carry it on as it is with resume={name}; another name starts "
             "another run"
         )

@@ -80,7 +80,8 @@ class Crew:
             return f"{status['status']}: {status.get('reason')}"
         said = (self.sweep.folder / f"job{job}.txt").read_bytes()[self.begins[job] :].decode(errors="replace")
         lines = [line for line in said.splitlines() if line.strip()] or ["it said nothing"]
-        return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
+        begins = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+        return "\n    ".join(lines[begins[-1] :][:3] if begins else lines[-1:])  # what is wrong, and what to do
 
 
 def do_points(

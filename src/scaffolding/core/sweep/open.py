@@ -48,8 +48,11 @@ def open_sweep(root: Path, schema: Any, name: str, words: list[str], is_search: 
             return before
         if not words or is_look or before.note().exists() or any(folder.glob("job*/config.yaml")):
             refuse(name, before, words)
-    if not NAME.fullmatch(f"exp_{name}") or (folder / "config.yaml").exists():
-        raise UserError(f"{name!r} cannot be the name of a sweep\nallowed: letters, digits and . _ - = , +, up to 196")
+    if not name or "=" in name or not NAME.fullmatch(f"exp_{name}") or (folder / "config.yaml").exists():
+        raise UserError(
+            f"{name!r} cannot be the name of a sweep, which comes before its words"
+            "\nallowed: letters, digits and . _ - , +, up to 196"
+        )
     if not words or is_look:
         there = [path.parent.name.removeprefix("exp_") for path in output_root.glob("exp_*/words.txt")]
         near = ", ".join(nearest(name, there, 3)) or "none"

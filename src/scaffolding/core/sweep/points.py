@@ -1,12 +1,16 @@
 """A sweep: its points, the command that starts each, and what their runs say of themselves."""
 
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..config.grammar import key_of, unquoted
+from ..errors import UserError
 from ..folder.folder import read_status, write_text
 
 
@@ -32,6 +36,10 @@ class Sweep:
         words = [word for word in self.points[job] if key_of(word) not in keys]
         return [sys.executable, str(self.train), *words, *self.place, f"job=job{job}", f"paths.output={self.folder}"]
 
+    def composed(self, point: list[str]) -> Any:
+        """The config that train.py makes of a point; UserError: it refuses the words."""
+        return composed(self.train, [*point, *self.place])
+
     def status(self, job: int) -> dict[str, Any]:
         """What the run says of itself, `missing` where there is none."""
         run = self.folder / f"job{job}"
@@ -52,12 +60,8 @@ class Sweep:
         return todo, alone
 
     def varying(self) -> list[str]:
-        """The keys that are not the same in all points."""
-        values: dict[str, set[str]] = {}
-        for point in self.points:
-            for word in point:
-                values.setdefault(key_of(word), set()).add(word)
-        return [key for key, found in values.items() if len(found) > 1]
+        """The keys for which the sweep has several values."""
+        return list(dict.fromkeys(key_of(word) for point in self.points for word in point if word not in self.words))
 
     def own(self, job: int) -> dict[str, str]:
         """What distinguishes a point: its values of the keys that vary."""
@@ -82,6 +86,15 @@ class Sweep:
 
     def write_points(self) -> None:
         write_text(self.folder / "points.txt", "".join(f"{shlex.join(point)}\n" for point in self.points))
+
+
+def composed(train: Path, words: list[str]) -> Any:
+    """The config that train.py makes of words; UserError: it refuses them."""
+    words = [word for word in words if key_of(word) != "trust"]  # which is for runs that are carried on
+    done = subprocess.run([sys.executable, str(train), *words, "--cfg", "job"], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(done.stderr.strip().rpartition("error: ")[2])
+    return yaml.safe_load(done.stdout)
 
 
 def best(status: dict[str, Any]) -> str:

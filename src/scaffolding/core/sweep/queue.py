@@ -40,18 +40,28 @@ def is_on_queue(sweep: Sweep, is_again: bool, goes_there: bool) -> bool:
     return False
 
 
-def program_for(file: Path) -> str:
-    """The program that hands a job file to its queue; UserError: it or the file is missing."""
+def program_for(file: Path, is_sweep: bool) -> str:
+    """The program that hands a job file to its queue.
+
+    Raises:
+        UserError: it or the file is missing; the file reads points.txt where one run is submitted, or does not where
+            a sweep is.
+    """
     program = "condor_submit" if file.suffix == ".sub" else "sbatch"
-    if not file.is_file() or shutil.which(program) is None:
-        problem = f"{program} is not on this machine" if file.is_file() else "no such file"
-        raise UserError(f"--with {file}: {problem}\nthe job files are in scripts/jobs; *.sub is for HTCondor")
+    if not file.is_file():
+        raise UserError(f"--with {file}: no such file\nthe job files are in scripts/jobs")
+    if shutil.which(program) is None:
+        raise UserError(f"--with {file}: {program} is not on this machine\nsubmit where the queue is; *.sub: HTCondor")
+    reads_points = "points.txt" in file.read_text("utf-8", "replace")
+    if file.suffix != ".sub" and reads_points != is_sweep:
+        kind, other = ("one run", "slurm_points.sh") if is_sweep else ("the points of a sweep", "slurm.sh")
+        raise UserError(f"--with {file}: it is for {kind}\ntake one like scripts/jobs/{other}")
     return program
 
 
 def submit(sweep: Sweep, file: Path, todo: list[int], num_jobs: int | None) -> None:
     """Hand points to the queue that a job file is for; print what the queue says, and note it down."""
-    program = program_for(file)
+    program = program_for(file, is_sweep=True)
     if file.suffix == ".sub":
         listed = sweep.folder / "todo.txt"
         own = {job: [*sweep.command(job)[2:-2], sweep.command(job)[-1]] for job in todo}  # the file adds job=

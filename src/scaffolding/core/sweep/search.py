@@ -2,16 +2,13 @@
 
 import importlib
 import math
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Override
 
-from ..config.grammar import key_of, split_options
+from ..config.grammar import split_options
 from ..errors import UserError
 from .points import Sweep
 from .words import parsed, values
@@ -23,8 +20,8 @@ class Search:
     Nothing is written before `open_study`.
 
     Raises:
-        UserError: Optuna is not installed; an interval is empty; the first point of a new search does not compose, or
-            has no value to go after.
+        UserError: Optuna is not installed; no word has several values, or an interval is empty; the first point of a
+            new search does not compose, or has no value to go after.
     """
 
     def __init__(self, sweep: Sweep) -> None:
@@ -39,6 +36,8 @@ class Search:
         overrides = {word: parsed(word) for word in words}
         self.fixed = [word for word in words if not overrides[word].is_sweep_override()]
         self.searched = {word.partition("=")[0]: overrides[word] for word in words if word not in self.fixed}
+        if not self.searched:
+            raise UserError("--trials: no word has several values\ngive one, e.g. 'optimizer.lr=interval(1e-4, 1e-1)'")
         self.distributions = {key: self._distribution(override) for key, override in self.searched.items()}
         self.direction: str | None = None  # that of a study that exists
         if sweep.is_new or not sweep.has_study():
@@ -83,8 +82,7 @@ class Search:
 
     def _direction(self) -> str:
         """Whether the monitored value should fall or rise, by the config of the first point."""
-        place = [word for word in self.sweep.place if key_of(word) != "trust"]  # it is for runs that are carried on
-        run = composed(self.sweep.train, [*self._point({}), *place])["run"]
+        run = self.sweep.composed(self._point({}))["run"]
         if run["monitor"] is None:
             raise UserError("run.monitor=null: a search needs a value to go after\nset run.monitor=val/KEY")
         return {"min": "minimize", "max": "maximize"}[run["monitor_mode"]]
@@ -97,6 +95,8 @@ class Search:
         value: Any = override.value()
         is_log, is_int, ends = "log" in value.tags, "int" in value.tags, (value.start, value.end)
         try:
+            if unknown := value.tags - {"log", "int"}:
+                raise ValueError(f"{', '.join(sorted(unknown))}: no such tag")
             if not all(math.isfinite(end) and (float(end).is_integer() or not is_int) for end in ends):
                 raise ValueError("an end is not a whole number" if is_int else "an end is not a number")
             if is_int:
@@ -104,8 +104,8 @@ class Search:
             return of.FloatDistribution(*ends, log=is_log)
         except ValueError as error:
             raise UserError(
-                f"{override.input_line}: {error}\nallowed: interval(FROM, TO), FROM below TO; with log, above 0; with "
-                "int, whole numbers"
+                f"{override.input_line}: {error}\nallowed: interval(FROM, TO), FROM below TO; tag(log, ...): above 0; "
+                "tag(int, ...): whole numbers"
             ) from error
 
 
@@ -115,11 +115,3 @@ def _first(override: Override) -> Any:
         value: Any = override.value()
         return value.start
     return values(override)[0]
-
-
-def composed(train: Path, words: list[str]) -> Any:
-    """The config that train.py makes of the words of a point; UserError: it refuses them."""
-    done = subprocess.run([sys.executable, str(train), *words, "--cfg", "job"], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(done.stderr.strip().rpartition("error: ")[2])
-    return yaml.safe_load(done.stdout)

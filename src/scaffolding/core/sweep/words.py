@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
 
 from ..config.grammar import key_of, readable, split_options
 from ..errors import UserError
@@ -16,8 +17,11 @@ WHICH_RUN = ("job", "run.name", "paths.output", "resume", "fork", "rerun")  # th
 
 
 def parsed(word: str) -> Override:
-    """A word that Hydra has read."""
-    return OverridesParser.create().parse_override(word)
+    """A word that Hydra has read; UserError: it cannot."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        raise UserError(f"{word}: {str(error).partition(chr(10))[0]}\nallowed: KEY=VALUE, or ~KEY") from error
 
 
 def read_plain(plain: list[str], schema: Any) -> list[str]:
@@ -26,6 +30,9 @@ def read_plain(plain: list[str], schema: Any) -> list[str]:
     Raises:
         UserError: Hydra cannot read a word; a word says which run a point is.
     """
+    wrong = [word for word in plain if "=" not in word and not word.startswith("~")]
+    if wrong:
+        raise UserError(f"{wrong[0]}: not KEY=VALUE\nwords come after the name of the sweep: sweep.py NAME KEY=A,B ...")
     trust = [word for word in plain if key_of(word) == "trust"]  # train.py reads it, not Hydra
     others = [word for word in plain if key_of(word) != "trust"]
     plain = list({key_of(word): word for word in [*readable(others, schema, is_sweep=True), *trust]}.values())
