@@ -50,9 +50,6 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     f"{SRC}/core/batches/workers.py": [
         ("workers that hang are waited for", "if self.runs_later_code or self._are_alive():", "if True:"),
     ],
-    f"{SRC}/core/find.py": [
-        ("a run keeps the scratch disk of a machine", 'get("change") == "machine"', 'get("change") == "none"'),
-    ],
     f"{SRC}/core/resume/job.py": [
         ("a job always starts from its beginning", 'if not (run / "config.yaml").exists():', "if True:"),
     ],
@@ -168,6 +165,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a second signal is not heard", "_exit(128 + number)", "return"),
     ],
     f"{CORE}/find.py": [
+        ("a run keeps the scratch disk of a machine", 'get("change") == "machine"', 'get("change") == "none"'),
         ("latest may be a dev run", 'if not key.startswith("dev/")', ""),
     ],
     f"{CORE}/output.py": [
