@@ -80,6 +80,28 @@ def test_a_condor_job_starts_in_the_folder_of_condor_submit() -> None:
     assert "$ENV(PWD)" not in text and not re.search(r"^initialdir", text, re.MULTILINE)
 
 
+@pytest.mark.skipif(not (JOBS / "condor.sub").exists(), reason="condor.sub has been deleted")
+@pytest.mark.parametrize("folder", [None, "/else where"])
+def test_condor_reads_a_job_for_each_line(tmp_path: Path, folder: str | None) -> None:
+    """As HTCondor's own library reads the file; what condor_submit's command line gives is set first."""
+    htcondor = pytest.importorskip("htcondor2")
+    jobs = tmp_path / "jobs.txt"
+    jobs.write_text("first, 'data=mnist' 'run.description=it''s a, b'\nsecond, mode=prod\n")
+    submit = htcondor.Submit((JOBS / "condor.sub").read_text())
+    submit["jobs"] = str(jobs)
+    if folder is not None:
+        submit["folder"] = folder
+    items = list(submit.itemdata())
+    words = ["'data=mnist' 'run.description=it''s a, b'", "mode=prod"]
+    assert items == [{"run": run, "words": each} for run, each in zip(("first", "second"), words, strict=True)]
+    for name, value in items[0].items():
+        submit[name] = value
+    assert submit.expand("arguments").endswith(f' run {words[0]} job=first"')
+    assert submit.expand("log") == f"{folder or '_output'}/first.condor.txt"
+    for key in ("executable", "kill_sig", "job_max_vacate_time", "periodic_remove", "request_cpus", "request_memory"):
+        assert submit.expand(key)
+
+
 @pytest.mark.skipif(not (JOBS / "slurm_points.sh").exists(), reason="slurm_points.sh has been deleted")
 def test_a_point_gets_its_own_words_and_those_of_the_place(tmp_path: Path) -> None:
     points = [["run.seed=1"], ["run.tags=['a b','$x']", "run.seed=2"]]
