@@ -51,7 +51,7 @@ class Machine:
             target = self.root / place.relative_to("/")
             target.mkdir(parents=True, exist_ok=True)
             for parent in [*target.relative_to(self.root).parents][:-1]:
-                (self.root / parent).chmod(0o755)
+                (self.root / parent).chmod((self.root / parent).stat().st_mode | 0o755)  # /tmp stays open to all
             subprocess.run(["mount", "--bind", str(place), str(target)], check=True)
         subprocess.run(["mount", "-t", "proc", "proc", str(self.root / "proc")], check=True)
         self.ask("condor_master")
