@@ -1,5 +1,6 @@
 """Section of cluster.py on a real HTCondor: Debian trixie with minicondor in a folder, entered by chroot, as root."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -38,8 +39,7 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.root = Path(os.environ.get("CONDOR_CHROOT", folder.resolve() / "root"))
-        self.python = Path(sys.base_prefix)
-        self.places = [PROJECT.root, Path(sys.prefix), self.python, Path("/dev")]
+        self.places = [PROJECT.root, Path(sys.prefix), Path(sys.base_prefix)]
 
     def __enter__(self) -> "Machine":
         if not self.root.exists():
@@ -47,35 +47,60 @@ class Machine:
             subprocess.run(words, check=True, capture_output=True)
             self.ask("useradd -m user")
         (self.root / "etc/condor/config.d/99-here").write_text(CONFIG)
-        for place in self.places:
-            target = self.root / place.relative_to("/")
-            target.mkdir(parents=True, exist_ok=True)
-            for parent in [*target.relative_to(self.root).parents][:-1]:
-                (self.root / parent).chmod((self.root / parent).stat().st_mode | 0o755)  # /tmp stays open to all
-            subprocess.run(["mount", "--bind", str(place), str(target)], check=True)
-        subprocess.run(["mount", "-t", "proc", "proc", str(self.root / "proc")], check=True)
-        self.ask("condor_master")
-        wait_for(lambda: "Unclaimed" in self.ask("condor_status"))
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._remove)
+            for place in self.places:
+                self._mount(stack, place, "--bind", str(place))
+                # whoever deletes the folder after a kill must not delete what it shows
+                subprocess.run(["mount", "-o", "remount,bind,ro", str(self._inside(place))], check=True)
+            self._mount(stack, Path("/proc"), "-t", "proc", "proc")
+            self._mount(stack, Path("/dev/shm"), "-t", "tmpfs", "tmpfs")
+            self.ask("condor_master")
+            stack.callback(self._stop)
+            wait_for(lambda: "Unclaimed" in self._run("condor_status").stdout)
+            self.stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        subprocess.run(["chroot", str(self.root), "condor_off", "-master", "-fast"], capture_output=True)
+        self.stack.close()
+
+    def _inside(self, place: Path) -> Path:
+        """A place as it is reached from outside of the folder."""
+        return self.root / place.relative_to("/")
+
+    def _mount(self, stack: contextlib.ExitStack, place: Path, *words: str) -> None:
+        """Show something at a place, until the stack is closed."""
+        target = self._inside(place)
+        target.mkdir(parents=True, exist_ok=True)
+        for parent in [*target.relative_to(self.root).parents][:-1]:
+            (self.root / parent).chmod((self.root / parent).stat().st_mode | 0o755)  # /tmp stays open to all
+        subprocess.run(["mount", *words, str(target)], check=True)
+        stack.callback(subprocess.run, ["umount", "-l", str(target)], check=True)
+
+    def _stop(self) -> None:
+        self._run("condor_off -master -fast")
         time.sleep(5)
-        for place in reversed([*self.places, Path("/proc")]):
-            subprocess.run(["umount", "-l", str(self.root / place.relative_to("/"))], check=True)
-        if "CONDOR_CHROOT" not in os.environ:
+
+    def _remove(self) -> None:
+        """Delete the folder, unless it is to be kept or something is still mounted in it."""
+        mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        if "CONDOR_CHROOT" not in os.environ and not any(place.startswith(f"{self.root}/") for place in mounted):
             shutil.rmtree(self.root)
 
     def ask(self, command: str, user: str = "root") -> str:
         """What a shell command prints there; of an ordinary user, in the project's folder, with the environment."""
         path = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin"
-        script = f"cd {PROJECT.root} && export PATH={path} PYTHONPATH={TESTS} OMP_NUM_THREADS=1 && {command}"
+        code = f"{TESTS}:{PROJECT.root / 'src'}"
+        script = f"cd {PROJECT.root} && export PATH={path} PYTHONPATH={code} OMP_NUM_THREADS=1 && {command}"
         if user == "root":
             script = command
-        words = ["chroot", str(self.root), "su", "-", user, "-c", script]
-        done = subprocess.run(words, capture_output=True, text=True)
+        done = self._run(script, user)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def _run(self, script: str, user: str = "root") -> "subprocess.CompletedProcess[str]":
+        words = ["chroot", str(self.root), "su", "-", user, "-c", script]
+        return subprocess.run(words, capture_output=True, text=True)
 
     def submit(self, name: str, words: list[str]) -> tuple[str, Path]:
         """Submit scripts/jobs/condor.sub for one run; the job's number, and the run's folder."""
