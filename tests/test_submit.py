@@ -175,6 +175,21 @@ def test_wrong_use_is_refused(clone: Path) -> None:
     assert not (clone / "_output").exists()
 
 
+def test_what_the_queue_refuses_leaves_nothing_behind(clone: Path) -> None:
+    """Fails where the worktree of a job that was never submitted stays, or that of one that was submitted goes."""
+    slurm = ("--with", "scripts/jobs/slurm.sh", "first", "mode=prod")
+    works = (clone.parent / "bin/sbatch").read_text()
+    refuses = "#!/bin/sh\necho no such partition >&2\nexit 1\n"
+    (clone.parent / "bin/sbatch").write_text(refuses)
+    assert "no such partition" in call(clone, "submit.py", *slurm, code=2)
+    assert not (clone / "_output/jobs/first").exists() and "jobs/first" not in git(clone, "worktree", "list")
+    (clone.parent / "bin/sbatch").write_text(works)
+    call(clone, "submit.py", *slurm)
+    (clone.parent / "bin/sbatch").write_text(refuses)
+    call(clone, "submit.py", *slurm, code=2)
+    assert (clone / "_output/jobs/first/code").exists()
+
+
 @pytest.mark.skipif(not (SCRIPTS / "runs.py").exists(), reason="runs.py has been deleted")
 def test_a_pinned_run_uses_its_own_code_and_is_cleaned_up(clone: Path) -> None:
     """Its run says where the code came from, as one that was started in the checkout; then the code may go."""
