@@ -1,6 +1,5 @@
 """job=NAME: the same command line starts a run, carries it on after a kill, and is content once it is finished."""
 
-import json
 import shutil
 import signal
 from pathlib import Path
@@ -76,13 +75,19 @@ def test_a_word_that_is_gone_is_missed(done: Path) -> None:
         left = [word for word in (*BASE, "job=first", f"paths.output_root={done}") if not word.startswith(key)]
         return start_or_carry_on(*split_options(left), PROJECT)
 
-    assert without("run.budget")[0] == "resume=first"  # it is finished, perhaps after a resume with a larger budget
-    with pytest.raises(UserError, match=r"with loader\.batch_size=16, which"):
-        without("loader.batch_size")
-    status = json.loads((done / "first/status.json").read_text())
-    (done / "first/status.json").write_text(json.dumps(status | {"status": "preempted"}))
-    with pytest.raises(UserError, match=r"with run\.budget=24, which this command line lacks\n.*resume=first"):
-        without("run.budget")
+    for word in ("run.budget=24", "loader.batch_size=16", "optimizer=fatal"):  # finished or not
+        with pytest.raises(UserError, match=rf"with {word}, which this command line lacks\n.*resume=first"):
+            without(word.partition("=")[0])
+
+
+def test_a_word_that_only_resume_gave_is_not_missed(train: Train, output_root: Path) -> None:
+    """Fails where the line that started a run is refused after a resume= with a larger budget, or does not carry on."""
+    words = (*(word for word in BASE if not word.startswith("run.budget=")), "mode=prod", "job=first")
+    train(*words, env={"KILL_AT": "7", "KILL_WITH": "SIGTERM"}, code=143)
+    train("resume=first", "run.budget=30", f"paths.output_root={output_root}", env={"KILL_AT": "11"}, code=-9)
+    assert " of 30\n" in train(*words).stderr
+    assert "is finished at step 30" in train(*words).stderr
+    assert "run.budget=40 takes effect" in train(*words, "run.budget=40").stderr
 
 
 WRONG = ["job=", "job=a/b", "job=..", "job=null", "job=latest", "job=dev", "job=exp_a", "job=jobs", "job=a run.name=b",

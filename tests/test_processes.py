@@ -14,6 +14,7 @@ import together
 import torch
 import zygote
 from conftest import BASE, ENV, TESTS, TINY, assert_same_run, latest, run_train
+from torch.distributed.elastic.utils.distributed import get_free_port
 from zygote import TRAIN
 
 from scaffolding.core.batches.loader import deal
@@ -104,14 +105,19 @@ def test_evaluations_are_equal_bit_for_bit(run_together: Together, output_root: 
 
 
 @pytest.mark.full
-def test_torchrun_restarts_a_run(output_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_launchers", [1, 2])  # 2: as on two machines, which do not count their restarts alike
+def test_torchrun_restarts_a_run(output_root: Path, tmp_path: Path, num_launchers: int) -> None:
     """Fails where processes look for those of the attempt before."""
     words = (*BASE, "run.accumulate=2", f"paths.output_root={output_root}")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--max-restarts", "1", "--nproc-per-node"]
+    launcher += [str(2 // num_launchers), "--nnodes", str(num_launchers)]
+    launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{get_free_port()}", "--rdzv-id", "1"]
     env = os.environ | ENV | {"KILL_AT": "14", "KILL_RANK": "1", "OMP_NUM_THREADS": "1"}
-    program = [str(TESTS / "plain.py"), str(TRAIN)]
-    done = subprocess.run([*launcher, *program, *words, "job=run"], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = [*launcher, str(TESTS / "plain.py"), str(TRAIN), *words, "job=run"]
+    with open(tmp_path / "said", "a") as said:
+        started = [subprocess.Popen(command, env=env, stdout=said, stderr=said) for _ in range(num_launchers)]
+        codes = [process.wait() for process in started]
+    assert codes == [0] * num_launchers, (tmp_path / "said").read_text()
     assert read_status(output_root / "run")["status"] == "finished"
     run_train(*words, "run.name=whole")
     assert rows_of(output_root / "whole", "train") == rows_of(output_root / "run", "train") != []

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from ..config.compose import NOT_KEPT, Project, compose_config, masked
 from ..config.grammar import config_dirs, key_of, quoted, readable, unquoted
-from ..config.usage import change_of
 from ..errors import UserError
-from ..folder.folder import NAME, RESERVED, read_status
-from .restore import words_of
+from ..folder.folder import NAME, RESERVED
+from .restore import resumed_with, words_of
 
 # What belongs to the place where a run is trained, and may be another at each start.
 PLACE = ("trust", "loader.num_workers", "run.device")
@@ -21,7 +20,7 @@ def start_or_carry_on(options: list[str], words: list[str], project: Project) ->
     """The words of a command line with run.name=NAME or, if that run exists, resume=NAME in the place of job=NAME.
 
     Words that the run was made with are left out where it is resumed, but for those of the place (trust, paths.*,
-    loader.num_workers, run.device). What differs from them is passed on, and `resume=` takes it or refuses it by its
+    loader.num_workers, run.device). The command line need not have what a later resume= changed. What differs from them is passed on, and `resume=` takes it or refuses it by its
     rules. Nothing is made or locked here.
 
     Raises:
@@ -34,6 +33,8 @@ def start_or_carry_on(options: list[str], words: list[str], project: Project) ->
     if not (run / "config.yaml").exists():  # a folder that a kill left without one is taken over
         return [*(word for word in rest if key_of(word) != "trust"), f"run.name={name}"]
     made_with = {key_of(word): word for word in words_of(run) if not _is_of_place(key_of(word))}
+    told = [key_of(word) for word in words_of(run)]
+    added = {key for _, changes in resumed_with(run) for key in changes if told.count(key) == 1}  # by a resume= alone
     given, kept = {key_of(word): word for word in rest}, []
     for key, word in given.items():
         (text,) = readable([word], project.schema, is_sweep=False)
@@ -45,11 +46,10 @@ def start_or_carry_on(options: list[str], words: list[str], project: Project) ->
                 f"{word}: job={name} exists, and was made with {made_with.get(key, f'no word for {key}')}"
                 "\nanother name starts another run"
             )
-    lacking = [word for key, word in made_with.items() if key not in (*given, *NOT_KEPT, "run.name")]
-    is_other = any(change_of(project.schema, key_of(word)) == "identity" for word in lacking)
-    if lacking and (is_other or read_status(run)["status"] != "finished"):  # resume= may have given a larger budget
+    lacking = [word for key, word in made_with.items() if key not in (*given, *NOT_KEPT, *added, "run.name")]
+    if lacking:
         raise UserError(
-            f"job={name} exists, and was made or resumed with {' '.join(lacking)}, which this command line lacks"
+            f"job={name} exists, and was made with {' '.join(lacking)}, which this command line lacks"
             f"\nrepeat what it was started with, or carry it on as it is with resume={name}; another name starts "
             "another run"
         )

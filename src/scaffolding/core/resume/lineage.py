@@ -1,21 +1,17 @@
 """A new run that starts from another: `fork=` takes its weights or its state, `rerun=` starts where it started."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
 from ..errors import UserError
-from ..folder.reading import MAX_FACTS, read_text
 from ..provenance.provenance import read_record
 from ..state import checkpoint
 from ..state.files import CheckpointFiles
 from ..tree import changed_keys
-from .restore import best_of, changes_since, config_of, load_state, load_weights, words_of
+from .restore import best_of, changes_since, config_of, load_state, load_weights, resumed_with, words_of
 from .rules import announce
-
-CHANGES = "changes"  # in an event: what a resume= changed of the course of a run
 
 
 def fork(exp: Any, create: Any) -> Path:
@@ -95,18 +91,9 @@ def rerun(exp: Any, create: Any) -> Path:
 
 def _warn_of_changes(run: Path) -> None:
     """Say where a run went on with other settings than it began with: a rerun has the last ones from its first step."""
-    file = run / "facts" / "events.jsonl"
-    if not file.exists():
-        return
-    for line in read_text(file, MAX_FACTS).splitlines():
-        if '"on_change"' not in line:
-            continue
-        try:
-            event = json.loads(line)
-            words = ", ".join(f"{key}={value}" for key, value in event[CHANGES].items())
-        except (ValueError, LookupError, AttributeError, TypeError):  # a stranger's, or damaged
-            continue
-        logger.warning(f"{run.name} was resumed at step {event.get('step')} with {words}, which a rerun begins with")
+    for step, changes in resumed_with(run):
+        words = ", ".join(f"{key}={value}" for key, value in changes.items())
+        logger.warning(f"{run.name} was resumed at step {step} with {words}, which a rerun begins with")
 
 
 def start_like(exp: Any, run: Path) -> dict[str, Path]:

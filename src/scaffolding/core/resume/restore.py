@@ -1,5 +1,7 @@
 """What a run left, and giving it to an experiment: config, words, record, whole states, weights."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ from loguru import logger
 
 from ..config.compose import lasting, portable
 from ..errors import DamagedError, UserError
-from ..folder.reading import read_yaml
+from ..folder.reading import MAX_FACTS, read_text, read_yaml
 from ..intervals import in_steps
 from ..optimizers import spare
 from ..provenance.provenance import numerics
@@ -18,6 +20,7 @@ from ..state.files import CheckpointFiles
 from ..tree import changed_keys, leaves
 from ..trust.config import read_config, version_of
 
+CHANGES = "changes"  # in an event: what a resume= changed of the course of a run
 STATEFUL = ("amsgrad", "centered", "momentum")  # settings of optimizers for which they keep averages
 ORDERS = "the order may differ in each process: sort what comes from a set, os.listdir, glob or hash()"
 
@@ -36,6 +39,22 @@ def words_of(run: Path) -> list[str]:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError(f"{file} is damaged: it is not a list of settings")
     return words
+
+
+def resumed_with(run: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """(step, {setting: value}) of each `resume=` that changed the course of a run after its start."""
+    file = run / "facts" / "events.jsonl"
+    if not file.exists():
+        return
+    for line in read_text(file, MAX_FACTS).splitlines():
+        if '"on_change"' not in line:
+            continue
+        try:
+            event = json.loads(line)
+            step, changes = event.get("step"), dict(event[CHANGES])
+        except (ValueError, LookupError, AttributeError, TypeError):  # a stranger's, or damaged
+            continue
+        yield step, changes
 
 
 def changes_since(exp: Any, run: Path, content: dict[str, Any]) -> dict[str, Any]:

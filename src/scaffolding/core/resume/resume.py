@@ -22,8 +22,8 @@ from ..state.checkpoint import step_in
 from ..state.files import CheckpointFiles, set_aside
 from ..tree import changed_keys, leaves
 from ..trust.config import read_config
-from .lineage import CHANGES, fork, rerun, start_like
-from .restore import best_of, changes_since, config_of, load_state, words_of
+from .lineage import fork, rerun, start_like
+from .restore import CHANGES, best_of, changes_since, config_of, load_state, words_of
 from .rules import announce, refuse
 
 PATIENCE = {"run.patience", "run.monitor", "run.monitor_mode"}
