@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from rich.text import Text
 from scaffolding.core.config.grammar import key_of
 from scaffolding.core.errors import ONE_LINE, UserError
 from scaffolding.core.find import list_runs, read_output_root
-from scaffolding.core.folder.folder import read_status
+from scaffolding.core.folder.folder import acquire, read_status
 from scaffolding.core.folder.reading import MAX_FACTS, read_text, read_yaml
 from scaffolding.core.provenance.git import GitError
 from scaffolding.core.provenance.patch import uncommitted_changes
@@ -143,9 +144,10 @@ def needed(job: Path, root: Path) -> str:
 
 def clean(code: Path, root: Path) -> str:
     """Delete the worktree of a submitted run if it has finished, and nothing else is in it; what became of it."""
-    if why := needed(code.parent, root):
-        return f"kept, as {why}"
     try:
+        acquire(code.parent)  # it may just be submitted again
+        if why := needed(code.parent, root):
+            return f"kept, as {why}"
         top = Path(git(ROOT, "rev-parse", "--show-toplevel"))
         project = code / ROOT.relative_to(top)
         sources = [path.parent for path in project.glob("src/*/train.py")]
@@ -157,6 +159,8 @@ def clean(code: Path, root: Path) -> str:
         if others or now.left_out or now.patch != (code.parent / "changes.patch").read_bytes():
             return f"kept, as it was changed since{': ' * bool(others)}{', '.join(others[:5])}"
         git(ROOT, "worktree", "remove", "--force", str(code))
+    except UserError as error:
+        return f"kept, as {str(error).partition(chr(10))[0]}"
     except (GitError, OSError) as error:
         return f"kept: {error}"
     return "deleted"
@@ -170,7 +174,8 @@ def git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def main() -> None:
+def read_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sort", metavar="KEY", choices=COLUMNS, help=", ".join(COLUMNS))
     parser.add_argument("--filter", metavar="TEXT", default="", help="words that must all fit: KEY=VALUE or any text")
@@ -179,12 +184,26 @@ def main() -> None:
     parser.add_argument(
         "--clean-jobs", action="store_true", help="delete the code of submitted runs that have finished"
     )
-    args = parser.parse_args()
-    root = (args.output or read_output_root(ROOT)).resolve()
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = read_arguments()
+    try:
+        root = (args.output or read_output_root(ROOT)).resolve()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if args.clean_jobs:
         for code in sorted(root.glob("jobs/*/code")):
             print(f"{code}: {clean(code, root)}")
-        return
+        return 0
+    print_runs(args, root)
+    return 0
+
+
+def print_runs(args: argparse.Namespace, root: Path) -> None:
+    """The table, and what is wrong with damaged runs."""
     runs = [read(path, root) for path in list_runs(root) if args.all or path.relative_to(root).parts[0] != "dev"]
     runs = [run for run in runs if all(matches(run, word) for word in args.filter.split())]
     if args.sort:
@@ -212,4 +231,4 @@ def shown(text: Any) -> Text:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

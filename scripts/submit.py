@@ -11,6 +11,7 @@ OUTPUT/jobs/NAME. The same NAME again, with the same code, submits the run again
 """
 
 import argparse
+import contextlib
 import os
 import shlex
 import shutil
@@ -118,8 +119,8 @@ def place(words: list[str]) -> tuple[list[str], Path]:
     output = os.path.expanduser(str(read_setting("output", ROOT, given | {"output_root": str(paths["output_root"])})))
     if "output" not in given and not Path(output).is_absolute():
         raise UserError(
-            f"configs/local.yaml: paths.output={output} is relative, and would start at the job's copy of the code"
-            f"\nset it to {ROOT / output}"
+            f"paths.output={output} of configs/local.yaml or base.yaml is relative, and would start at the job's copy "
+            f"of the code\nset it to {ROOT / output}"
         )
     others = [word for word in words if word not in own]
     return [*others, *(f"{heads[key]}={path}" for key, path in paths.items())], paths["output_root"]
@@ -159,9 +160,25 @@ def submit(file: Path, name: str, words: list[str], options: list[str]) -> str:
     composed(SOURCES / "train.py", words)
     changes = code_of_now()
     job = root / "jobs" / name
-    is_new = not job.exists()
     job.mkdir(parents=True, exist_ok=True)
     acquire(job)
+    is_new, submitted = not (job / MARK).exists(), job / SUBMITTED
+    before = (submitted.read_text(), submitted.stat()) if submitted.exists() else None
+    try:
+        return hand_over(file, name, words, options, job, changes)
+    except UserError:  # a git or a queue that cannot
+        if is_new:
+            with contextlib.suppress(UserError):  # git may not know it yet
+                git(ROOT, "worktree", "remove", "--force", str(job / "code"))
+            shutil.rmtree(job)
+        elif before is not None:
+            write_text(submitted, before[0])
+            os.utime(submitted, ns=(before[1].st_atime_ns, before[1].st_mtime_ns))
+        raise
+
+
+def hand_over(file: Path, name: str, words: list[str], options: list[str], job: Path, changes: Changes) -> str:
+    """Pin the code in the job's folder, and hand the job to its queue; arguments and return as in `submit`."""
     project = pin(job, changes)
     if file.resolve().is_relative_to(ROOT):
         file = project / file.resolve().relative_to(ROOT)
@@ -170,9 +187,6 @@ def submit(file: Path, name: str, words: list[str], options: list[str]) -> str:
     write_text(job / SUBMITTED, f"{shlex.join(words)}\n")  # before the run can finish
     done = subprocess.run(sent, cwd=project, env=os.environ | {"PATH": path}, capture_output=True, text=True)
     if done.returncode:
-        if is_new:
-            git(ROOT, "worktree", "remove", "--force", str(job / "code"))
-            shutil.rmtree(job)
         raise UserError(f"{shlex.join(sent)}\n{done.stderr.strip()}")
     return f"{done.stdout.strip()}: the run {name}, with the code in {project}"
 
@@ -190,6 +204,9 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

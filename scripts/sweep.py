@@ -1,6 +1,6 @@
 """Many runs, one process each: a grid, here or on a queue, or a search by Optuna. Does not import torch.
 
-python scripts/sweep.py lr data=digits model=mlp mode=prod optimizer.lr=1e-3,3e-3 run.seed=1,2,3    # --jobs 2 at a time
+python scripts/sweep.py lr data=digits model=mlp mode=prod optimizer.lr=1e-3,3e-3 run.seed=1,2,3  # --jobs 2: 2 at once
 python scripts/sweep.py lr                            # once more: only what is missing or has failed; then the table
 python scripts/sweep.py lr --table                                                     # the table only
 python scripts/sweep.py lr --with scripts/jobs/slurm_points.sh data=digits ...         # as one array job; or condor.sub
@@ -8,7 +8,8 @@ python scripts/sweep.py lr --trials 20 data=digits ... 'optimizer.lr=tag(log, in
 
 Point N is the run jobN in the folder exp_NAME, which also has words.txt, points.txt (the words of one point per line),
 place.txt (words of the first call that belong to the machine: a later call may give others), jobN.txt (what the process
-printed) and, while a queue has points, submitted (its answer). What is done already is read from the runs themselves.
+printed) and, for a queue, submitted (its answer) and todo.txt (what HTCondor reads), for a search, optuna.log. What is
+done already is read from the runs themselves.
 
 Several GPUs: every process takes the first GPU that it sees. CUDA_VISIBLE_DEVICES=0,1 before the command with --jobs 2
 gives each of the two places one of these GPUs.
@@ -31,9 +32,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def positive(text: str) -> int:
-    """A number from 1 on, for argparse."""
+    """A whole number of at least 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: not a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text}: not a whole number of at least 1")
     return int(text)
 
 
@@ -46,7 +47,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", metavar="N", type=positive, help=jobs)
     parser.add_argument("--with", metavar="FILE", dest="file", type=Path, help="a job file: the points go to its queue")
     parser.add_argument(
-        "--again", action="store_true", help="also what a queue has had; make sure that it has it no more"
+        "--again",
+        action="store_true",
+        help="also do what a queue already had; first make sure that the queue no longer has it",
     )
     parser.add_argument("--trials", metavar="N", type=positive, help="a search by Optuna, until there are N points")
     parser.add_argument("--stop", action="store_true", help="at the first failure")
@@ -56,12 +59,28 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
+def check(args: argparse.Namespace, sweep: Sweep) -> None:
+    """UserError: options that do not go together, or not with this sweep."""
+    if sweep.is_search and args.file is not None:
+        raise UserError("--with: not for a search, where each point depends on those before\nuse --jobs N")
+    if args.stop and args.file is not None:
+        raise UserError("--stop: not with --with, as the queue does not stop at a failure\nleave it out")
+    if args.jobs is not None and args.file is not None and args.file.suffix == ".sub":
+        raise UserError(
+            f"--jobs: not with HTCondor, which reads it from the job file\nwrite max_materialize = {args.jobs} into "
+            f"{args.file}"
+        )
+    keys = sweep.varying()
+    if args.over not in (None, *keys) and not (sweep.is_search and not sweep.points):
+        raise UserError(f"--over {args.over}: it does not vary here\nallowed: {', '.join(keys) or 'none'}")
+
+
 def begin(args: argparse.Namespace, sweep: Sweep) -> Search | None:
     """Make the folder of a new sweep, after all that may refuse it; returns the search, if it is one."""
     search = Search(sweep) if sweep.is_search else None
+    if args.file is not None:
+        program_for(args.file, is_sweep=True)
     if sweep.is_new:
-        if args.file is not None:
-            program_for(args.file, is_sweep=True)
         if search is None:  # a mistake in all points shows here
             sweep.composed(sweep.points[0])
         make_sweep(sweep)
@@ -95,12 +114,7 @@ def main() -> int:
     options = [] if args.config_dir is None else ["--config-dir", str(args.config_dir.resolve())]
     try:
         sweep = open_sweep(ROOT, Config, args.name, [*options, *args.words], args.trials is not None, args.table)
-        if sweep.is_search and args.file is not None:
-            raise UserError("--trials: not with --with, as each point depends on what came out before\nuse --jobs N")
-        if args.over not in (None, *sweep.varying()) and not sweep.is_search:
-            raise UserError(
-                f"--over {args.over}: it does not vary here\nallowed: {', '.join(sweep.varying()) or 'none'}"
-            )
+        check(args, sweep)
         code = 0 if args.table else do(args, sweep)
         has_seeds = "run.seed" in sweep.varying() and not sweep.is_search
         print_tables(sweep, args.over or ("run.seed" if has_seeds else None))
@@ -108,6 +122,9 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before points are at work, which stop by themselves
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -170,6 +170,7 @@ def test_where_the_runs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "paths: {output_root: '${oc.env:FROM_FILE}'}": Path("/of/a/file"),
         "paths: {output_root: '${oc.env:NO_SUCH,/x}'}": Path("/x"),
         "paths: {output_root: '${paths.data}/runs'}": tmp_path / "there/runs",
+        "paths: {output_root: 'of_${run.name}'}\nrun: {name: me}": tmp_path / "of_me",
     }.items():
         (tmp_path / "configs" / "local.yaml").write_text(text)
         assert read_output_root(tmp_path) == expected
@@ -197,6 +198,12 @@ def test_a_run_that_may_not_be_written_or_read_is_refused_in_words(
     def forbidden(*arguments: object) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
+    with monkeypatch.context() as patch:  # deleted while this waits: the lock that it then gets locks nothing
+        patch.setattr(folder.fcntl, "lockf", lambda *arguments: shutil.rmtree(tmp_path / "run", ignore_errors=True))
+        (tmp_path / "run").mkdir()
+        for _ in range(2):  # the second time, it is not there
+            with pytest.raises(UserError, match=r"run was deleted meanwhile\nrun the command again"):
+                folder.acquire(tmp_path / "run")
     monkeypatch.setattr(folder, "open_here", forbidden)
     with pytest.raises(UserError, match=r"cannot be written: Permission denied\nfork="):
         folder.acquire(tmp_path)

@@ -109,7 +109,7 @@ def test_results_and_worktrees_are_where_the_user_has_them(clone: Path) -> None:
     git(clone, "update-index", "--add", "--cacheinfo", f"160000,{library},libs/one")  # a submodule
     git(clone, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "submodule")
     places = ["paths.output=_output/here", "paths.output_root=_output/runs"]
-    places += ["paths.scratch=${oc.env:TMPDIR,/tmp}"]  # of the machine that will train
+    places += ["paths.scratch=${oc.env:FOLDER_OF_THE_NODE}"]  # of the machine that will train
     first = ["--with", "scripts/jobs/slurm.sh", "first", "mode=prod", *places]
     assert "lacks libs/one (a git submodule" in call(clone, "submit.py", *first, "--", "--gpus=1", errors=True)
     folders = {"output_root": "_output/runs", "data": "data_here", "output": "_output/here"}
@@ -166,9 +166,17 @@ def test_wrong_use_is_refused(clone: Path) -> None:
     assert "sbatch is not on this machine" in refusal(*slurm, "first", with_queue=False)
     local = clone / "configs/local.yaml"
     local.write_text("paths:\n  output: results\n")
-    assert "local.yaml: paths.output=results is relative" in refusal(*slurm, "first")
+    assert "paths.output=results of configs/local.yaml or base.yaml is relative" in refusal(*slurm, "first")
+    local.unlink()
+    base = clone / "configs/base.yaml"
+    text = base.read_text()
+    base.write_text(text.replace("  output: ${paths.output_root}", "  output: results"))
+    assert "local.yaml or base.yaml is relative" in refusal(*slurm, "first")
+    base.write_text(text)
     local.write_text("paths: [1, 2\n")
     assert "local.yaml:2:1: " in call(clone, "submit.py", *slurm, "first", code=2)
+    if (SCRIPTS / "runs.py").exists():
+        assert "local.yaml:2:1: " in call(clone, "runs.py", code=2).splitlines()[0]
     local.unlink()
     shutil.rmtree(clone / ".git")
     assert "not a git repository" in refusal(*slurm, "first")
@@ -186,8 +194,11 @@ def test_what_the_queue_refuses_leaves_nothing_behind(clone: Path) -> None:
     (clone.parent / "bin/sbatch").write_text(works)
     call(clone, "submit.py", *slurm)
     (clone.parent / "bin/sbatch").write_text(refuses)
-    call(clone, "submit.py", *slurm, code=2)
-    assert (clone / "_output/jobs/first/code").exists()
+    job = clone / "_output/jobs/first"
+    before = (job / "submitted.txt").read_text(), (job / "submitted.txt").stat().st_mtime_ns
+    call(clone, "submit.py", *slurm, "run.seed=2", code=2)
+    assert (job / "code").exists()
+    assert ((job / "submitted.txt").read_text(), (job / "submitted.txt").stat().st_mtime_ns) == before
 
 
 @pytest.mark.skipif(not (SCRIPTS / "runs.py").exists(), reason="runs.py has been deleted")

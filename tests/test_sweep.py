@@ -212,6 +212,35 @@ def test_a_signal_is_passed_on_and_nothing_is_left_behind(
     assert capsys.readouterr().out.count("stopped: run.seed=") == 2
 
 
+def test_a_point_that_is_stopped_before_it_begins_has_not_failed(
+    at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Struck(Done):
+        def __init__(self, command: list[str], **options: Any) -> None:
+            super().__init__(command, **options)
+            shutil.rmtree(tmp_path / f"exp_lr/job{self.job}")
+            self.code = (143, -signal.SIGTERM)[self.job]
+            if self.job == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(crew.subprocess, "Popen", Struck)
+    words = ["--jobs", "2", "data=digits", "run.seed=1,2"]
+    assert sweep(at_once, monkeypatch, tmp_path, *words, code=128 + signal.SIGTERM) == [0, 1]
+    said = capsys.readouterr().out
+    assert [f"job{job} stopped: run.seed={job + 1}\n    before it began\n" in said for job in (0, 1)] == [True] * 2
+
+
+def test_ctrl_c_while_the_first_point_is_composed(
+    at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def composed(self: Sweep, point: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sweep, "composed", composed)
+    assert sweep(at_once, monkeypatch, tmp_path, "data=digits", "run.seed=1,2", code=130) == []
+    assert capsys.readouterr().err == "stopped\n" and list(tmp_path.iterdir()) == []
+
+
 def test_wrong_use_is_refused(
     program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,12 +262,18 @@ def test_wrong_use_is_refused(
     assert list(tmp_path.iterdir()) == []
     assert "--over run.tags: it does not vary here" in refusal(*GRID, "--over", "run.tags")
     assert "no such file" in refusal(*GRID, "--with", "nowhere.sh")
-    assert "--trials: not with --with" in refusal(*GRID, "--trials", "2", "--with", "nowhere.sh")
+    assert "--with: not for a search" in refusal(*GRID, "--trials", "2", "--with", "nowhere.sh")
+    assert "--stop: not with --with" in refusal(*GRID, "--stop", "--with", "nowhere.sh")
+    assert "--jobs: not with HTCondor" in refusal(*GRID, "--jobs", "2", "--with", "nowhere.sub")
     assert list(tmp_path.iterdir()) == []
     make(tmp_path / "exp_lr", GRID)
     (tmp_path / "exp_lr/job0").mkdir()
     (tmp_path / "exp_lr/job0/config.yaml").write_text("{}")
     assert "is a sweep of other words: data=noisy" in refusal(*GRID, "run.ema_decay=0.9")
+    assert "no such file" in refusal("--with", "nowhere.sh")
+    make(tmp_path / "exp_two", ["data=noisy", "loader.num_workers=0,1"])
+    (tmp_path / "exp_two/points.txt").write_text("data=noisy loader.num_workers=0\ndata=noisy loader.num_workers=1\n")
+    assert "loader.num_workers=0: it varies in two" in refusal("loader.num_workers=0", name="two")
 
 
 def test_a_grid_is_that_of_hydra() -> None:
@@ -264,6 +299,10 @@ def test_a_search_goes_on_where_it_was(program: Any, tmp_path: Path, monkeypatch
     )
     study = optuna.load_study(study_name="exp_lr", storage=storage)
     assert {trial.number: trial.value for trial in study.trials} == finished(tmp_path)
+    with open(tmp_path / "exp_lr/optuna.log", "a") as log:
+        log.write('{"op_code":')  # a power cut
+    assert sweep(program, monkeypatch, tmp_path, "--over", "optimizer.lrx", code=2) == []
+    assert sweep(program, monkeypatch, tmp_path, "--over", "optimizer.lr") == []
     assert all(1e-3 <= trial.params["optimizer.lr"] <= 1e-1 for trial in study.trials)
     shutil.rmtree(tmp_path / "exp_lr/job0")  # to do it again
     monkeypatch.setattr(crew.subprocess, "Popen", Done)
@@ -284,7 +323,7 @@ def test_a_search_that_is_refused_leaves_nothing_behind(
     assert "error: --trials: no word has several values" in capsys.readouterr().err
     intervals = ["interval(2, 1)", "tag(log, interval(0, 1))", "interval(0.1, inf)", "tag(int, interval(0.5, 2))"]
     intervals += ["tag(lgo, interval(1, 2))"]
-    for word in ("model=glob(*)", *(f"optimizer.lr={interval}" for interval in intervals)):
+    for word in ("model=glob(*)", "run.seed=shuffle(1, 2)", *(f"optimizer.lr={interval}" for interval in intervals)):
         assert sweep(program, monkeypatch, tmp_path, "--trials", "2", *CONFIGS, *WORDS, word, code=2) == []
         assert f"error: {word}: " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -308,6 +347,20 @@ def test_a_search_that_was_killed_before_its_study_goes_on(
     (tmp_path / "exp_lr/optuna.log").touch()
     assert sweep(at_once, monkeypatch, tmp_path, "--trials", "2", *words) == [0, 1]
     assert '"directions":[2]' in (tmp_path / "exp_lr/optuna.log").read_text()
+
+
+def test_a_study_that_is_damaged_is_named(
+    at_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    words = ["--trials", "2", "data=digits", "run.seed=1,2"]
+    assert sweep(at_once, monkeypatch, tmp_path, *words) == [0, 1]
+    log = tmp_path / "exp_lr/optuna.log"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([lines[0], "damage\n", *lines[1:]]))
+    capsys.readouterr()
+    assert sweep(at_once, monkeypatch, tmp_path, code=2) == []
+    assert f"error: {log} is damaged: " in capsys.readouterr().err
 
 
 def test_two_calls_that_begin_a_sweep_do_not_mix(tmp_path: Path) -> None:
@@ -432,7 +485,7 @@ def test_numbers_begin_at_one(
 ) -> None:
     with pytest.raises(SystemExit) as end:
         sweep(at_once, monkeypatch, tmp_path, option, "0", "run.seed=1,2")
-    assert end.value.code == 2 and f"{option}: 0: not a number from 1 on" in capsys.readouterr().err
+    assert end.value.code == 2 and f"{option}: 0: not a whole number of at least 1" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

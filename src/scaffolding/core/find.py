@@ -126,15 +126,15 @@ def read_setting(name: str, project_root: Path, given: Mapping[str, str | None])
         for config in ("base.yaml", "local.yaml"):
             file = project_root / "configs" / config
             if file.exists():
-                found = OmegaConf.merge(found, {"paths": _paths_of(file)})
+                found = OmegaConf.merge(found, _settings_of(file))  # all of them, as paths may refer to others
         found.paths.update({key: path for key, path in given.items() if path is not None})
         return found.paths[name]
     except OmegaConfBaseException as error:
         raise UserError(f"paths.{name}: {str(error).partition(chr(10))[0]}") from error
 
 
-def _paths_of(file: Path) -> dict[str, Any]:
-    """The block `paths` of a YAML file; UserError: it is damaged."""
+def _settings_of(file: Path) -> dict[str, Any]:
+    """The content of a YAML file of settings; UserError: it is damaged."""
     try:
         with open(file, encoding="utf-8") as stream:  # a stream: errors then name the file
             content = yaml.safe_load(stream) or {}
@@ -142,10 +142,10 @@ def _paths_of(file: Path) -> dict[str, Any]:
         raise at_mark(error) or UserError(f"{file}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: {content!r:.100} is not a mapping of settings")
-    found = content.get("paths") or {}
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: paths: {found!r:.100} is not a mapping of names to folders")
-    return found
+    paths = content.get("paths") or {}
+    if not isinstance(paths, dict):
+        raise UserError(f"{file}: paths: {paths!r:.100} is not a mapping of names to folders")
+    return content | {"paths": paths}
 
 
 def of_machine(schema: Any) -> list[str]:

@@ -27,6 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
 CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
 TIME = "%Y-%m-%d_%H-%M-%S"
 RESERVED = re.compile(r"dev|latest|jobs|exp_.*")  # dev runs, resume=latest, code of submitted jobs, sweeps
+DELETED = "was deleted meanwhile\nrun the command again"
 LOCK_WAIT = 1.0  # seconds: whoever only looks (read_status) has the lock for an instant
 # Record locks: a forked worker does not inherit them, as it would a flock, and so cannot keep a dead run locked. They
 # end when the process closes the file anywhere, so a file that is held is never opened a second time.
@@ -111,7 +112,7 @@ def acquire(run: Path, note: bool = True) -> None:
     """Take the lock of a run until `release` or the end of this process, and note down who has it.
 
     Raises:
-        UserError: another process has it, which is named, or the folder cannot be written.
+        UserError: another process has it, which is named; the folder cannot be written, or is deleted meanwhile.
     """
     path = run.resolve() / ".lock"
     try:
@@ -123,6 +124,8 @@ def acquire(run: Path, note: bool = True) -> None:
             raise UserError(
                 f"{run} cannot be written: {error.strerror}\nfork={run.name} starts a new run from its weights"
             ) from error
+        if error.errno == errno.ENOENT:
+            raise UserError(f"{run} {DELETED}") from error
         raise
     begin = time.monotonic()
     while path not in _held:
@@ -139,6 +142,9 @@ def acquire(run: Path, note: bool = True) -> None:
                     f"{run.name} is in use by {file.read() or 'a process'}\nwait for it, or stop it"
                 ) from None
             time.sleep(0.05)
+    if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # it locks nothing any more
+        release(run)
+        raise UserError(f"{run} {DELETED}")
     if note:
         with contextlib.suppress(OSError):  # a full disk: the lock itself holds all the same
             file.truncate(0)

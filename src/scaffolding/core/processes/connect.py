@@ -29,7 +29,7 @@ def num_processes() -> int:
     missing = [name for name in VARIABLES if not os.environ.get(name)]
     if missing:
         raise UserError(
-            f"WORLD_SIZE={count} says that there are several processes, and lacks {', '.join(missing)}"
+            f"WORLD_SIZE={count} says that there are several processes, but not {', '.join(missing)}"
             f"\nstart them with torchrun --nproc-per-node {count} {sys.argv[0]} ...; for one process unset WORLD_SIZE"
         )
     for name in ("RANK", "LOCAL_RANK"):

@@ -73,7 +73,7 @@ class Processes:
             return torch.device("cpu")
         if name == "cuda" and num_gpus == 0:
             raise UserError("run.device=cuda: this machine has no GPU that torch can use\nset it to cpu, or to auto")
-        if name not in ("auto", "cuda") or num_gpus == 0:
+        if name not in ("auto", "cuda"):
             raise UserError(
                 f"run.device={name}: {self.count} processes cannot share a device"
                 "\nauto or cuda gives each process a GPU, cpu gives it none"

@@ -5,7 +5,8 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from torch.distributed import DistStoreError, PrefixStore
+from torch.distributed import DistStoreError
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 

@@ -20,8 +20,8 @@ def start_or_carry_on(options: list[str], words: list[str], project: Project) ->
     """The words of a command line with run.name=NAME or, if that run exists, resume=NAME in the place of job=NAME.
 
     Words that the run was made with are left out where it is resumed, but for those of the place (trust, paths.*,
-    loader.num_workers, run.device). The command line need not have what a later resume= changed. What differs from them is passed on, and `resume=` takes it or refuses it by its
-    rules. Nothing is made or locked here.
+    loader.num_workers, run.device). What differs from them is passed on, and `resume=` takes it or refuses it by its
+    rules. What only a later `resume=` gave, the command line need not have. Nothing is made or locked here.
 
     Raises:
         UserError: NAME is not fit for a folder; another word says which run it is; the command line lacks a word that

@@ -71,13 +71,19 @@ class Crew:
             del self.processes[job], self.places[job]
         return done
 
+    def was_stopped(self, code: int) -> bool:
+        """Whether a point ended because it was asked to, perhaps before it could answer."""
+        return code > 128 or (self.asked is not None and code == -self.asked)
+
     def cause(self, job: int, code: int) -> str:
         """Why a point did not finish."""
+        status = self.sweep.status(job)
+        if self.was_stopped(code) and "reason" not in status:
+            return "before it began"
         if code < 0:
             return f"ended by {signal.Signals(-code).name}"
-        status = self.sweep.status(job)
         if code > 128:
-            return f"{status['status']}: {status.get('reason')}"
+            return f"{status['status']}: {status['reason']}"
         said = (self.sweep.folder / f"job{job}.txt").read_bytes()[self.begins[job] :].decode(errors="replace")
         lines = [line for line in said.splitlines() if line.strip()] or ["it said nothing"]
         begins = [number for number, line in enumerate(lines) if line.startswith("error: ")]
@@ -137,7 +143,7 @@ def tell_of(crew: Crew, job: int, code: int, total: int) -> None:
         value = f"  best {best(status)}" if best(status) else ""
         print(f"job{job} {status['status']} ({num_done} of {total}): {sweep.describe(job)}{value}", flush=True)
         return
-    ended = "stopped" if code > 128 else f"failed (exit code {code})"
+    ended = "stopped" if crew.was_stopped(code) else f"failed (exit code {code})"
     print(f"job{job} {ended}: {sweep.describe(job)}\n    {crew.cause(job, code)}")
     print(f"    all it said: {sweep.folder}/job{job}.txt", flush=True)
 

@@ -90,7 +90,8 @@ class Sweep:
 
 def composed(train: Path, words: list[str]) -> Any:
     """The config that train.py makes of words; UserError: it refuses them."""
-    words = [word for word in words if key_of(word) != "trust"]  # which is for runs that are carried on
+    # trust is for runs that are carried on, and scratch is of the machine that will train
+    words = [word for word in words if key_of(word) not in ("trust", "paths.scratch")]
     done = subprocess.run([sys.executable, str(train), *words, "--cfg", "job"], capture_output=True, text=True)
     if done.returncode:
         raise UserError(done.stderr.strip().rpartition("error: ")[2])

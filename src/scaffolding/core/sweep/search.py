@@ -2,8 +2,10 @@
 
 import importlib
 import math
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -44,11 +46,20 @@ class Search:
             self.direction = self._direction()
 
     def open_study(self) -> None:
-        """Begin the study, or go on with it: it is told what has finished meanwhile."""
-        storage = self.optuna.storages.JournalStorage(self.journal.JournalFileBackend(str(self.sweep.study())))
-        self.study: Any = self.optuna.create_study(
-            storage=storage, study_name=self.sweep.folder.name, direction=self.direction, load_if_exists=True
-        )
+        """Begin the study, or go on with it: it is told what has finished meanwhile.
+
+        Raises:
+            UserError: the file of the study is damaged.
+        """
+        file = self.sweep.study()
+        cut_half_line(file)
+        try:
+            storage = self.optuna.storages.JournalStorage(self.journal.JournalFileBackend(str(file)))
+            self.study: Any = self.optuna.create_study(
+                storage=storage, study_name=self.sweep.folder.name, direction=self.direction, load_if_exists=True
+            )
+        except ValueError as error:
+            raise UserError(f"{file} is damaged: {error!s:.100}\nanother name starts another search") from error
         for trial in self.study.trials:
             self._note(trial)
             if self.sweep.is_finished(trial.number) and not trial.state.is_finished():
@@ -66,7 +77,7 @@ class Search:
         """Give the study the best value of a finished run. Of one that was done again it keeps the first value."""
         value = self.sweep.status(job).get("best")
         if value is None:
-            print(f"job{job}: it has no best value to search by: set run.monitor=val/KEY", file=sys.stderr)
+            print(f"job{job}: it has no best value for the search: set run.monitor=val/KEY", file=sys.stderr)
             return
         self.study.tell(job, value, skip_if_finished=True)
 
@@ -88,8 +99,12 @@ class Search:
         return {"min": "minimize", "max": "maximize"}[run["monitor_mode"]]
 
     def _distribution(self, override: Override) -> Any:
-        """What Optuna draws from; UserError: an interval is empty or without end, or is logarithmic and reaches 0."""
+        """What Optuna draws from; UserError: it is shuffled, or an interval is empty, endless or logarithmic from 0."""
         of = self.optuna.distributions
+        if getattr(override.value(), "shuffle", False):  # Optuna knows choices by their order
+            raise UserError(
+                f"{override.input_line}: not in a search, which has an order of its choice\nleave shuffle out"
+            )
         if not override.is_interval_sweep():
             return of.CategoricalDistribution(values(override))
         value: Any = override.value()
@@ -107,6 +122,16 @@ class Search:
                 f"{override.input_line}: {error}\nallowed: interval(FROM, TO), FROM below TO; tag(log, ...): above 0; "
                 "tag(int, ...): whole numbers"
             ) from error
+
+
+def cut_half_line(file: Path) -> None:
+    """Remove what a full disk or a power cut left of the last entry of Optuna's journal, which has one in each line."""
+    if not file.exists():
+        return
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(file, len(whole))
 
 
 def _first(override: Override) -> Any:
