@@ -93,6 +93,7 @@ def execute(text: str, clone: Path) -> list[str]:
             replace_lines(body, clone)
         elif kind in ("python", "yaml") and named:
             file = clone / named[2]
+            body = body.replace("/project/me", str(clone.parent / "site"))  # of the site in local.yaml
             file.write_text(file.read_text() + "\n" + body if named[1] else body)
             files += [named[2]] if kind == "python" else []
         elif kind == "python":
