@@ -22,7 +22,7 @@ from pathlib import Path
 from scaffolding.core.config.grammar import key_of, unquoted
 from scaffolding.core.errors import UserError
 from scaffolding.core.find import read_path, read_setting
-from scaffolding.core.folder.folder import NAME, RESERVED, acquire, write_text
+from scaffolding.core.folder.folder import LOCK, NAME, RESERVED, acquire, write_text
 from scaffolding.core.provenance.git import GitError
 from scaffolding.core.provenance.patch import Changes, uncommitted_changes
 from scaffolding.core.sweep.points import composed
@@ -162,7 +162,7 @@ def submit(file: Path, name: str, words: list[str], options: list[str]) -> str:
     job = root / "jobs" / name
     job.mkdir(parents=True, exist_ok=True)
     acquire(job)
-    is_new, submitted = not (job / MARK).exists(), job / SUBMITTED
+    is_new, submitted = os.listdir(job) == [LOCK], job / SUBMITTED
     before = (submitted.read_text(), submitted.stat()) if submitted.exists() else None
     try:
         return hand_over(file, name, words, options, job, changes)

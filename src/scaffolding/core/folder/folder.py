@@ -27,6 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
 CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
 TIME = "%Y-%m-%d_%H-%M-%S"
 RESERVED = re.compile(r"dev|latest|jobs|exp_.*")  # dev runs, resume=latest, code of submitted jobs, sweeps
+LOCK = ".lock"  # in the folder of a run, a job or a sweep
 DELETED = "was deleted meanwhile\nrun the command again"
 LOCK_WAIT = 1.0  # seconds: whoever only looks (read_status) has the lock for an instant
 # Record locks: a forked worker does not inherit them, as it would a flock, and so cannot keep a dead run locked. They
@@ -86,7 +87,7 @@ def _make(path: Path) -> bool:
         acquire(path)
         return True
     except FileExistsError:
-        if path.resolve() / ".lock" in _held or not _is_half_made(path):
+        if path.resolve() / LOCK in _held or not _is_half_made(path):
             return False
     acquire(path)  # or another process is just making it
     if not _is_half_made(path):
@@ -99,7 +100,7 @@ def _make(path: Path) -> bool:
 def _is_half_made(path: Path) -> bool:
     """Whether a folder holds nothing but what a new run gets before its config.yaml."""
     files = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.name.endswith(".tmp")}
-    known = {".lock", "provenance.json", "overrides.yaml"}
+    known = {LOCK, "provenance.json", "overrides.yaml"}
     if "overrides.yaml" in files:  # then come links to the checkpoints that it starts from
         known |= {"checkpoints", *(f"checkpoints/{name}.pt" for name in ("parent", "parent_best", "latest", "best"))}
     return path.is_dir() and files <= known
@@ -114,7 +115,7 @@ def acquire(run: Path, note: bool = True) -> None:
     Raises:
         UserError: another process has it, which is named; the folder cannot be written, or is deleted meanwhile.
     """
-    path = run.resolve() / ".lock"
+    path = run.resolve() / LOCK
     try:
         file = _held.get(path) or open(path, "a+", opener=open_here)  # noqa: SIM115 (closing it would free the lock)
     except OSError as error:
@@ -154,7 +155,7 @@ def acquire(run: Path, note: bool = True) -> None:
 
 def release(run: Path) -> None:
     """Give the lock back."""
-    file = _held.pop(run.resolve() / ".lock", None)
+    file = _held.pop(run.resolve() / LOCK, None)
     if file is not None:
         with contextlib.suppress(OSError):  # of a note that was not written; it is closed all the same
             file.close()
@@ -176,7 +177,7 @@ def read_status(path: Path) -> dict[str, Any]:
         if not isinstance(content.get(name, kind()), kind):
             return {"status": "damaged", "reason": f"{file}: {name} is {content[name]!r:.50}"}
     content.setdefault("status", "unknown")
-    lock = path.resolve() / ".lock"
+    lock = path.resolve() / LOCK
     if content["status"] != "running" or content.get("host") != socket.gethostname() or lock in _held:
         return content
     try:

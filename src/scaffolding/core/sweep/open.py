@@ -43,9 +43,9 @@ def open_sweep(root: Path, schema: Any, name: str, words: list[str], is_search: 
         if not is_look:
             acquire(folder)
         before = read_sweep(root, folder, place)
-        if clash := [word for word in place if key_of(word) in before.varying()]:
-            raise UserError(f"{clash[0]}: it varies in {name}, where each point has a value of it\nleave it out")
         if not is_other(before, words, is_search):
+            if clash := [word for word in place if key_of(word) in before.varying()]:
+                raise UserError(f"{clash[0]}: it varies in {name}, where each point has its own value\nleave it out")
             before.is_search |= is_search  # one that a kill left without a study goes on as a search
             return before
         if not words or is_look or before.note().exists() or any(folder.glob("job*/config.yaml")):
