@@ -52,6 +52,14 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     f"{SRC}/core/resume/job.py": [
         ("a job always starts from its beginning", 'if not (run / "config.yaml").exists():', "if True:"),
+        ("what only resume= gave is missed", "*NOT_KEPT, *added,", "*NOT_KEPT,"),
+        ("a word that is gone is not missed", "    if lacking:", "    if False:"),
+    ],
+    f"{SRC}/core/sweep/search.py": [
+        ("half an entry stays in the journal", "    if whole != content:", "    if False:"),
+    ],
+    f"{SRC}/core/sweep/crew.py": [
+        ("what was stopped has failed", "return code > 128 or (", "return code > 128 and ("),
     ],
     f"{SRC}/core/sweep/points.py": [
         ("finished points are done again", 'elif status != "finished":', "else:"),
@@ -146,6 +154,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     f"{CORE}/folder/folder.py": [
         ("a lock is not taken", "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
+        ("the lock of a deleted folder counts", "if not path.exists() or not", "if False and not"),
         ("a lock that workers inherit", "fcntl.lockf(file, ", "fcntl.flock(file, "),
         ("files are not flushed to the disk", "os.fsync(file.fileno())", "pass"),
     ],
@@ -310,6 +319,8 @@ FIRST: dict[str, str] = {
     f"{CORE}/batches/workers.py": "faults",
     f"{CORE}/resume/job.py": "job",
     f"{CORE}/sweep/points.py": "sweep",
+    f"{CORE}/sweep/search.py": "sweep",
+    f"{CORE}/sweep/crew.py": "sweep",
     f"{CORE}/output.py": "console",
     f"{CORE}/modes.py": "loop experiment module",
     f"{CORE}/resume/lineage.py": "verbs",
