@@ -5,7 +5,7 @@ python scripts/replay.py RUN --debug     # opens the debugger before the update 
 
 Works in a temporary folder and stops before the very update that is not finite. Writes RUN/replay_<step>.pt: the batch
 and its samples, the key of its random numbers, the weights and buffers, and the optimizers' states, as they were before
-the forward pass. Load it with torch.load(file, weights_only=True).
+the forward pass. Load it with torch.load(file, "cpu", weights_only=True).
 """
 
 import argparse

@@ -56,6 +56,14 @@ def test_a_checkpoint_holds_plain_values(tmp_path: Path) -> None:
         loaded["optimizers"]
 
 
+def test_a_checkpoint_of_a_device_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a run of a GPU, resumed without one, loses its best checkpoint, as nobody can say its step."""
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:99")
+    torch.save(content(7.0), tmp_path / "best.pt")
+    monkeypatch.undo()
+    assert checkpoint.step_in(tmp_path / "best.pt") == step_of(tmp_path / "best.pt") == 7
+
+
 @pytest.mark.parametrize("value", [np.float64(1), {np.int64(3): 1}, object(), nn.Linear(1, 1), defaultdict(int)])
 def test_what_could_not_be_loaded_again_is_not_saved(tmp_path: Path, value: Any) -> None:
     with pytest.raises(RunError, match=r"part\.here.*(numpy|object|Linear|defaultdict)"):

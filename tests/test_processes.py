@@ -23,7 +23,8 @@ from scaffolding.core.errors import UserError
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
 from scaffolding.core.means import Means, of_all
-from scaffolding.core.processes.several import Processes, check_gpus
+from scaffolding.core.processes.devices import check_gpus
+from scaffolding.core.processes.several import Processes
 from scaffolding.experiment import PROJECT
 from scaffolding.metrics import TorchMetric
 
@@ -140,6 +141,44 @@ def test_parameters_that_are_not_used_do_not_hold_up_the_others(run_together: To
     assert "unused gets no gradient" in said[0]
 
 
+def test_a_branch_that_is_left_out_now_and_then(run_together: Together, output_root: Path) -> None:
+    """Where a trial shows it, a run is as on one process; where it does not, the reason is said."""
+    words = (*BASE, "run.accumulate=2", "run.precision=float32")
+    seen = (*words, "model._target_=tiny.SometimesNet")
+    run_train(*seen, f"paths.output_root={output_root}", "run.name=one")
+    assert "branch.weight gets no gradient" in run_together(2, *seen, "run.name=two")[0]
+    assert_same_weights(output_root / "one", output_root / "two")
+    run_together(2, *words, "model._target_=tiny.RarelyNotNet", "run.name=unseen", codes=[1, 1])
+    reason = read_status(output_root / "unseen")["reason"]
+    assert "is not used in this step" in reason or reason.endswith("find_unused_parameters=True in parallel.py")
+
+
+def test_an_optimizer_that_cannot_update_parts_at_once(run_together: Together, output_root: Path) -> None:
+    """Fails where `fused: true` of the config ends a sharded run at its first step."""
+    words = (*BASE, *PLAIN, "run.accumulate=2", "run.budget=4", "run.clip_grad_norm=null")
+    words = (*words, "optimizer._target_=torch.optim.SGD", "++optimizer.fused=true")
+    run_train(*words, f"paths.output_root={output_root}", "run.name=one")
+    run_together(2, *words, "run.name=two", "run.parallel=fsdp")
+    for name, weight in latest(output_root / "one")["model"].items():
+        assert weight.equal(latest(output_root / "two")["model"][name])
+    more = ("resume=one", "trust=tiny", "run.budget=6", f"paths.output_root={output_root}")
+    run_together(2, *more, "run.parallel=fsdp")
+
+
+def test_buffers_are_shared_however_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where the memory of a view is sent as it lies."""
+
+    def broadcast(buffer: torch.Tensor, source: int) -> None:
+        assert buffer.is_contiguous()
+        buffer.fill_(7)
+
+    monkeypatch.setattr("torch.distributed.broadcast", broadcast)
+    module = torch.nn.BatchNorm1d(3)
+    module.register_buffer("table", torch.zeros(4, 6).T[:, ::2])
+    Processes.share_buffers(None, module)  # type: ignore[arg-type]
+    assert all((buffer == 7).all() for buffer in module.buffers())
+
+
 @pytest.mark.parametrize("num_batches", [1, 2, 5, 6])
 @pytest.mark.parametrize("num", [1, 2, 3])
 def test_batches_are_dealt(num: int, num_batches: int) -> None:
@@ -254,6 +293,8 @@ def test_a_run_goes_on_with_other_processes(run_together: Together, output_root:
     run_train(*again, f"paths.output_root={output_root}", code=143, env=stopped)
     run_together(3, *again, "run.parallel=fsdp", codes=[143] * 3, env=stopped | {"KILL_RANK": "2"})
     said = run_together(2, *again, "run.parallel=ddp")
+    said_of_four = run_together(4, *again, codes=[2] * 4)[0]
+    assert "start at most 3, or begin another run: fork=RUN run.accumulate=4" in said_of_four
     assert "processes is 2, was 3: from here on the last bits may differ" in said[0]
     ours, theirs = (rows_of(output_root / name, "train") for name in ("whole", "run"))
     assert [(row["step"], row["samples"]) for row in ours] == [(row["step"], row["samples"]) for row in theirs]
@@ -283,6 +324,22 @@ def test_an_error_of_one_process_is_the_reason(run_together: Together, output_ro
     assert "no label for this point" in said[0]
 
 
+def test_a_figure_that_fails_in_another_process_fails_the_run(run_together: Together, output_root: Path) -> None:
+    """Fails where the run reads as finished, and `job=` never does the rest."""
+    words = (*BASE, "run.accumulate=2", "run.name=run", "+plots.bad._target_=tiny.FigureOfOthers")
+    run_together(2, *words, codes=[1, 1])
+    status = read_status(output_root / "run")
+    assert status["status"] == "failed" and "figures failed: {'bad': 'ValueError: planted" in status["reason"]
+
+
+def test_a_process_that_waits_for_the_others_can_be_stopped(tmp_path: Path) -> None:
+    argv = [str(TRAIN), *BASE, "run.accumulate=2", f"paths.output_root={tmp_path / 'runs'}"]
+    with together.ended(together.start(argv, 2, tmp_path / "log", ENV, last=["run.sed=1"])) as (first, last):
+        assert last.wait(60) == 2
+        first.send(signal.SIGTERM)
+        assert first.wait(10) == -signal.SIGTERM
+
+
 def test_a_backward_pass_outside_of_the_losses_is_found(run_together: Together, output_root: Path) -> None:
     """Each process would train by itself, and nothing would say so."""
     words = (*BASE, "run.accumulate=2", "run.name=run", "optimizer._target_=tiny.StrayAdamW")
@@ -297,6 +354,15 @@ def test_a_backward_pass_outside_of_the_losses_is_found(run_together: Together, 
     ("words", "message"),
     [
         (("run.accumulate=1",), "run.accumulate=2 makes steps of 2 * 16 items; loader.batch_size=8 run.accumulate=2"),
+        (
+            ("run.accumulate=2", "run.parallel=fsdp", "model._target_=tiny.ScalarNet"),
+            "run.parallel=fsdp: scale is a scalar",
+        ),
+        (("run.accumulate=2", "run.parallel=fsdp", "model._target_=tiny.TiedNet"), "run.parallel=fsdp: "),
+        (
+            ("run.accumulate=2", "run.parallel=fsdp", "loss._target_=tiny.PenaltyLoss"),
+            "run.parallel=fsdp: the loss fails",
+        ),
         pytest.param(
             ("run.accumulate=2", "run.device=cuda:1"),
             "run.device=cuda:1: 2 processes cannot share a device",
@@ -308,13 +374,14 @@ def test_a_backward_pass_outside_of_the_losses_is_found(run_together: Together, 
             marks=pytest.mark.full,
         ),
     ],
-    ids=["too few micro-batches", "one device", "multirun"],
+    ids=["too few micro-batches", "scalar", "tied", "penalty", "one device", "multirun"],
 )
 def test_what_several_processes_cannot_do(
     words: tuple[str, ...], message: str, run_together: Together, output_root: Path
 ) -> None:
     said = run_together(2, *BASE, *words, codes=[2, 2])
-    assert said[0].startswith("error: ") and message in said[0] and len(said[0].splitlines()) == 2
+    lines = [line for line in said[0].splitlines() if " WARNING " not in line]  # of data that augment validation items
+    assert lines[0].startswith("error: ") and message in said[0] and len(lines) == 2
     assert not output_root.exists()
 
 

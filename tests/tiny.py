@@ -255,6 +255,15 @@ class Figure:
         return f"nothing to be seen at {torch.rand(())} {np.random.rand()} {random.random()}"
 
 
+class FigureOfOthers(Figure):
+    """A figure that the first process alone can draw."""
+
+    def __call__(self, exp: Any) -> Any:
+        if exp.processes.rank > 0:
+            raise ValueError("planted")
+        return super().__call__(exp)
+
+
 class StartFigure(Figure):
     """The same after the first step."""
 
@@ -455,6 +464,47 @@ class HalfUsedNet(PlainNet):
         self.coarse = nn.Parameter(torch.ones(num_classes, dtype=torch.int8), requires_grad=False)
 
 
+class SometimesNet(nn.Module):
+    """It uses a branch now and then."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.trunk = PlainNet(num_features, num_classes)
+        self.branch = nn.Linear(num_features, num_classes)
+
+    def is_on(self, points: Tensor) -> bool:
+        return bool(torch.rand(()) < 0.25)
+
+    def forward(self, points: Tensor) -> Tensor:
+        logits = self.trunk(points)
+        if self.is_on(points):
+            logits = logits + self.branch(points)
+        return logits
+
+
+class RarelyNotNet(SometimesNet):
+    """It uses its branch with two items, as a trial has them, and then where the first one says so."""
+
+    def is_on(self, points: Tensor) -> bool:
+        return len(points) == 2 or bool(points[0, 0] > 0)
+
+
+class ScalarNet(PlainNet):
+    """It has a parameter without dimensions."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+class PenaltyLoss(TinyLoss):
+    """It reads weights by itself."""
+
+    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, values = super().__call__(model, batch)
+        return loss + 0.1 * sum(parameter.square().sum() for parameter in model.parameters()), values
+
+
 class NestedNet(nn.Module):
     """Blocks in lists in lists."""
 
@@ -468,6 +518,14 @@ class NestedNet(nn.Module):
             for block in blocks:
                 points = block(points.tanh())
         return points
+
+
+class TiedNet(NestedNet):
+    """Two of its blocks share a weight."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        self.layers[0][1].weight = self.layers[0][0].weight
 
 
 class LearningLoss(nn.Module):

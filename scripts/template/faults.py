@@ -42,6 +42,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     f"{SRC}/parallel.py": [
         ("gradients do not meet", "require_backward_grad_sync = now", "require_backward_grad_sync = False"),
+        ("gradients that did not meet are not noticed", "if not self.have_met:", "if False:"),
         ("gradients meet after each batch", "require_backward_grad_sync = now", "require_backward_grad_sync = True"),
         ("gradients lie in another order after a resume", "        self._settle(exp, name)", "        pass"),
         ("nobody looks for parameters without gradients", "find_unused_parameters=bool(unused)", "static_graph=False"),
@@ -68,6 +69,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("nobody says who failed", "if host == socket.gethostname() and not is_alive(pid):", "if False:"),
     ],
     f"{SRC}/core/processes/several.py": [
+        ("buffers are sent as they lie", "whole = buffer.contiguous()", "whole = buffer"),
+        ("a process that waits cannot be stopped", "with ends_at_once():", "with contextlib.nullcontext():"),
         ("processes stop when they like", "dist.all_reduce(value, dist.ReduceOp.MAX, group=self.host)", "pass"),
         ("totals of one process alone", "dist.all_reduce(total)", "pass"),
         ("other words are not noticed", "if len(set(others)) > 1:", "if False:"),
@@ -190,6 +193,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a fork from the latest weights", "files.best_or_newest(None)", "files.newest() or (run, {})"),
     ],
     f"{CORE}/resume/restore.py": [
+        ("ways to compute an update are restored", "group |= {way", "_ = {way"),
         ("other data pass at a resume", "if saved[:2] != now[:2]:", "if False:"),
         ("items of other values pass at a resume", "len(saved) < 3 or ", "True or "),
         ("a changed optimizer setting does nothing", "group[name] = made[name]", "pass"),
@@ -219,7 +223,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("workers start late, with code edited since", "exp.start_workers()", "pass"),
         ("guessing gives another loss", "math.log(count)", "math.log2(count)"),
         ("a rerun is not compared", "if repr(old.get(name)) != repr(new.get(name)):", "if False:"),
-        ("a figure that failed is forgotten", "if exp.failed_figures:", "if False:"),
+        ("a figure that failed is forgotten", "    if failed:", "    if False:"),
         ("another torch is not told", "if now != before:", "if False:"),
     ],
     f"{CORE}/session/new.py": [
@@ -240,6 +244,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a tracker that hangs is left", "os.killpg(self.process.pid, signal.SIGKILL)", "pass"),
     ],
     f"{CORE}/state/checkpoint.py": [
+        ("a step is read on the device", 'map_location="cpu", weights_only=True, mmap', "weights_only=True, mmap"),
         ("damage is not detected", "bad = archive.testzip()", "bad = None"),
         ("checkpoints may hold code", "weights_only=True)\n    except", "weights_only=False)\n    except"),
         ("optimizer states in the weights' type", "own[name] = value.to(own[name].device)", "pass"),

@@ -17,7 +17,7 @@ from zygote import TRAIN, Started
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
-from scaffolding.core.signals import SAME_WISH, STOP_SIGNALS
+from scaffolding.core.signals import SAME_REQUEST, STOP_SIGNALS
 
 WORDS = f"""--config-dir {TESTS / "configs"} data=noisy data.dataset._target_=subject.Points model=tiny
     loss._target_=subject.Loss optimizer=fatal scheduler=cosine tracker=none plots=none
@@ -318,7 +318,7 @@ def stop(
     if is_at_work:
         process.send(number, to_group)
         if is_twice:
-            time.sleep(random.uniform(0, SAME_WISH / 2))
+            time.sleep(random.uniform(0, SAME_REQUEST / 2))
             process.send(number, to_group)
     code = process.wait()
     took = time.monotonic() - before

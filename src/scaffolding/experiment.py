@@ -401,6 +401,9 @@ class Experiment:
 
         Gradients of several processes meet in the backward pass of the last one. Afterwards generators are seeded by
         (seed, network, step): what an optimizer draws is the same in all processes.
+
+        Raises:
+            RunError: gradients of this process did not meet those of the others.
         """
         is_shared = self.processes.count > 1
         for index, (batch, weight, _, epoch, position) in enumerate(micro_batches, 1):
@@ -410,6 +413,8 @@ class Experiment:
             if is_shared:
                 self.train_losses[network].meet(index == len(micro_batches))
             yield batch, weight
+        if is_shared:
+            self.train_losses[network].check_met()
         if self.has_graphs:
             end_pass()
         keys.seed_torch(self.device, keys.key(self.settings.seed, network, "update", self.state.step))

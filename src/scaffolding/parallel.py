@@ -4,7 +4,8 @@
 each has a part of all weights, gradients and optimizer states (fully_shard, FSDP2).
 
 A loss is wrapped, not a network: whatever it calls, in whatever order and how often, is one forward pass. So the model
-stays as it is, and losses may call any part or method of it.
+stays as it is, and losses may call any part or method of it. With fsdp, they must not read weights by themselves, as a
+penalty on their size does: each process has only a part of them.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.nn.parallel import DistributedDataParallel
 
 from .core.checks.trial import trial
-from .core.errors import UserError
+from .core.errors import RunError, UserError
+from .core.processes.ending import is_lost
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -67,7 +69,8 @@ class DataParallel:
             gradient_as_bucket_view=True,
             find_unused_parameters=bool(unused),
         )
-        self.wrapped.register_comm_hook(None, add_up)
+        self.trained, self.have_met = exp.trained[name], True
+        self.wrapped.register_comm_hook(self, add_up)
         self._settle(exp, name)
 
     def _settle(self, exp: "Experiment", name: str) -> None:
@@ -79,8 +82,10 @@ class DataParallel:
         with trial(exp) as batch:
             exp.train_model.train()
             for _ in range(2):
+                self.meet(True)
                 loss, _ = self(exp.train_model, batch)
                 loss.backward()
+                self.check_met()
         clear_gradients(exp, name)
 
     def __call__(self, model: nn.Module, batch: Any) -> Any:
@@ -89,6 +94,21 @@ class DataParallel:
     def meet(self, now: bool) -> None:
         """Say whether gradients meet in the next backward pass."""
         self.wrapped.require_backward_grad_sync = now
+        self.have_met = not now
+
+    def check_met(self) -> None:
+        """Called after the last backward pass of a step.
+
+        Raises:
+            RunError: not all gradients have met: a parameter, or a branch of the network, was not used.
+        """
+        if not self.have_met:
+            unused = [key for key, parameter in self.trained.items() if parameter.grad is None]
+            raise RunError(
+                f"{(unused or ['a parameter'])[0]} was used before and is not used in this step, so gradients of this "
+                "process did not meet those of the others\nwhere a branch is left out now and then, give "
+                "DistributedDataParallel find_unused_parameters=True in parallel.py"
+            )
 
 
 class Pass(nn.Module):
@@ -103,24 +123,26 @@ class Pass(nn.Module):
         return self.loss(models[0], batch)
 
 
-def add_up(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-    """Add gradients up, where DistributedDataParallel would average them."""
+def add_up(loss: DataParallel, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """Add gradients up, where DistributedDataParallel would average them; buckets come in order."""
+    loss.have_met |= bucket.is_last()
     future: Any = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
     added: torch.futures.Future[Tensor] = future.then(lambda done: done.value()[0])
     return added
 
 
 def unused_parameters(exp: "Experiment", name: str) -> list[str]:
-    """Names of trained parameters that get no gradient from a loss, as far as two items show; waiting for one would
-    never end.
+    """Names of trained parameters that get no gradient from a loss in one of four passes with two items; waiting for
+    one would never end.
     """
-    trained = exp.trained[name]
+    unused: list[str] = []
     with trial(exp) as batch:
         exp.train_model.train()
-        loss, _ = exp.losses[name](exp.train_model, batch)
-        loss.backward()
-        unused = [key for key, parameter in trained.items() if parameter.grad is None]
-        clear_gradients(exp, name)
+        for _ in range(4):  # the network may leave branches out now and then
+            loss, _ = exp.losses[name](exp.train_model, batch)
+            loss.backward()
+            unused += [key for key, parameter in exp.trained[name].items() if parameter.grad is None]
+            clear_gradients(exp, name)
     return unused
 
 
@@ -140,6 +162,21 @@ class Sharded:
         if isinstance(self.loss, FSDPModule):
             self.units.append(self.loss)
         self.is_first = True  # of the micro-batches of a step
+        self._try(name)
+
+    def _try(self, name: str) -> None:
+        """UserError: a pass with parts of weights fails."""
+        try:
+            with trial(self.exp) as batch:
+                self.exp.train_model.train()
+                loss, _ = self(self.exp.train_model, batch)
+                loss.backward()
+        except (RuntimeError, ValueError, TypeError) as error:
+            if is_lost(error):
+                raise
+            what = f"loss {name}" if name else "the loss"
+            raise refusal(f"{what} fails: {first_line(error)}") from error
+        clear_gradients(self.exp, name)
 
     def __call__(self, model: nn.Module, batch: Any) -> Any:
         return self.loss(model, batch)
@@ -152,6 +189,19 @@ class Sharded:
         for unit in self.units:
             unit.set_requires_gradient_sync(now, recurse=False)
 
+    def check_met(self) -> None:
+        """Do nothing: units meet by themselves."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, at most 200 characters."""
+    return str(error).partition("\n")[0][:200]
+
+
+def refusal(what: str) -> UserError:
+    """The error that says what cannot be sharded."""
+    return UserError(f"run.parallel=fsdp: {what}\nrun.parallel=ddp trains such a model; or edit shard in parallel.py")
+
 
 def shard(model: nn.Module, names: list[str], mesh: DeviceMesh) -> None:
     """Shard the parameters of some networks of a model over all processes; each block of a ModuleList is one unit.
@@ -162,15 +212,15 @@ def shard(model: nn.Module, names: list[str], mesh: DeviceMesh) -> None:
         mesh: the processes.
 
     Raises:
-        UserError: a parameter is in none of them, or one of them is a part of another.
+        UserError: a parameter is in none of them, or is a scalar, or one of them is a part of another.
     """
     for name in names:
         inside = [other for other in names if other != name and (not name or other.startswith(f"{name}."))]
         if inside:
-            raise UserError(
-                f"run.parallel=fsdp: losses call {name or 'the model'} as a whole, and {inside[0]} in it by itself"
-                "\nrun.parallel=ddp trains such a model"
-            )
+            raise refusal(f"losses call {name or 'the model'} as a whole, and {inside[0]} in it by itself")
+    scalars = [key for key, parameter in model.named_parameters() if parameter.ndim == 0]
+    if scalars:
+        raise refusal(f"{scalars[0]} is a scalar, which has no parts; give it the shape (1,)")
     for name in names:
         network = model.get_submodule(name)
         lists = [
@@ -178,17 +228,17 @@ def shard(model: nn.Module, names: list[str], mesh: DeviceMesh) -> None:
         ]  # inner ones first
         units = dict.fromkeys(block for blocks in lists for block in blocks if not isinstance(block, CONTAINERS))
         for unit in [*units, network]:
-            fully_shard(unit, mesh=mesh, reshard_after_forward=True)  # so that an evaluation leaves it sharded
+            try:
+                fully_shard(unit, mesh=mesh, reshard_after_forward=True)  # so that an evaluation leaves it sharded
+            except ValueError as error:
+                raise refusal(first_line(error)) from error
         for unit in network.modules():
             if isinstance(unit, FSDPModule):
                 unit.set_gradient_divide_factor(1.0)  # gradients are added up ...
                 unit.set_force_sum_reduction_for_comms(True)  # ... in a way that gloo knows, too
     for key, parameter in model.named_parameters():
         if not hasattr(parameter, "full_tensor"):
-            raise UserError(
-                f"run.parallel=fsdp: no loss calls a network that has {key}, so it cannot be sharded"
-                "\nrun.parallel=ddp trains such a model; or edit shard in parallel.py"
-            )
+            raise refusal(f"no loss calls a network that has {key}, so it cannot be sharded")
 
 
 def entries(exp: "Experiment") -> list[str]:

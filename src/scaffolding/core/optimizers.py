@@ -79,6 +79,10 @@ def _build(spec: dict[str, Any], key: str, parameters: list[Any]) -> Any:
     """An optimizer; UserError: it evaluates the loss itself, as often as it likes."""
     if _can_be_fused(spec, key, parameters):
         spec = {**spec, "fused": True}
+    if spec.get("fused") and _is_sharded(parameters) and locate(str(spec["_target_"]), f"{key}._target_") not in FUSED:
+        spec = {
+            name: value for name, value in spec.items() if name != "fused"
+        }  # torch cannot, and the update is the same
     optimizer = build(spec, key, parameters)
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
@@ -87,6 +91,12 @@ def _build(spec: dict[str, Any], key: str, parameters: list[Any]) -> Any:
             "backward pass for each update\nchoose another, or rewrite train_step in train.py and this check"
         )
     return optimizer
+
+
+def _is_sharded(parameters: list[Any]) -> bool:
+    """Whether several processes have a part each of the parameters, or of those of groups."""
+    first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
+    return hasattr(first, "full_tensor")
 
 
 def _can_be_fused(spec: dict[str, Any], key: str, parameters: list[Any]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from .errors import Ended
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
-SAME_WISH = 0.5  # seconds in which the same signal again is not a second wish: Slurm and torchrun send it both
+SAME_REQUEST = 0.5  # seconds in which the same signal does not count as a second one: Slurm and torchrun both send it
 
 
 class Stopped(Ended):
@@ -33,8 +33,8 @@ def handle(handler: Any) -> dict[int, Any]:
 class StopFlag:
     """While active, remembers the first stop signal in `received`; a second one ends the process with 128 + number.
 
-    The same signal within SAME_WISH seconds is not a second one. Where several processes train together, only a second
-    Ctrl-C is one: a queue and a launcher may send the rest several times, and different ones.
+    The same signal within SAME_REQUEST seconds is not a second one. Where several processes train together, only a
+    second Ctrl-C is one: a queue and a launcher may send the rest several times, and different ones.
     """
 
     received: signal.Signals | None = None
@@ -47,7 +47,7 @@ class StopFlag:
             self.received, self._since = signal.Signals(number), time.monotonic()
         elif self.agree is not None and (number != signal.SIGINT or self.received != number):
             return
-        elif number != self.received or time.monotonic() - self._since > SAME_WISH:
+        elif number != self.received or time.monotonic() - self._since > SAME_REQUEST:
             _exit(128 + number)
 
     def look(self) -> signal.Signals | None:
@@ -66,6 +66,19 @@ class StopFlag:
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def ends_at_once() -> Iterator[None]:
+    """A stop signal ends the process even while it waits in a library, where python's handlers do not run."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = handle(signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 

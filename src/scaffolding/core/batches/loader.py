@@ -41,7 +41,7 @@ def deal(span: range, rank: int, num_processes: int) -> list[tuple[int, bool]]:
     """Which batches of a span of positions a process computes, and whether it is the one that counts them.
 
     They are dealt like cards. All processes compute as many, as they meet after each: where a process has one too few,
-    it computes its last one (or, without any, the first of the span) again, and that does not count.
+    it computes its last one (or, without any, the last of the span) again, and that does not count.
     """
     own = span[rank::num_processes]
     dealt = [(position, True) for position in own]

@@ -6,7 +6,6 @@ MASTER_PORT. With one process, torch.distributed is not imported.
 
 import os
 import sys
-import traceback
 from typing import Any
 
 from ..errors import UserError
@@ -57,6 +56,11 @@ def connect(cfg: Any) -> Any:
         return ONE_PROCESS
     if cfg.run.accumulate < count:
         size, smaller = cfg.loader.batch_size, max(1, cfg.loader.batch_size // count)
+        if cfg.resume:
+            raise UserError(
+                f"run.accumulate={cfg.run.accumulate}: {count} processes cannot share the micro-batches of a step"
+                f"\nstart at most {cfg.run.accumulate}, or begin another run: fork=RUN run.accumulate={count}"
+            )
         raise UserError(
             f"run.accumulate={cfg.run.accumulate}: {count} processes share the micro-batches of a step, so there must "
             f"be {count} or more\nrun.accumulate={count} makes steps of {count} * {size} items; "
@@ -78,7 +82,7 @@ def leave_together() -> None:
     if isinstance(error, SystemExit):
         code = error.code
     elif error is not None:
-        traceback.print_exception(error)
+        connected[0].tell(error)
         code = 1
     if isinstance(code, str):
         print(code, file=sys.stderr)

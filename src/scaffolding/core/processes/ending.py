@@ -27,6 +27,7 @@ def follow(processes: Any, run: Any) -> Iterator[None]:
     try:
         with run.stop:
             yield
+            processes.wait()  # what fails in the others, fails the run
     except (Stopped, Ended):
         raise
     except BaseException as error:
@@ -68,11 +69,15 @@ def is_lost(error: BaseException) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine is there, and does not only wait for its parent to notice its end."""
-    with contextlib.suppress(OSError):
+    """Whether a process of this machine is there, and is not a zombie, as far as the system says that."""
+    try:
         os.kill(pid, 0)
+    except OSError:
+        return False
+    try:
         return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    return False
+    except OSError:  # it ended in this moment, or the system has no /proc
+        return not Path("/proc/self/stat").exists()
 
 
 def describe(error: BaseException) -> str:

@@ -22,6 +22,9 @@ class OneProcess:
         """What `function` returns here, after the first process is through with it: it may download."""
         return function()
 
+    def wait(self) -> None:
+        """Wait until all are here."""
+
     def check(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call `function` in every process; where it raises in one, all raise."""
         function(*arguments)

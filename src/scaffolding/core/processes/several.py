@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -24,12 +25,15 @@ from torch import Tensor, nn
 
 from ..errors import Ended, RunError, UserError
 from ..means import of_all
+from ..signals import ends_at_once
 from ..state.finite import numbers
 from ..tree import map_parts
-from .ending import LAST_WORDS, follow, is_lost, who_failed
+from .devices import check_gpus, choose_device
+from .ending import follow, is_lost, who_failed
 from .store import open_store
 
 TIMEOUT = timedelta(minutes=30)  # for the slowest thing that one does while others wait: a download, a save
+FOLDER_WAIT = 90.0  # seconds: a network file system may remember for so long that a folder was not there
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
@@ -47,13 +51,14 @@ class Processes:
             UserError: there are fewer GPUs than processes, or the processes were started with different settings.
         """
         self.rank, self.local_rank, self.count = map(int, map(os.environ.__getitem__, NUMBERS))
-        self.device = self._choose_device(cfg.run.device)
+        self.device = choose_device(cfg.run.device, self.count, self.local_rank)
         backend = "gloo"
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             backend = "cpu:gloo,cuda:nccl"
-        store = open_store(TIMEOUT)
-        dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=self.rank, world_size=self.count)
+        with ends_at_once():
+            store = open_store(TIMEOUT)
+            dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=self.rank, world_size=self.count)
         note(self)
         self.host: Any = dist.group.WORLD  # what is agreed on the CPU, without waiting for a GPU
         if backend != "gloo":
@@ -65,20 +70,6 @@ class Processes:
         self._check_settings(cfg)
         if self.rank > 0:
             logger.remove()  # what the first one says is enough
-
-    def _choose_device(self, name: str) -> torch.device:
-        """This process's device. UserError: it is one that all would share."""
-        num_gpus = torch.cuda.device_count()
-        if name == "cpu" or (name == "auto" and num_gpus == 0):
-            return torch.device("cpu")
-        if name == "cuda" and num_gpus == 0:
-            raise UserError("run.device=cuda: this machine has no GPU that torch can use\nset it to cpu, or to auto")
-        if name not in ("auto", "cuda"):
-            raise UserError(
-                f"run.device={name}: {self.count} processes cannot share a device"
-                "\nauto or cuda gives each process a GPU, cpu gives it none"
-            )
-        return torch.device("cuda", self.local_rank % num_gpus)  # a queue may show each process its own GPU alone
 
     def _check_settings(self, cfg: Any) -> None:
         """UserError: the processes were started with different words."""
@@ -145,8 +136,13 @@ class Processes:
             self._all_or_none(error)
         return result
 
+    def wait(self) -> None:
+        """Wait until all are here, on the CPU: a read from a GPU that waits for a process which is gone never ends."""
+        dist.barrier(group=self.host)
+
     def check(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call `function` in every process; where it raises in one, all raise."""
+        self.wait()
         error: BaseException | None = None
         try:
             function(*arguments)
@@ -171,8 +167,8 @@ class Processes:
         self.check_same(exp.model)
 
     def _check_folder(self, path: Path) -> None:
-        end = time.monotonic() + LAST_WORDS
-        while not (path / "config.yaml").exists():  # a file system of a network may be late
+        end = time.monotonic() + FOLDER_WAIT
+        while not (path / "config.yaml").exists():
             if time.monotonic() > end:
                 raise RunError(
                     f"process {self.rank} on {socket.gethostname()} does not see {path}"
@@ -203,12 +199,16 @@ class Processes:
 
     def mean(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The values over all processes, computed as one process would, to the last bit."""
+        self.wait()
         return of_all(metrics, self.gather, self.device)
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give all processes the first one's buffers: running statistics, of which each has seen other batches."""
         for buffer in module.buffers():
-            dist.broadcast(buffer, 0)
+            whole = buffer.contiguous()  # memory is sent as it lies
+            dist.broadcast(whole, 0)
+            if whole is not buffer:
+                buffer.copy_(whole)
 
     def leave_alone(self, metric: Any) -> None:
         """Let a metric compute its value in each process by itself: each sees the whole split.
@@ -233,8 +233,9 @@ class Processes:
             for one, other in zip(norms, theirs, strict=True):
                 if not math.isclose(one, other, rel_tol=1e-6) and (one == one or other == other):  # two NaNs are alike
                     raise RunError(
-                        f"the weights of process {rank} differ from those of process {self.rank}: gradients did "
-                        "not meet\na backward pass must come from exp.train_losses; put a second loss into the first"
+                        f"the weights of process {rank} differ from those of process {self.rank}: not all "
+                        "gradients were added up\na backward pass must come from exp.train_losses; put a second loss "
+                        "into the first"
                     )
 
     def full(self, state: Any) -> Any:
@@ -261,6 +262,13 @@ class Processes:
             return RunError(who_failed(self, run, error))
         return error
 
+    def tell(self, error: BaseException) -> None:
+        """Print an error that nobody expected; the process that has failed prints its own."""
+        if is_lost(error):
+            print(f"error: process {self.rank}: another process has failed, and says why", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+
     def leave(self, code: int) -> None:
         """End this process. Orderly, all wait until everything is written: the first that ends has the others ended."""
         if code == 0 or code > 128:
@@ -271,22 +279,3 @@ class Processes:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)  # torch's threads may abort a process that ends in the usual way
-
-
-def check_gpus(hosts: list[str], gpus: list[str]) -> None:
-    """Each process needs a GPU to itself.
-
-    Args:
-        hosts: the machine of each process.
-        gpus: the identity of the GPU that each process has.
-
-    Raises:
-        UserError: on a machine there are more processes than GPUs.
-    """
-    for host in dict.fromkeys(hosts):
-        found = [gpu for other, gpu in zip(hosts, gpus, strict=True) if other == host]
-        if len(set(found)) < len(found):
-            raise UserError(
-                f"run.device: {len(found)} processes on {host} share {len(set(found))} GPUs"
-                f"\nstart {len(set(found))} there, or give run.device=cpu"
-            )

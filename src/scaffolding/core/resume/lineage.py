@@ -45,6 +45,9 @@ def fork(exp: Any, create: Any) -> Path:
         _check_validation(exp, config, run.name)
         file, content = files.best_or_newest(None)
         load_weights(exp, content, run.name, is_partial=kept == "partial")
+    steps = exp.processes.gather(content["state"]["step"])
+    if len(set(steps)) > 1:
+        raise UserError(f"fork={run.name}: it saved another checkpoint while processes read one\nrun the command again")
     if changes:
         announce(exp, changes)
     parent = {"verb": "fork", "run": str(run), "checkpoint": file.name, "step": content["state"]["step"], "kept": kept}

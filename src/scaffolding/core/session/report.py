@@ -22,6 +22,7 @@ def describe_start(exp: Any, micro_batches: list[Any], metrics: dict[str, Tensor
     Raises:
         RunError: the experiment's state is of a type that could not be loaded again.
     """
+    metrics = exp.processes.mean(metrics)  # first: it notices a process that has failed in this step
     exp.start_workers()
     check_plain(exp.state_dict())
     _ = exp.run.trust  # read now: at the end, the YAML files of this checkout may be others
@@ -32,7 +33,6 @@ def describe_start(exp: Any, micro_batches: list[Any], metrics: dict[str, Tensor
                 f"{name} is {now}, was {str(before).translate(ONE_LINE):.100}: from here on the last bits may differ"
             )
     exp.processes.first(provenance.record, exp.path, exp.project, exp.device, exp.processes.count, exp.state.step)
-    metrics = exp.processes.mean(metrics)
     if exp.state.step > 1:
         return
     losses = ", ".join(_describe_loss(exp, metrics, name) for name in metrics if name.endswith("loss"))
@@ -77,8 +77,9 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
 
         run.closing += rehearse(exp, main)
     run.closing += exp.processes.first(_compare_with_parent, run.path)
-    if exp.failed_figures:
-        raise RunError(f"trained to the end, but figures failed: {exp.failed_figures}")
+    failed = [figures for figures in exp.processes.gather(exp.failed_figures) if figures]
+    if failed:
+        raise RunError(f"trained to the end, but figures failed: {failed[0]}")
 
 
 def _compare_with_parent(path: Path) -> list[str]:

@@ -153,6 +153,7 @@ class Run:
             self._write_status("running")  # only now: a signal before would end the process, and the run read as died
             try:
                 yield
+                self.processes.wait()  # what fails in another process, fails the run
                 self.facts.event("on_train_end", step=self.state.step, best=self.state.best)
                 self.facts.sync()
                 if self.record.save_error is not None:

@@ -185,7 +185,8 @@ def step_in(path: Path) -> int | None:
     """The step that a checkpoint is of, without reading its tensors; None where it cannot be read."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            return int(torch.load(path, weights_only=True, mmap=True)["state"]["step"])
+            # on the CPU: the device that wrote it may not be here, and nothing is to be copied there
+            return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state"]["step"])
     except Exception:  # damaged in whichever way; `load` says how
         return None
 
