@@ -150,7 +150,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         if shows_config:
             print(OmegaConf.to_yaml(composed, resolve=resolves), end="")
             return None
-        processes = connect(cfg)
+        processes = connect(cfg, verb == "resume")
         if verb:
             from .resume.resume import check  # only where a run goes on from another
 

@@ -45,8 +45,12 @@ def rank() -> int:
     return int(number)
 
 
-def connect(cfg: Any) -> Any:
+def connect(cfg: Any, is_resumed: bool = False) -> Any:
     """The processes that train this run: this one alone, or all that were started, which know each other from now on.
+
+    Args:
+        cfg: the config.
+        is_resumed: whether the run exists, so that its micro-batches are what they are.
 
     Raises:
         UserError: they cannot share the micro-batches of a step or the GPUs, or were started with different settings.
@@ -56,7 +60,7 @@ def connect(cfg: Any) -> Any:
         return ONE_PROCESS
     if cfg.run.accumulate < count:
         size, smaller = cfg.loader.batch_size, max(1, cfg.loader.batch_size // count)
-        if cfg.resume:
+        if is_resumed:
             raise UserError(
                 f"run.accumulate={cfg.run.accumulate}: {count} processes cannot share the micro-batches of a step"
                 f"\nstart at most {cfg.run.accumulate}, or begin another run: fork=RUN run.accumulate={count}"
