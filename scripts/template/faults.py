@@ -193,7 +193,6 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a fork from the latest weights", "files.best_or_newest(None)", "files.newest() or (run, {})"),
     ],
     f"{CORE}/resume/restore.py": [
-        ("ways to compute an update are restored", "group |= {way", "_ = {way"),
         ("other data pass at a resume", "if saved[:2] != now[:2]:", "if False:"),
         ("items of other values pass at a resume", "len(saved) < 3 or ", "True or "),
         ("a changed optimizer setting does nothing", "group[name] = made[name]", "pass"),
@@ -244,6 +243,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a tracker that hangs is left", "os.killpg(self.process.pid, signal.SIGKILL)", "pass"),
     ],
     f"{CORE}/state/checkpoint.py": [
+        ("sharded parameters are fused", "    if is_sharded and", "    if False and"),
         ("a step is read on the device", 'map_location="cpu", weights_only=True, mmap', "weights_only=True, mmap"),
         ("damage is not detected", "bad = archive.testzip()", "bad = None"),
         ("checkpoints may hold code", "weights_only=True)\n    except", "weights_only=False)\n    except"),

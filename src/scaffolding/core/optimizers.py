@@ -80,9 +80,7 @@ def _build(spec: dict[str, Any], key: str, parameters: list[Any]) -> Any:
     if _can_be_fused(spec, key, parameters):
         spec = {**spec, "fused": True}
     if spec.get("fused") and _is_sharded(parameters) and locate(str(spec["_target_"]), f"{key}._target_") not in FUSED:
-        spec = {
-            name: value for name, value in spec.items() if name != "fused"
-        }  # torch cannot, and the update is the same
+        spec = {name: value for name, value in spec.items() if name != "fused"}  # torch cannot do that with parts
     optimizer = build(spec, key, parameters)
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:

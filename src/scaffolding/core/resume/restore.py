@@ -12,7 +12,7 @@ from ..config.compose import lasting, portable
 from ..errors import DamagedError, UserError
 from ..folder.reading import MAX_FACTS, read_text, read_yaml
 from ..intervals import in_steps
-from ..optimizers import WAYS, spare
+from ..optimizers import spare
 from ..provenance.provenance import numerics
 from ..secrets import hide_secrets
 from ..state.checkpoint import step_in
@@ -92,9 +92,6 @@ def load_state(exp: Any, content: dict[str, Any], run: str, changes: dict[str, A
         )
     built = {name: [dict(group) for group in part.param_groups] for name, part in exp.optimizers.items()}
     exp.load_state_dict(content)
-    for name, part in exp.optimizers.items():  # how it computes an update is a matter of this place, not of the run
-        for group, made in zip(part.param_groups, built[name], strict=True):
-            group |= {way: made[way] for way in WAYS if way in made}
     _check_content(exp, content, run)
     position, there = exp.state.position, len(exp.loaders["train"])
     if position >= there:

@@ -240,14 +240,19 @@ def placed(value: Any, like: Any) -> Any:
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Load an optimizer's state in the types that it had (torch casts it to those of the parameters), laid out in
-    memory as the parameters are: fused kernels want that.
+    memory as the parameters are: fused kernels want that. It goes on as it was, fused or not, but where parameters are
+    sharded, for which some optimizers cannot be fused.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    here, groups = optimizer.param_groups, saved["param_groups"]
+    parameters = [parameter for group in here for parameter in group["params"]]
+    is_sharded = any(hasattr(parameter, "full_tensor") for parameter in parameters)
+    if is_sharded and len(groups) == len(here) and "fused" in here[0]:  # torch says it where groups do not fit
+        groups = [group | {"fused": own["fused"]} for group, own in zip(groups, here, strict=True)]
     states = {
         index: {name: placed(value, parameters[index]) for name, value in state.items()}
         for index, state in saved["state"].items()
     }
-    optimizer.load_state_dict(saved | {"state": states})
+    optimizer.load_state_dict(saved | {"state": states, "param_groups": groups})
     for index, state in states.items():
         own = optimizer.state[parameters[index]]
         for name, value in state.items():
