@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..clock import duration, training_seconds
 from ..errors import ONE_LINE, UserError
 from .facts import AXES, SECONDS, is_timing
 from .folder import read_status, write_text
@@ -23,8 +24,8 @@ LAST = ("train", "test")  # splits of whose rows the last one counts
 FROM_STATUS = ("status", "reason", "step", "num_steps", "best", "best_step")
 
 
-def write_summary(path: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write summary.json.
+def summarise(path: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What summary.json is to hold; UserError: the rows of the run cannot be read.
 
     Args:
         path: the run's folder.
@@ -36,7 +37,29 @@ def write_summary(path: Path, content: Mapping[str, Any], config: Mapping[str, A
     for phase, value in content["seconds"].items():
         seconds[phase] = round(seconds.get(phase, 0.0) + value, 3)
     whole = {**content, "seconds": seconds, "results": rows.results(), "settings": dict(flat(config))}
-    write_text(path / FILE, json.dumps(plain(whole), allow_nan=False) + "\n")
+    return {name: plain(value) for name, value in whole.items()}
+
+
+def write_summary(path: Path, content: Mapping[str, Any]) -> None:
+    """Write summary.json."""
+    write_text(path / FILE, json.dumps(content, allow_nan=False) + "\n")
+
+
+def result_line(content: Mapping[str, Any]) -> str:
+    """What came out of a run, in a line: the test, the best weights, and what part of the time was training."""
+    results, parts = content["results"], []
+    tested = {name.removeprefix("test/"): value for name, value in results.items() if name.startswith("test/")}
+    best = f"step {content['step']}"
+    if content["best_step"] is not None:
+        best = f"best weights: step {content['best_step']}"
+        if content["best"] is not None:
+            best += f", {content['monitor'].replace('/', ' ', 1)} {content['best']:.4g}"
+    if tested:
+        parts = ["test " + ", ".join(f"{name} {value:.4g}" for name, value in tested.items() if value is not None)]
+        best = f"({best})"
+    total = sum(content["seconds"].values())
+    share = training_seconds(content["seconds"]) / (total or 1)
+    return f"result:   {' '.join([*parts, best])}; {duration(total)}, of which training {share:.0%}"
 
 
 def read_summary(path: Path) -> dict[str, Any]:
