@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import TESTS, TINY, Train, generators, latest
+from conftest import BASE, TESTS, TINY, Train, generators, latest
 from tiny import FinalLabels
 from torch import Tensor, nn
 
@@ -531,6 +531,12 @@ def test_rows_count_items_and_measure_the_machine(whole_run: Path) -> None:
     epochs = [row["epoch_seconds"] for row in rows if "epoch_seconds" in row]
     assert len(epochs) == 2 and 0 < epochs[1] < seconds, "the second epoch; the first one has the start in it"
     assert all(50 < row["peak_memory_mb"] < 50_000 for row in rows)
+
+
+def test_kernels_that_give_the_same_bits_each_time_can_be_asked_for(train: Train, output_root: Path) -> None:
+    for name, asked in (("other", False), ("same", True)):
+        train(*BASE, f"run.name={name}", f"run.deterministic={asked}")
+        assert latest(output_root / name)["numerics"]["deterministic_algorithms"] is asked
 
 
 def test_dev_mode_is_set_to_take_every_branch() -> None:

@@ -93,6 +93,7 @@ class RunConfig:
     compile: Any = flag_or("reduce-overhead", "max-autotune", change=COURSE)
     matmul: str = one_of("highest", "high", change=COURSE)
     memory_format: str = one_of("contiguous", "channels_last", change=COURSE)
+    deterministic: bool = setting(COURSE)
     device: str = setting(COURSE)
     ema_decay: float | None = setting(IDENTITY, *FRACTION)
     monitor: str | None = setting(COURSE)

@@ -1,6 +1,7 @@
 """Everything one experiment consists of, built from its config: `Experiment.from_config`, `Experiment.from_path`."""
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -77,6 +78,8 @@ class Experiment:
         self.path: Path | None = None
         self.run: Any = NoRun()
         self.processes = processes
+        if self.settings.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         wanted = device or str(processes.device or self.settings.device)
         self.device, self.precision = choose_device(wanted, self.settings.precision)
         cfg.run.precision = self.precision  # a run keeps what `auto` meant
@@ -165,6 +168,8 @@ class Experiment:
             _ = self.train_losses  # may shard networks; then the next two are made anew
             _ = self.optimizers, self.schedulers
         torch.set_float32_matmul_precision(self.settings.matmul)
+        if self.settings.deterministic:
+            torch.use_deterministic_algorithms(True)
         if self.settings.compile:
             for network in self.networks.values():
                 compile_network(network, self.settings.compile, self.device)
