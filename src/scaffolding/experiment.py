@@ -18,12 +18,14 @@ from .core.batches.resident import keep_on_device
 from .core.batches.stream import StreamLoader
 from .core.checks.losses import check_run
 from .core.checks.plan import choose_monitors
+from .core.clock import Clock
 from .core.config.build import build, by_network, check_specs, interval_of, subnetworks, takes_total
 from .core.config.compose import Project, compose_config, lasting, portable
 from .core.config.plugins import import_plugins
 from .core.errors import UserError
 from .core.folder.facts import Facts
 from .core.intervals import Intervals, in_steps
+from .core.meter import Meter
 from .core.optimizers import build_optimizer
 from .core.precision import (
     AveragedWeights,
@@ -108,6 +110,8 @@ class Experiment:
         self.ema: AveragedWeights | None = None
         if self.settings.ema_decay is not None:
             self.ema = AveragedWeights(self.model, self.settings.ema_decay)
+        self.clock = Clock()  # where the time goes
+        self.meter = Meter(processes, is_on=self.settings.log_every is not None)  # means of a training row
         self.failed_figures: dict[str, str] = {}
         self.restored_numerics: dict[str, Any] = {}
         self.unclaimed: dict[str, Any] = {}  # states of objects that a checkpoint has and the experiment lacks
@@ -391,10 +395,14 @@ class Experiment:
         is_out_of_patience = patience is not None and state.evaluations_since_best >= patience
         return state.step >= self.num_steps or state.target_reached or is_out_of_patience
 
-    def is_below_target(self, values: dict[str, float]) -> bool:
-        """Whether the loss of a logged row is below `run.target_loss`."""
+    def is_below_target(self) -> bool:
+        """Whether the loss of the last step, at a logged row, is below `run.target_loss`."""
         target = self.settings.target_loss
-        return target is not None and self.main_loss is not None and values[self.main_loss] < target
+        return target is not None and self.main_loss is not None and self.meter.last[self.main_loss] < target
+
+    def logs_next(self) -> bool:
+        """Whether the step that is being taken will be logged."""
+        return self.intervals.due("log", self.state.step + 1)
 
     def keyed(self, network: str, micro_batches: list[MicroBatch]) -> Iterator[tuple[Any, float]]:
         """(batch, weight) of each micro-batch; torch's generators are seeded by (seed, network, epoch, position).
@@ -466,6 +474,7 @@ class Experiment:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedulers": {name: schedule.scheduler.state_dict() for name, schedule in self.schedulers.items()},
             "scaler": self.scaler.state_dict(),
+            "meter": self.meter.state_dict(),
             "objects": {name: part.state_dict() for name, part in self.objects().items()},
             "state": vars(self.state) | {"looks": list(self.state.looks)},
             "splits": {name: split.fingerprint() for name, split in self.datasets.items()},
@@ -504,6 +513,8 @@ class Experiment:
             schedule.scheduler.load_state_dict(content["schedulers"][name])
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
+        if "meter" in content:  # earlier versions logged the last step alone
+            self.meter.load_state_dict(content["meter"])
         for name, part in parts.items():
             if name in saved and isinstance(part, nn.Module):  # it may be sharded
                 checkpoints.load_model(part, saved[name])
@@ -527,6 +538,7 @@ class Experiment:
                 "optimizers",
                 "schedulers",
                 "scaler",
+                "meter",
             ):
                 continue  # they stand in the list above
             parts = {"": value}

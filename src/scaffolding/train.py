@@ -20,7 +20,7 @@ from scaffolding import plot
 from scaffolding.core.batches.loader import MicroBatch
 from scaffolding.core.means import Means
 from scaffolding.core.modes import evaluating
-from scaffolding.core.optimizers import average_gradients, learning_rates
+from scaffolding.core.optimizers import average_gradients, clip_gradients, learning_rates
 from scaffolding.core.processes.connect import connect
 from scaffolding.core.session.report import describe_start, report
 from scaffolding.core.session.run import Run
@@ -45,25 +45,29 @@ def main(cfg: DictConfig) -> float | None:
 
 def train(exp: Experiment) -> None:
     """Save and look at the last step, then take the next, until budget or patience runs out or a signal comes."""
-    state = exp.state
+    state, clock = exp.state, exp.clock
     exp.model.train()
     steps = exp.train_loader.steps(state, exp.settings.accumulate)  # starts where `state` stands
     while True:
         finish_step(exp)
         if exp.is_done():
             break
+        clock.enter("data")  # time counts for a phase from here to the next
         micro_batches = next(steps)
         metrics = train_step(exp, micro_batches)
+        exp.meter.add(metrics, micro_batches.num_items)  # a row has means over the steps since the last one
         state.advance(micro_batches.num_batches, micro_batches.num_items, len(exp.train_loader))
         if exp.run.is_first_step():
+            clock.enter("log")
             describe_start(exp, micro_batches, metrics)
         if state.step == 1:
             plot.draw(exp, "start")
         if exp.due("log"):
             # YOURS: put your own numbers into `metrics`; logger.info(...) and print(...) reach the console and log.txt
-            values = exp.run.log("train", metrics)
-            state.target_reached = exp.is_below_target(values)
+            exp.run.log("train", metrics)
+            state.target_reached = exp.is_below_target()
         if state.is_new_epoch:
+            clock.end_epoch()
             # YOURS: what happens once per epoch
             advance(exp.schedulers, "epoch")
 
@@ -85,8 +89,10 @@ def finish_step(exp: Experiment) -> None:
     if is_asked_to_stop:
         run.leave_if_asked()
     if "eval" in state.looks:
+        exp.clock.enter("evaluate")
         judge(exp, "val", run.log("val", evaluate(exp, "val")))
     if "rollout" in state.looks and exp.rollout is not None:
+        exp.clock.enter("rollout")
         parts = (exp.eval_model, exp.rollout)
         with torch.no_grad(), evaluating(*parts), keys.keyed(exp.settings.seed, "rollout"), exp.autocast:
             values = exp.rollout(exp.eval_model, exp.rollout_loader)
@@ -114,25 +120,29 @@ def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, An
     Micro-batches are weighted by their items, or by the loss's `weight`: together they equal one big batch.
     Returns metrics, most of them as tensors; nothing is read from the device here.
     """
-    means, numbers = Means(), dict[str, Any]()
+    means, numbers, enter = Means(), dict[str, Any](), exp.clock.enter
     is_split = len(micro_batches) * exp.processes.count > 1  # else the only weight is 1: nothing to multiply
     for name, optimizer in exp.optimizers.items():
         # YOURS: to update one only every fifth step: if name == "generator" and (exp.state.step + 1) % 5: continue
+        enter("step")
         optimizer.zero_grad()
         total: Any = 0
         for batch, share in exp.keyed(name, micro_batches):  # noise depends on seed, network, epoch and position alone
+            enter("forward")
             with exp.autocast:
                 loss, values = exp.train_losses[name](exp.train_model, batch)
             weight = means.add(name, loss, values, share)
             if is_split:
                 loss, total = loss * weight, total + weight
+            enter("backward")
             exp.scaler.scale(loss).backward()  # YOURS: a second loss of this network gets its own backward here
+        enter("step")
         exp.scaler.unscale_(optimizer)
         if is_split:
             average_gradients(exp.trained[name].values(), exp.processes.sum(total))
         numbers |= learning_rates(optimizer, name)
-        if exp.settings.clip_grad_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(exp.trained[name].values(), exp.settings.clip_grad_norm)
+        if exp.settings.clip_grad_norm is not None or exp.logs_next():
+            norm = clip_gradients(exp.trained[name].values(), exp.settings.clip_grad_norm)  # the norm before clipping
             numbers[f"{name}/grad_norm".lstrip("/")] = norm
         exp.scaler.step(optimizer)
     metrics = means.values()
@@ -153,6 +163,7 @@ def after_update(exp: Experiment, metrics: dict[str, Any]) -> None:
 
 def test(exp: Experiment) -> None:
     """Evaluate the best weights on the test split, once, if the dataset has one."""
+    exp.clock.enter("evaluate")
     best = exp.load_best_weights()  # where the run stood when they were saved
     if "test" not in exp.datasets:
         logger.info("no test split: nothing is tested")

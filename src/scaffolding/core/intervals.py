@@ -54,17 +54,22 @@ class Intervals:
             else:
                 self.steps[name] = in_steps(text, steps_per_epoch)
         self.last_time = dict.fromkeys(self.seconds, time.monotonic())
+        self.answers: dict[str, tuple[int, bool]] = {}  # to the last question about each by time
 
     def due(self, name: str, step: int) -> bool:
-        """Whether `name` is due after optimizer step `step` (counted from 1). Ask once a step."""
+        """Whether `name` is due after optimizer step `step` (counted from 1)."""
         if name in self.steps:
             return step % self.steps[name] == 0 or step == self.num_steps
         if name not in self.seconds:
             return False
+        asked, is_due = self.answers.get(name, (0, False))
+        if asked == step:
+            return is_due
         now = time.monotonic()
         is_due = bool(self.agree(now - self.last_time[name] >= self.seconds[name])) or step == self.num_steps
         if is_due:
             self.last_time[name] = now
+        self.answers[name] = step, is_due
         return is_due
 
 

@@ -77,6 +77,16 @@ def packed(parts: list[Part]) -> Part:
     return numbers, values, stack([weight for *_, weight in parts]).to(values.device)
 
 
+def copied(parts: list[Part]) -> Part:
+    """Several parts in one, which does not keep alive what its scalars are parts of."""
+    if len(parts) > 1 or isinstance(parts[0][0], list):
+        return packed(parts)
+    number, value, weight = parts[0]
+    if isinstance(value, Tensor):
+        value = value.clone()
+    return number, value, weight
+
+
 def of_all(metrics: Mapping[str, Any], gather: Callable[[Any], list[Any]], device: torch.device) -> dict[str, Any]:
     """The values over all processes, computed in the order of batches, as one process would.
 
@@ -89,14 +99,25 @@ def of_all(metrics: Mapping[str, Any], gather: Callable[[Any], list[Any]], devic
     if isinstance(metrics, Metrics):
         parts = {name: part[0] if len(part) == 1 else packed(part) for name, part in metrics.parts().items()}
     others = {name: scalar(value) for name, value in metrics.items() if name not in parts}
-    found: list[tuple[dict[str, Part], dict[str, Any]]] = gather(_on_cpu((parts, others)))
-    values: dict[str, Any] = {}
-    for name in dict.fromkeys(name for groups in found for group in groups for name in group):
-        pieces = [(rank, part[name]) for rank, (part, _) in enumerate(found) if name in part]
-        if pieces:
-            values[name] = mean(_in_order(pieces, device))
-        else:
-            values[name] = _average([other[name] for _, other in found if name in other])
+    found: list[tuple[dict[str, Part], dict[str, Any]]] = gather(on_cpu((parts, others)))
+    values = merged([parts for parts, _ in found], device)
+    for name in dict.fromkeys(name for _, others in found for name in others):
+        if name not in values:
+            values[name] = _average([others[name] for _, others in found if name in others])
+    return values
+
+
+def merged(found: Sequence[Mapping[str, Part]], device: torch.device) -> dict[str, Any]:
+    """Means by name from the parts that each process has, computed as one process would.
+
+    Args:
+        found: the parts by name, of each process by rank.
+        device: where one process would compute.
+    """
+    values = {}
+    for name in dict.fromkeys(name for parts in found for name in parts):
+        pieces = [(rank, parts[name]) for rank, parts in enumerate(found) if name in parts]
+        values[name] = mean(_in_order(pieces, device))
     return values
 
 
@@ -121,11 +142,11 @@ def _average(values: list[Any]) -> Any:
     return sum(numbers) / len(numbers)
 
 
-def _on_cpu(content: Any) -> Any:
+def on_cpu(content: Any) -> Any:
     """Nested values with all tensors on the CPU, and whole."""
     if hasattr(content, "full_tensor"):
         content = content.full_tensor()
-    return content.cpu() if isinstance(content, Tensor) else map_parts(content, _on_cpu)
+    return content.cpu() if isinstance(content, Tensor) else map_parts(content, on_cpu)
 
 
 def scalar(value: Any) -> Any:

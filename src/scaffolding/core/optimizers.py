@@ -167,6 +167,19 @@ def average_gradients(parameters: Iterable[nn.Parameter], total: Any) -> None:
                 parameter.grad /= total
 
 
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Scale gradients so that their norm is at most `max_norm`; None: only measure it.
+
+    Returns:
+        The 2-norm of all gradients together, before.
+    """
+    parameters = list(parameters)
+    if max_norm is not None:
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return nn.utils.get_total_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in gradients])
+
+
 def learning_rates(optimizer: Any, network: str) -> dict[str, float]:
     """The rate of each parameter group: "lr" or, of a group with a name, "lr/<group>"; "<network>/lr" of a network."""
     prefix = f"{network}/lr".lstrip("/")

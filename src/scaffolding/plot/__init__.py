@@ -35,6 +35,7 @@ def draw(exp: "Experiment", moment: str) -> None:
     stopping a run for, but the run says so, and exits with an error, at its end.
     """
     run: Any = exp.run  # there is one, or nothing would be drawn
+    exp.clock.enter("plot")
     parts = (exp.eval_model, *exp.losses.values(), *exp.plots.values())
     with evaluating(*parts), keys.keyed(exp.settings.seed, "plot"):
         for kind, plot in exp.plots.items():

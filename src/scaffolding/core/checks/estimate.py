@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
+from ..clock import duration
 from ..config.compose import compose_config, own_words
 from ..folder.facts import Facts
 from ..intervals import in_steps, num_kept
@@ -68,12 +69,12 @@ def _estimate(exp: Any, main: Main, folders: list[Path]) -> str:
     num_steps = in_steps(cfg.run.budget, steps_per_epoch)
     step = _together(computing, reading, num_workers)
     evaluation = num_val / items * _together(computing / 3, reading, num_workers)  # forward is a third of a step
-    duration = _duration(num_steps * step + num_steps / steps_per_epoch * evaluation)
+    time_taken = duration(num_steps * step + num_steps / steps_per_epoch * evaluation)
     disk = (
         2 + exp.settings.num_checkpoints
     ) * exp.run.record.checkpoints.latest.stat().st_size  # best, and one being written
     return (
-        f"about {duration} ({num_steps:,} steps of {float(f'{1000 * step:.3g}'):,g} ms), "
+        f"about {time_taken} ({num_steps:,} steps of {float(f'{1000 * step:.3g}'):,g} ms), "
         f"{_size(disk)} on disk, {_size(peak_memory())} of memory"
     )
 
@@ -154,13 +155,6 @@ def config_dirs() -> list[str]:
     """The user's own config folders (--config-dir)."""
     sources = HydraConfig.get().runtime.config_sources
     return [source.path for source in sources if source.provider == "command-line"]
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{max(1, seconds):.0f} s"
 
 
 def _size(count: float) -> str:

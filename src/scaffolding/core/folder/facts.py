@@ -18,9 +18,15 @@ from ..errors import StorageError, UserError
 from .folder import storage_error, write_text
 from .reading import MAX_FACTS, open_here, open_plain, read_text
 
-TIMINGS = ("time", "items_per_second", "peak_memory_mb")  # columns that measure the machine, not the model
+TIMINGS = ("time", "items_per_second", "peak_memory_mb", "epoch_seconds")  # columns that measure the machine
+SECONDS = "seconds/"  # so begin others of this kind: what each phase of the loop took since the last training row
 AXES = ("step", "epoch", "samples", "split")
 COLUMNS = (*AXES, *TIMINGS)  # of every row; a value of such a name would take their place
+
+
+def is_timing(name: str) -> bool:
+    """Whether a column measures the machine, not the model: it differs between two runs that are equal."""
+    return name in TIMINGS or name.startswith(SECONDS)
 
 
 class Facts:
@@ -87,7 +93,7 @@ class Facts:
 
     def values(self) -> list[dict[str, Any]]:
         """The rows without what measures the machine: those of two equal runs are equal."""
-        return [{name: value for name, value in row.items() if name not in TIMINGS} for row in self.rows()]
+        return [{name: value for name, value in row.items() if not is_timing(name)} for row in self.rows()]
 
     def cut_after(self, step: int, looks: Collection[str]) -> int:
         """Cut what a run that is resumed at `step` does again: later rows and, at `step`, those of the splits `looks`.

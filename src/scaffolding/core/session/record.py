@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from loguru import logger
 
+from ..clock import training_seconds
 from ..errors import RunError, StorageError
-from ..folder.facts import COLUMNS, Facts
+from ..folder.facts import COLUMNS, SECONDS, Facts, is_timing
+from ..folder.summary import plain
 from ..state.checkpoint import link_checkpoint
 from ..state.files import CheckpointFiles
 from ..state.progress import RunState
@@ -41,7 +43,7 @@ class Record:
     def __init__(self, run: Any, bar: Any) -> None:
         self.state, self.num_steps, self.settings, self.bar = run.state, run.num_steps, run.settings, bar
         start = run.start
-        self.since = (start.time, start.samples)  # of the last training row
+        self.samples = start.samples  # at the last training row
         self.left_out: set[str] = set()  # names of logged values that are not numbers
         self.saved_step: int | None = start.step or None  # of latest.pt
         self.save_error: StorageError | None = None  # of the last save, if it failed
@@ -54,7 +56,7 @@ class Record:
             self.facts.event("on_resume", step=start.step, rows_cut=rows_cut)
         else:
             self.facts.event("on_start", step=start.step)
-        self.run = run
+        self.run, self.clock, self.monitor = run, run.clock, run.monitor
 
     @cached_property
     def tracking(self) -> Tracking:
@@ -69,7 +71,7 @@ class Record:
         """
         if not isinstance(values, Mapping):
             raise RunError(f"the {split} row: {values!r:.60} is not a dict of numbers\na rollout returns one")
-        taken = values.keys() & set(COLUMNS)
+        taken = {name for name in values if name in COLUMNS or is_timing(name)}
         if taken:
             raise RunError(
                 f"a value of the {split} row is named {', '.join(sorted(taken))}, which is a column of every row"
@@ -80,25 +82,42 @@ class Record:
         row["split"] = split
         row |= {**numbers, "time": round(time.time(), 3)}
         if split == "train":
-            now = time.perf_counter()
-            row["items_per_second"] = round((state.samples - self.since[1]) / (now - self.since[0]), 1)
-            row["peak_memory_mb"] = round(peak_memory() / 1e6, 1)
-            self.since = (now, state.samples)
+            row |= self._timings(state.samples)
         had_error = self.facts.error is not None
         self.facts.add_row(row)
         if self.facts.error is not None and not had_error:
             logger.warning(f"{self.facts.error}; rows wait in memory, training goes on")
+        if split != "train":
+            self.facts.event("on_evaluate", step=state.step, split=split, values=plain(numbers))
         _ = self.tracking
         self._show(row)
         return numbers
 
+    def _timings(self, samples: int) -> dict[str, float]:
+        """What a training row says of the machine, since the last one."""
+        seconds = self.clock.read()
+        taken = training_seconds(seconds)
+        found = {"peak_memory_mb": round(peak_memory() / 1e6, 1)}
+        if taken > 0:
+            found["items_per_second"] = round((samples - self.samples) / taken, 1)
+        if (epoch := self.clock.read_epoch()) is not None:
+            found["epoch_seconds"] = round(epoch, 3)
+        self.samples = samples
+        return found | {f"{SECONDS}{phase}": round(value, 6) for phase, value in seconds.items()}
+
+    def _is_best(self, row: dict[str, Any]) -> bool:
+        """Whether a row has the best monitored value up to now."""
+        split, _, name = str(self.monitor).partition("/")
+        value = row.get(name)
+        return row["split"] == split and value is not None and self.state.is_better(value, self.settings.monitor_mode)
+
     def _show(self, row: dict[str, Any]) -> None:
-        line = describe_row(row, self.num_steps)
+        line = describe_row(row, self.num_steps, self._is_best(row))
         if self.bar is None or row["split"] != "train":
             logger.info(line)
         else:
             logger.debug(line)  # log.txt has every line; the terminal has the bar
-            self.bar.show(row["step"], line)
+            self.bar.show(row)
 
     def _numbers(self, values: dict[str, Any]) -> dict[str, float]:
         numbers = {}

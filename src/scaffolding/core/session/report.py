@@ -60,6 +60,7 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
         RunError: the rehearsal, or the comparison with the run that is repeated, found a difference; a figure failed.
     """
     run, settings = exp.run, exp.settings
+    exp.clock.enter("log")
     trust = ""
     if run.trust:
         trust = f", trust={tuple(run.trust)}"
@@ -75,6 +76,7 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
     if settings.rehearse_resume:
         from ..checks.rehearsal import rehearse  # only in rehearsals
 
+        exp.clock.enter("rehearse")
         run.closing += rehearse(exp, main)
     run.closing += exp.processes.first(_compare_with_parent, run.path)
     failed = [figures for figures in exp.processes.gather(exp.failed_figures) if figures]

@@ -18,7 +18,7 @@ from loguru import logger
 
 from ..errors import CONTROL, RunError, UserError
 from ..find import absolute, shortest_name
-from ..folder import folder
+from ..folder import folder, summary
 from ..folder.facts import Facts
 from ..output import transcript
 from ..secrets import without_keys
@@ -70,7 +70,8 @@ class Run:
     def __init__(self, exp: Any, path: Path) -> None:
         self.path, self.state, self.num_steps, self.settings = path, exp.state, exp.num_steps, exp.settings
         self.check_finite, self.check_weights = exp.check_finite, exp.check_weights
-        self.trackers, self.config = exp.trackers, exp.config
+        self.trackers, self.config, self.monitor = exp.trackers, exp.config, exp.monitor
+        self.clock, self.meter = exp.clock, exp.meter
         self.project, self.close_loaders, self.processes = exp.project, exp.close, exp.processes
         self.processes.first(clear, path)
         self.stop = StopFlag()
@@ -106,8 +107,11 @@ class Run:
             RunError: a training row, and a loss since the last one, a weight or an optimizer's state is not finite.
         """
         if split == "train":
+            self.clock.enter("device")  # whose time ends here: what it still has to do is read
+            values = self.meter.average(values)
             self.check_finite()
             values = self.processes.mean(values)
+            self.clock.enter("log")
         numbers: dict[str, float] = self.processes.first(self._add, split, values, at)
         return numbers
 
@@ -121,7 +125,9 @@ class Run:
             RunError: a loss or a weight is not finite, or a value is of a type that could not be loaded again.
             StorageError: the disk does not take it, and the run cannot go on without.
         """
+        self.clock.enter("device")
         self.check_finite()
+        self.clock.enter("save")
         self.check_weights()
         self.processes.first(self._save, content, is_last)
 
@@ -148,17 +154,24 @@ class Run:
             return
         folder.acquire(self.path)
         folder.written.append(self.path)
-        code = 0
+        code, lines = 0, list[str]()
         with self.stop, self._log_file(), self._no_early_exit():
             self._write_status("running")  # only now: a signal before would end the process, and the run read as died
+            (self.path / summary.FILE).unlink(missing_ok=True)
+            self.clock.start(self.state.position == 0)
             try:
                 yield
                 self.processes.wait()  # what fails in another process, fails the run
-                self.facts.event("on_train_end", step=self.state.step, best=self.state.best)
-                self.facts.sync()
+                self.facts.sync()  # what waits for the disk is a part of the summary
                 if self.record.save_error is not None:
                     raise self.record.save_error
+                done = self._summarise("finished")
+                came_out = {name: done[name] for name in ("best", "results", "seconds")}
+                self.facts.event("on_train_end", step=self.state.step, **came_out)
+                self.facts.sync()
                 self._write_status("finished")
+                self._write_summary(done)
+                lines.append(summary.result_line(done))
             except Stopped as error:
                 code = int(str(error.code))
                 reason = signal.Signals(code - 128).name
@@ -166,12 +179,13 @@ class Run:
                 raise
             except BaseException as error:
                 code = 1
-                logger.debug("".join(traceback.format_exception(error)))  # log.txt has it always
+                told = "".join(traceback.format_exception(error))
+                logger.debug(told)  # log.txt has it always
                 cause = self.processes.cause(cause_of(error, self.path, self.config), self.path)
                 latest = CheckpointFiles(self.path).latest
                 good = latest if latest.exists() else "none"
                 logger.error(f"failed at step {self.state.step}: {type(cause).__name__}; last good checkpoint: {good}")
-                self._end("failed", f"{type(cause).__name__}: {cause}")
+                self._end("failed", f"{type(cause).__name__}: {cause}", traceback=without_keys(told), good=str(good))
                 if cause is not error:
                     raise cause from error
                 raise
@@ -179,7 +193,7 @@ class Run:
                 self.close_loaders()
                 if "record" in vars(self) and "tracking" in vars(self.record):  # they have been used
                     self.record.tracking.finish(End(code, self.state.step), self.stop)
-                lines = [f"run:      {self.path}", f"resume:   {self._resume_command()}", *self.closing]
+                lines += [f"run:      {self.path}", f"resume:   {self._resume_command()}", *self.closing]
                 print("\n".join(lines), flush=True)
                 folder.release(self.path)
 
@@ -209,11 +223,13 @@ class Run:
             return []
         return [f"trust={','.join(self.trust)}"]
 
-    def _end(self, status: str, reason: str) -> None:
+    def _end(self, status: str, reason: str, **more: str) -> None:
         reason = without_keys(reason.translate(CONTROL))  # it may be the message of any library
         with contextlib.suppress(OSError, RunError):  # the record itself cannot be made where the disk is full
-            self.facts.event("on_exception", step=self.state.step, reason=reason)
+            self.facts.event("on_exception", step=self.state.step, reason=reason, **more)
         self._write_status(status, reason)
+        with contextlib.suppress(UserError):  # rows that cannot be read; readers take the other files
+            self._write_summary(self._summarise(status, reason))
 
     def _write_status(self, status: str, reason: str | None = None) -> None:
         state, file = self.state, self.path / "status.json"
@@ -225,12 +241,28 @@ class Run:
         except OSError as error:
             logger.warning(folder.storage_error(file, error))
 
+    def _summarise(self, status: str, reason: str | None = None) -> dict[str, Any]:
+        """What summary.json is to hold."""
+        state = self.state
+        content = {"status": status, "reason": reason, "step": state.step, "num_steps": self.num_steps}
+        content |= {"best": state.best, "best_step": state.best_step}
+        content |= {"monitor": self.monitor, "monitor_mode": self.settings.monitor_mode}
+        content |= {"description": self.settings.description, "tags": self.settings.tags}
+        content |= {"started": summary.created(self.path), "ended": time.time(), "seconds": self.clock.read()}
+        return summary.summarise(self.path, content, self.config)
+
+    def _write_summary(self, content: dict[str, Any]) -> None:
+        try:
+            summary.write_summary(self.path, content)
+        except OSError as error:
+            logger.warning(folder.storage_error(self.path / summary.FILE, error))
+
     @contextlib.contextmanager
     def _log_file(self) -> Iterator[None]:
         """Everything that is logged or printed goes to log.txt as well; a terminal gets a progress bar."""
         with contextlib.ExitStack() as stack:
             if sys.stderr.isatty():
-                self.progress = stack.enter_context(ProgressBar(self.num_steps, self.state.step))
+                self.progress = stack.enter_context(ProgressBar(self.state, self.num_steps, self.clock))
             stack.enter_context(transcript.to_file(self.path / "log.txt"))
             yield
 
