@@ -52,7 +52,7 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--dev", action="store_true", help="dev runs too")
     parser.add_argument("--format", choices=FORMATS, default="text")
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder of the runs (default: paths.output_root)")
-    joined = []
+    joined = list[str]()
     for word in words:  # or argparse takes `-val/loss` for an option
         if joined and joined[-1] in ("--sort", "--where"):
             joined[-1] += f"={word}"

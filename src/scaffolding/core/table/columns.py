@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +49,29 @@ def check_columns(option: str, wanted: Sequence[str], runs: Sequence[Run]) -> No
             raise UserError(f"{option}: no such column {name!r}; nearest: {', '.join(nearest(name, known, 3))}")
 
 
-def table_of_runs(runs: Sequence[Run], chosen: Sequence[str] | None = None) -> Table:
-    """A row for each run; the columns choose themselves, unless some are given."""
-    results = metrics(runs)
-    found = [*varying(runs), *results]
-    notes = [name for name in NOTES if any(run[name] for run in runs)]
+def table_of_runs(
+    runs: Sequence[Run], chosen: Sequence[str] | None = None, own: Mapping[str, Mapping[str, str]] | None = None
+) -> Table:
+    """A row for each run.
+
+    Args:
+        runs: from top to bottom.
+        chosen: the columns, in place of those that choose themselves.
+        own: of the jobs of a sweep, by name of the run, their values of the keys that vary, in place of all settings.
+    """
+    own, results = own or {}, metrics(runs)
+    keys = list(dict.fromkeys(key for values in own.values() for key in values)) or varying(runs)
+    found, notes = [*keys, *results], [name for name in NOTES if any(run[name] for run in runs)]
     if chosen is not None:
         found, notes = list(chosen), []
     table = Table(["run", "age", "status", *found, "step", *notes])
     for run in runs:
-        own = [value(run, name) for name in found]
+        words = own.get(run["name"], {})
+        cells = [words[name] if name in words else value(run, name) for name in found]
         texts = [", ".join(map(str, run["tags"])) if name == "tags" else run[name] for name in notes]
         step = f"{run['step']}/{run['num_steps'] or '?'}"
-        table.rows.append([run["short"], duration(run["age"]), run["status"], *own, step, *texts])
+        age = "" if run["status"] == "missing" else duration(run["age"])
+        table.rows.append([run["short"], age, run["status"], *cells, step, *texts])
     # where a terminal is too narrow: the last ones are left out first
     ranked = ["run", "status", *results[:1], *found, "step", "age", *reversed(notes)]
     if chosen is not None:

@@ -18,7 +18,7 @@ class Summary(NamedTuple):
     the mean; None where one value tells nothing of it.
     """
 
-    count: int
+    num: int
     mean: float
     std: float | None
     half: float | None
