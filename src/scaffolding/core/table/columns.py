@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UserError, nearest
 from ..folder.reading import MAX_FACTS, read_bytes, read_json
-from .runs import Run, columns, group_of, is_same, value
+from .runs import Run, as_text, columns, group_of, is_same, value
 from .show import Table, duration
 
 # Settings that say which run it is and where it lies, not what is trained.
@@ -28,7 +28,7 @@ def varying(runs: Sequence[Run]) -> list[str]:
     found: dict[str, None] = {}
     for key in sorted(differing, key=lambda key: (group_of(key) is None, any(key not in r["settings"] for r in runs))):
         group = group_of(key)
-        is_class = group is not None and len({value(run, group) for run in runs}) > 1
+        is_class = group is not None and len({as_text(value(run, group)) for run in runs}) > 1
         found[str(group) if is_class else key] = None
     return list(found)
 

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError, nearest
-from .runs import TEXTS, Run, columns, value
+from .runs import TEXTS, Run, columns, number, value
 from .show import cell
 
 KEYWORDS = {
@@ -107,7 +107,7 @@ def _plain(run: Run, name: str) -> Any:
     if isinstance(found, str):
         return found.encode(errors="replace").decode()
     if isinstance(found, int) and not -(2**63) <= found < 2**63:
-        return float(found)
+        return number(run, name)
     if isinstance(found, int | float | None):
         return found
     return json.dumps(found, default=str)
@@ -200,7 +200,7 @@ class Expression:
         opener = self.openers[-1]
         is_part = opener == "in" or (opener in FUNCTIONS and self.before == ",")
         is_not = self.sql[-2:] == ["is", "not"]
-        return is_part or is_not or self.before in (*COMPARISONS, "is", "like", "glob")
+        return is_part or is_not or self.before in ("=", "==", "!=", "<>", "is", "like", "glob")
 
     def _add_value(self, content: Any) -> None:
         self.values.append(content)

@@ -8,6 +8,7 @@ import functools
 import gc
 import json
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -39,10 +40,12 @@ def read_runs(root: Path, has_dev: bool = False) -> list[Run]:
 def read_run(path: Path, name: str, short: str) -> Run:
     """One run, by a path below the folder of the runs and by a short name."""
     run = read_summary(path) | {"name": name, "short": short}
-    if run["started"] is None:
-        run["started"] = created(path)
+    started, ended = _finite(run["started"]), _finite(run["ended"])
+    run["started"] = created(path) if started is None else started
     run["age"] = time.time() - run["started"]
-    run["duration"] = run["ended"] - run["started"] if run["ended"] is not None else None
+    run["duration"] = None if ended is None else ended - run["started"]
+    if not isinstance(run["monitor"], str):  # in a stranger's file
+        run["monitor"] = None
     return run
 
 
@@ -62,11 +65,13 @@ def value(run: Run, column: str) -> Any:
 
 
 def number(run: Run, column: str) -> float | None:
-    """The same where it is a number, else None."""
-    found = value(run, column)
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        return float(found)
-    return None
+    """The same where it is a finite number, else None."""
+    return _finite(value(run, column))
+
+
+def _finite(found: Any) -> float | None:
+    is_number = isinstance(found, int | float) and not isinstance(found, bool)
+    return float(found) if is_number and abs(found) <= sys.float_info.max else None
 
 
 @functools.lru_cache(maxsize=1000)

@@ -76,15 +76,16 @@ def group(
 
 
 def sorted_by(groups: Sequence[Group], metric: str) -> list[Group]:
-    """The groups with the best mean of a metric first; those without a value last."""
+    """The groups with the best mean of a metric first; those of which some run has no value (NaN) come last."""
 
-    def place(one: Group) -> float:
+    def place(one: Group) -> tuple[bool, float]:
         values = [*one.values(metric).values()]
         if not values:
-            return math.inf
+            return True, math.inf
         run = next(iter(one.runs.values()))
         is_max = run["monitor_mode"] == "max" and run["monitor"] == metric
-        return -summarise(values).mean if is_max else summarise(values).mean
+        mean = summarise(values).mean
+        return len(values) < len(one.runs), -mean if is_max else mean
 
     return sorted(groups, key=place)
 
