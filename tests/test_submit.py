@@ -123,7 +123,7 @@ def test_results_and_worktrees_are_where_the_user_has_them(clone: Path) -> None:
     run = clone / "_output/here/first"
     run.mkdir(parents=True)
     (run / "status.json").write_text('{"status": "finished"}')
-    if (SCRIPTS / "runs.py").exists():
+    if (SCRIPTS / "clean_jobs.py").exists():
         assert f"{code}: deleted" in call(clone, "clean_jobs.py", "--output", "_output/runs")
     assert "on_a_disk" in git(clone, "worktree", "list")
 
@@ -134,7 +134,7 @@ def test_a_site_may_have_its_own_folder_for_results(clone: Path, output: str) ->
     assert "the run first" in call(clone, "submit.py", "--with", "scripts/jobs/slurm.sh", "first", "mode=prod")
 
 
-@pytest.mark.skipif(not (SCRIPTS / "runs.py").exists(), reason="runs.py has been deleted")
+@pytest.mark.skipif(not (SCRIPTS / "clean_jobs.py").exists(), reason="clean_jobs.py has been deleted")
 def test_the_code_of_a_run_that_waits_is_kept(clone: Path) -> None:
     """Fails where a finished dev run of the same name, or what the run was before it was submitted, counts."""
     call(clone, "submit.py", "--with", "scripts/jobs/slurm.sh", "first", "mode=prod")
@@ -201,7 +201,7 @@ def test_what_the_queue_refuses_leaves_nothing_behind(clone: Path) -> None:
     assert ((job / "submitted.txt").read_text(), (job / "submitted.txt").stat().st_mtime_ns) == before
 
 
-@pytest.mark.skipif(not (SCRIPTS / "runs.py").exists(), reason="runs.py has been deleted")
+@pytest.mark.skipif(not (SCRIPTS / "clean_jobs.py").exists(), reason="clean_jobs.py has been deleted")
 def test_a_pinned_run_uses_its_own_code_and_is_cleaned_up(clone: Path) -> None:
     """Its run says where the code came from, as one that was started in the checkout; then the code may go."""
     call(clone, "submit.py", "--with", "scripts/jobs/slurm.sh", "first", "mode=prod")

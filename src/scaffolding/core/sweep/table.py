@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..find import list_runs
 from ..table.best import best_of
-from ..table.columns import problems, table_of_runs
+from ..table.columns import table_of_runs
 from ..table.runs import Run, read_run, short_names
 from ..table.seeds import SEED, group, remarks, table_of_groups
 from ..table.show import cell
@@ -39,7 +39,7 @@ def print_end(folder: Path, jobs: Sequence[Job], over: str | None = SEED, has_re
         folder: of the sweep.
         jobs: all of them; those that made no run show as missing.
         over: a key. Where it varies, the table has a row for each choice of the other keys, else one for each run.
-        has_reasons: whether to say why jobs failed.
+        has_reasons: whether to name the jobs that did not finish, and to say why.
     """
     runs = _read(folder, jobs)
     own = {run["name"]: job.own for run, job in zip(runs, jobs, strict=True)}
@@ -61,8 +61,9 @@ def print_end(folder: Path, jobs: Sequence[Job], over: str | None = SEED, has_re
             print(line)
     else:
         print(table_of_runs(runs, own=own).in_format("text"))
-    for line in problems(runs) if has_reasons else ():
-        print(cell(line))
+    for run in runs if has_reasons else ():
+        if run["status"] != "finished":
+            print(_told(run, own[run["name"]]))
     _print_best(finished)
     _write_report(folder, [Path(run["path"]) for run in runs if run["status"] != "missing"])
     sys.stdout.flush()
@@ -81,6 +82,13 @@ def _read(folder: Path, jobs: Sequence[Job]) -> list[Run]:
     return runs
 
 
+def _told(run: Run, own: dict[str, str]) -> str:
+    """Which job did not finish, and why."""
+    words = " ".join(f"{key}={text}" for key, text in own.items())
+    reason = f": {run['reason']}" if run["reason"] else ""
+    return cell(f"{run['short']} {run['status']} ({words}){reason}".partition("\n")[0])
+
+
 def _listed(words: Sequence[str]) -> str:
     """a, b and c"""
     return " and ".join([*filter(None, [", ".join(words[:-1])]), *words[-1:]])
@@ -93,7 +101,7 @@ def _print_best(runs: Sequence[Run]) -> None:
         print(f"best:     {str(error).partition(chr(10))[0]}")
         return
     if best is not None:
-        print(f"best:     {cell(best['short'])}, {cell(best['monitor'])} {cell(best['best'])}")
+        print(f"best:     {cell(best['short'])}, {cell(best['monitor'] or 'best')} {cell(best['best'])}")
 
 
 def _write_report(folder: Path, runs: list[Path]) -> None:
