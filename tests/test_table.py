@@ -336,6 +336,12 @@ def test_groups_over_seeds() -> None:
     assert none.rows == [[2, "no value"]]
 
 
+def test_pairs_are_runs_of_the_same_seed() -> None:
+    runs = seeds(one=[1.0, 2.0, 3.0, 4.0], other=[9.0, 2.5, 3.5, 4.5])
+    groups = group_by_settings(runs[:3] + runs[5:])
+    assert [row[-1][:15] for row in table_of_groups(groups).rows] == ["", "p 0.5, 2 pairs "]
+
+
 def test_a_run_that_is_repeated_counts_once() -> None:
     runs = [*seeds(one=[1.0, 2.0]), *seeds(one=[1.0])]
     (group,) = groups = group_by_settings(runs)
