@@ -18,8 +18,10 @@ import yaml
 from conftest import BASE, run_train, tree
 from test_scripts import SCRIPTS, run, run_without_torch
 
+from scaffolding.core.errors import UserError
 from scaffolding.core.find import find_run
 from scaffolding.core.folder.summary import read_summary
+from scaffolding.experiment import Experiment
 
 RUNS = SCRIPTS / "runs.py"
 pytestmark = [
@@ -116,6 +118,15 @@ def test_differences_of_real_runs(root: Path, tmp_path: Path) -> None:
     assert several[0] == ["", "lr0.01_1", "lr0.01_2", "lr0.02_2"]
     assert ["run.seed", "1", "2", "2"] in several and ["optimizer.lr", "0.01", "0.01", "0.02"] in several
     assert "diff: it compares runs" in run(RUNS, "--output", copy, "diff", "lr0.01_1", code=2)
+
+
+def test_the_best_run_is_loaded(root: Path) -> None:
+    for where in ("run.seed=1", None):
+        exp = Experiment.best(where, output=root)
+        assert str(exp.path) == run(RUNS, "--output", root, "best", "--where", where or "1").strip()
+    assert exp.state.step > 0 and not exp.model.training
+    with pytest.raises(UserError, match=r"no best run: 1 runs in .* fit name=broken\nnone of them has finished"):
+        Experiment.best("name=broken", output=root)
 
 
 def test_a_note_is_kept_and_shown(root: Path, tmp_path: Path) -> None:
