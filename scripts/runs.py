@@ -30,7 +30,7 @@ from scaffolding.core.folder.summary import NOTE
 from scaffolding.core.table.best import best
 from scaffolding.core.table.columns import check_columns, problems, table_of_differences, table_of_runs
 from scaffolding.core.table.query import select, values_of
-from scaffolding.core.table.runs import Run, read_runs
+from scaffolding.core.table.runs import Run, read_runs, read_some
 from scaffolding.core.table.seeds import SEED, group_by_settings, remarks, table_of_groups
 from scaffolding.core.table.show import FORMATS, cell
 
@@ -116,9 +116,11 @@ def do(args: argparse.Namespace) -> None:
         add_note(find_run(args.words[0], root), args.words[1])
         return
     if args.command == "diff":
-        paths = [find_run(word, root).resolve() for word in args.words]
-        known = {Path(run["path"]).resolve(): run for run in read_runs(root, has_dev=True)}
-        print(table_of_differences([known[path] for path in paths]).in_format(args.format))
+        compared = read_some([find_run(word, root) for word in args.words], root)
+        differences = table_of_differences(compared)
+        print(differences.in_format(args.format))
+        if not differences.rows:
+            print("no difference", file=sys.stderr)
         return
     if args.command == "best":
         run = best(root, args.where, args.sort, args.dev)

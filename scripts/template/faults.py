@@ -315,8 +315,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     f"{CORE}/table/seeds.py": [
         ("a repeated run is evidence", "found.runs[seed(run)] = run", 'found.runs[run["name"]] = run'),
-        ("runs that did not finish count", 'finished = [run for run in runs if run["status"] == "finished"]', "finished = list(runs)"),
-        ("the pairs of a test are of any seeds", "values[seed] - first[seed] for seed in values if seed in first", "one - other for one, other in zip(values.values(), first.values())"),
+        ("runs that did not finish count", 'if run["status"] == "finished"]', "]"),
+        ("the pairs of a test are of any seeds", "[values[seed] - first[seed] for seed in values if seed in first]",
+         "[one - other for one, other in zip(values.values(), first.values())]"),
     ],
     f"{CORE}/table/best.py": [
         ("the best run is the worst", '"monitor_mode"] == "max" else min', '"monitor_mode"] == "min" else min'),

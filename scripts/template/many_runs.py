@@ -1,6 +1,6 @@
 """Write a folder of many runs, to see how long tables and pages of them take.
 
-    python scripts/template/many_runs.py FOLDER --like RUN            # 10,000 runs like RUN; --num 1000
+python scripts/template/many_runs.py FOLDER --like RUN            # 10,000 runs like RUN; --num 1000
 """
 
 import argparse

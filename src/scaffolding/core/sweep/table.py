@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -10,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..find import list_runs
 from ..table.best import best_of
 from ..table.columns import table_of_runs
-from ..table.runs import Run, read_run, short_names
+from ..table.runs import Run, read_some
 from ..table.seeds import SEED, group, remarks, table_of_groups
 from ..table.show import cell
 from .points import Sweep
@@ -70,15 +68,10 @@ def print_end(folder: Path, jobs: Sequence[Job], over: str | None = SEED, has_re
 
 
 def _read(folder: Path, jobs: Sequence[Job]) -> list[Run]:
-    root = folder.parent
-    names = short_names(os.path.relpath(path, root) for path in list_runs(root, is_sorted=False))
-    runs = []
-    for job in jobs:
-        name = os.path.relpath(job.path, root)
-        run = read_run(job.path, name, names.get(name, job.path.name))
-        if not (job.path / "config.yaml").exists():
+    runs = read_some([job.path for job in jobs], folder.parent)
+    for run in runs:
+        if not Path(run["path"], "config.yaml").exists():
             run |= {"status": "missing", "reason": None}
-        runs.append(run)
     return runs
 
 

@@ -13,6 +13,7 @@ from .show import Table, duration
 
 # Settings that say which run it is and where it lies, not what is trained.
 APART = re.compile(r"run\.(name|description|tags)|(paths|tracker)(\..*)?")
+HIDDEN = re.compile(r"run\.name|paths\..*")  # from the differences: their heads say it
 NOTES = ("tags", "description", "note")  # shown where a run has some
 LOOKS = ("test/", "rollout/")  # results that are shown besides the monitored one
 
@@ -90,7 +91,7 @@ def table_of_differences(runs: Sequence[Run]) -> Table:
     """What differs among runs: settings, code, packages, results; of two, also by how much."""
     has_two = len(runs) == 2
     table = Table(["", *(run["short"] for run in runs), *(["difference"] if has_two else [])], num_keys=1)
-    settings = dict.fromkeys(key for run in runs for key in run["settings"] if not key.startswith("paths."))
+    settings = dict.fromkeys(key for run in runs for key in run["settings"] if not HIDDEN.fullmatch(key))
     parts = [[run["settings"].get(key) for run in runs] for key in settings]
     rows = dict(zip(settings, parts, strict=True))
     origins = [origin(Path(run["path"])) for run in runs]

@@ -37,6 +37,13 @@ def read_runs(root: Path, has_dev: bool = False) -> list[Run]:
     return sorted(runs, key=lambda run: (run["started"], run["name"]))
 
 
+def read_some(paths: Iterable[Path], root: Path) -> list[Run]:
+    """Some of the runs below a folder, or places where there is none yet, in this order."""
+    short = short_names(os.path.relpath(path, root) for path in list_runs(root, is_sorted=False))
+    names = {os.path.relpath(path, root): path for path in paths}
+    return [read_run(path, name, short.get(name, path.name)) for name, path in names.items()]
+
+
 def read_run(path: Path, name: str, short: str) -> Run:
     """One run, by a path below the folder of the runs and by a short name."""
     run = read_summary(path) | {"name": name, "short": short}
