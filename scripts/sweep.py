@@ -117,7 +117,8 @@ def main() -> int:
         sweep = open_sweep(ROOT, Config, args.name, [*options, *args.words], args.trials is not None, args.table)
         check(args, sweep)
         code = 0 if args.table else do(args, sweep)
-        print_end(sweep.folder, jobs_of(sweep), args.over or (None if sweep.is_search else SEED))
+        over = args.over or (None if sweep.is_search else SEED)
+        print_end(sweep.folder, jobs_of(sweep), over, is_look=args.table)
         return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import zygote
-from conftest import BASE, ENV, wait_until
+from conftest import BASE, ENV, tree, wait_until
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.errors import UserError
@@ -446,7 +446,9 @@ def test_a_look_changes_nothing(
     assert sweep(at_once, monkeypatch, tmp_path, *words, code=1) == [0, 1]
     capsys.readouterr()
     monkeypatch.setattr(opening, "acquire", None)  # also while another process has the sweep
+    before = tree(tmp_path)
     assert sweep(at_once, monkeypatch, tmp_path, "--table") == []
+    assert tree(tmp_path) == before
     said = capsys.readouterr().out
     assert "2 runs: 1 finished, 1 failed; run.seed varies" in said and "\njob1 failed (run.seed=2)\n" in said
 

@@ -30,7 +30,9 @@ def jobs_of(sweep: Sweep) -> list[Job]:
     return [Job(sweep.folder / f"job{job}", sweep.own(job)) for job in range(len(sweep.points))]
 
 
-def print_end(folder: Path, jobs: Sequence[Job], over: str | None = SEED, has_reasons: bool = True) -> None:
+def print_end(
+    folder: Path, jobs: Sequence[Job], over: str | None = SEED, has_reasons: bool = True, is_look: bool = False
+) -> None:
     """Print the table of a sweep, its best run and where its report is.
 
     Args:
@@ -38,6 +40,7 @@ def print_end(folder: Path, jobs: Sequence[Job], over: str | None = SEED, has_re
         jobs: all of them; those that made no run show as missing.
         over: a key. Where it varies, the table has a row for each choice of the other keys, else one for each run.
         has_reasons: whether to name the jobs that did not finish, and to say why.
+        is_look: whether nothing may be written, not even the report.
     """
     runs = _read(folder, jobs)
     own = {run["name"]: job.own for run, job in zip(runs, jobs, strict=True)}
@@ -63,7 +66,8 @@ def print_end(folder: Path, jobs: Sequence[Job], over: str | None = SEED, has_re
         if run["status"] != "finished":
             print(_told(run, own[run["name"]]))
     _print_best(finished)
-    _write_report(folder, [Path(run["path"]) for run in runs if run["status"] != "missing"])
+    if not is_look:
+        _write_report(folder, [Path(run["path"]) for run in runs if run["status"] != "missing"])
     sys.stdout.flush()
 
 
