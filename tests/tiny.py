@@ -579,3 +579,38 @@ class WeightedLoss(TinyLoss):
         counted = (labels == 1).float()
         losses = F.cross_entropy(model(points), labels, reduction="none")
         return (losses * counted).sum() / counted.sum().clamp_min(1), {"weight": counted.sum()}
+
+
+class BrokenLoss(TinyLoss):
+    """Raises an error for a batch of training that begins with two items of the last class."""
+
+    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        point("loss")
+        if model.training and batch[1][:2].tolist() == [2, 2]:
+            raise LookupError("two of a kind\nand more words")
+        return super().__call__(model, batch)
+
+
+def broken_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Any:
+    """A loss that is a function."""
+    return BrokenLoss()(model, batch)
+
+
+def broken_function() -> Any:
+    """Gives a loss that is a function."""
+    return broken_loss
+
+
+class BrokenLayer(nn.Linear):
+    """Has a point in its forward pass."""
+
+    def forward(self, points: Tensor) -> Tensor:
+        point("layer")
+        return super().forward(points)
+
+
+class BrokenNet(nn.Sequential):
+    """A network with a layer that may fail."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(nn.Sequential(BrokenLayer(num_features, 16), nn.ReLU()), nn.Linear(16, num_classes))

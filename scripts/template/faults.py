@@ -225,7 +225,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("the estimate counts the batches of dev mode", "/ items)\n", "/ 8)\n"),
     ],
     f"{CORE}/session/record.py": [
-        ("items_per_second times 1000", 'found["items_per_second"] = round(', 'found["items_per_second"] = round(1000 * '),
+        ("items_per_second times 1000", '["items_per_second"] = round(', '["items_per_second"] = round(1000 * '),
         ("memory is in GB", "peak_memory() / 1e6", "peak_memory() / 1e9"),
         ("a checkpoint may be ahead of the rows", "self.facts.sync()  #", "pass  #"),
         ("a disk that stays full is waited for", "MAX_FAILED_SAVES = 10", "MAX_FAILED_SAVES = 10000"),

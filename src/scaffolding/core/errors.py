@@ -8,6 +8,7 @@ from pathlib import Path
 # What a terminal would obey; it may stand in the names and keys of a stranger's run.
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 CONTROL |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+LIBRARIES = ("site-packages", "dist-packages", str(Path(traceback.__file__).parent), "<frozen", "<string>")
 ONE_LINE = CONTROL | {9: "\\t", 10: "\\n"}
 
 
@@ -30,6 +31,10 @@ class RunError(Exception):
     """A run that cannot go on and whose message says all there is to say: shown without a traceback, exit code 1."""
 
     code = 1
+
+
+class CodeError(RunError):
+    """The owner's code raised something: what, where, on what, and how to go on."""
 
 
 class Ended(SystemExit):
@@ -63,10 +68,14 @@ def at_mark(error: BaseException) -> UserError | None:
 def failure(error: BaseException, what: str) -> str:
     """`what` failed with an error; the last frame of the user's own code comes last."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
-    libraries = ("site-packages", str(Path(traceback.__file__).parent))
-    own = [frame for frame in frames if not any(part in frame.filename for part in libraries)] or frames
+    own = [frame for frame in frames if not is_of_library(frame.filename)] or frames
     where = "".join(f"\nat {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in own[-1:])
     return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}{where}"
+
+
+def is_of_library(filename: str) -> bool:
+    """Whether a frame of a traceback is in an installed package, in Python itself, or in no file."""
+    return any(part in filename for part in LIBRARIES)
 
 
 def ended_early(error: BaseException) -> RunError:

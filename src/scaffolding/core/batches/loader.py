@@ -80,6 +80,7 @@ class Loader:
                 f"loader.drop_last=true: the {name} split has {self.num_items} items, a batch {batch_size}"
                 "\ngive a smaller loader.batch_size"
             )
+        self.reading: tuple[int, int] | None = None  # epoch and position of the newest batch; None: read to the end
         self.resident: Any = None  # the dataset's copy on the device, where there is one
         self.workers: Any = None
         if not hasattr(dataset, "get_batch"):
@@ -159,12 +160,18 @@ class Loader:
         batches, last = self._read(0, list(dict(dealt)), leaves_no_trace=True), None
         for position, counts in dealt:
             if position != last:
+                self.reading = 0, position
                 batch, last = next(batches), position
             yield position, self.size(position) * counts, batch
+        self.reading = None
 
     def sized(self) -> Iterator[tuple[int, int, Any]]:
         """(position, items, batch) of all of epoch 0."""
-        return ((position, self.size(position), batch) for position, batch in enumerate(self))
+        batches = iter(self)
+        for position in range(len(self)):
+            self.reading = 0, position
+            yield position, self.size(position), next(batches)
+        self.reading = None
 
     def _read(self, epoch: int, positions: Iterable[int], leaves_no_trace: bool) -> Iterator[Any]:
         """Some batches of an epoch; generators are not given back, where a dataset has `get_batch` and that says so."""
@@ -217,6 +224,7 @@ class Loader:
                 last: int | None = None
                 for position, counts in self._deal(span):
                     if position != last:
+                        self.reading = epoch, position
                         batch, last = next(batches), position
                     size = self.size(position) * counts
                     micro_batches.append(MicroBatch(batch, size / micro_batches.num_items, size, epoch, position))

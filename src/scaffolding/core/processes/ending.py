@@ -36,7 +36,7 @@ def follow(processes: Any, run: Any) -> Iterator[None]:
             raise Ended(1) from None
         with contextlib.suppress(OSError):
             text = "".join(traceback.format_exception(error))
-            cause = describe(cause_of(error, run.path, run.config))
+            cause = describe(cause_of(error, run))
             (run.path / f"rank_{processes.rank}.txt").write_text(f"{text}{cause}\n")
         raise
     finally:

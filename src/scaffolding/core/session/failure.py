@@ -4,20 +4,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError, ended_early
+from ..errors import RunError, UserError, ended_early
 from ..state.files import CheckpointFiles
 
 NO_MEMORY = ("can't allocate memory", "CUDA out of memory", "MPS backend out of memory")  # in words of torch
 
 
-def cause_of(error: BaseException, path: Path, config: dict[str, Any]) -> BaseException:
-    """The error to show where one ends a run.
-
-    Args:
-        error: that was raised.
-        path: the run's folder.
-        config: that of the run.
-    """
+def cause_of(error: BaseException, run: Any) -> BaseException:
+    """The error to show where one ends a run."""
     if isinstance(error, SystemExit | KeyboardInterrupt):
         return ended_early(error)
     if "DataLoader" in str(error):
@@ -25,8 +19,11 @@ def cause_of(error: BaseException, path: Path, config: dict[str, Any]) -> BaseEx
 
         return worker_fault(error) or error
     if is_out_of_memory(error):
-        return out_of_memory(error, path, config)
-    return error
+        return out_of_memory(error, run.path, run.config)
+    if isinstance(error, UserError | RunError | OSError):  # they say it themselves
+        return error
+    explained: BaseException = run.explain(error)
+    return explained
 
 
 def is_out_of_memory(error: BaseException) -> bool:

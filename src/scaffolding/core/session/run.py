@@ -1,6 +1,7 @@
 """One run while it trains: its rows, checkpoints and log, the signals that ask it to stop, and how it ended."""
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 from loguru import logger
 
-from ..errors import CONTROL, RunError, UserError
+from ..errors import CONTROL, CodeError, RunError, UserError
 from ..find import absolute, shortest_name
 from ..folder import folder, summary
 from ..folder.facts import Facts
@@ -27,6 +28,7 @@ from ..state.files import CheckpointFiles
 from ..state.progress import RunState
 from ..tracking.follow import End
 from ..trust.targets import needed_trust
+from .cause import explain
 from .console import ProgressBar, command
 from .failure import cause_of
 from .new import clear, create
@@ -71,7 +73,7 @@ class Run:
         self.path, self.state, self.num_steps, self.settings = path, exp.state, exp.num_steps, exp.settings
         self.check_finite, self.check_weights = exp.check_finite, exp.check_weights
         self.trackers, self.config, self.monitor = exp.trackers, exp.config, exp.monitor
-        self.clock, self.meter = exp.clock, exp.meter
+        self.clock, self.meter, self.explain = exp.clock, exp.meter, functools.partial(explain, exp)
         self.project, self.close_loaders, self.processes = exp.project, exp.close, exp.processes
         self.processes.first(clear, path)
         self.stop = StopFlag()
@@ -181,11 +183,13 @@ class Run:
                 code = 1
                 told = "".join(traceback.format_exception(error))
                 logger.debug(told)  # log.txt has it always
-                cause = self.processes.cause(cause_of(error, self.path, self.config), self.path)
+                cause = self.processes.cause(cause_of(error, self), self.path)
                 latest = CheckpointFiles(self.path).latest
                 good = latest if latest.exists() else "none"
-                logger.error(f"failed at step {self.state.step}: {type(cause).__name__}; last good checkpoint: {good}")
-                self._end("failed", f"{type(cause).__name__}: {cause}", traceback=without_keys(told), good=str(good))
+                kind = type(error if isinstance(cause, CodeError) else cause).__name__
+                logger.error(f"failed at step {self.state.step}: {kind}; last good checkpoint: {good}")
+                reason = str(cause) if isinstance(cause, CodeError) else f"{kind}: {cause}"
+                self._end("failed", reason, traceback=without_keys(told), good=str(good))
                 if cause is not error:
                     raise cause from error
                 raise
