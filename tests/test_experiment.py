@@ -40,6 +40,8 @@ def test_from_path_twice_from_any_directory_writes_nothing(
     assert one.plots and one.history() and dev_run.name in repr(one)
     with pytest.raises(UserError, match=r"no config\.yaml"):
         Experiment.from_path(tmp_path)
+    with pytest.raises(UserError, match="no such run in"):  # it may be the name of a run
+        Experiment.from_path("no_such_run_anywhere")
     assert list(tmp_path.iterdir()) == [] and tree(dev_run) == before
 
 

@@ -1,7 +1,7 @@
 """What the template costs over bare PyTorch: each row compares it with a floor that does the same work.
 
     python scripts/template/benchmark.py             # everything, about seven minutes on two cores
-    python scripts/template/benchmark.py loop eval   # only these: startup, loop, data, resume, eval
+    python scripts/template/benchmark.py loop eval   # only these: startup, see, loop, data, resume, eval
     python scripts/template/benchmark.py --quick     # few repetitions, to see that all of it works
 
 Ratios are medians over cycles in which the sides take turns, after one to warm up; in brackets the middle half of them.
@@ -11,7 +11,6 @@ figure that is missed is printed and never an error: times depend on the machine
 """
 
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from loguru import logger
+from many_runs import write_runs
 from shared import Row, run_sections
 
 from scaffolding import train as program
@@ -139,11 +139,17 @@ def startup(quick: bool) -> Iterator[Row]:
     ):
         yield ratio(what, *turns(cycles, partial(process, *ours), partial(process, *floor)), most, 1, "s")
     yield at_most("`train.py data=mnist mode=dev`", [process(train, *words) for _ in range(cycles)], "s", 15)
-    for index in range(200):
-        leave_out = shutil.ignore_patterns("*.pt", "wandb")
-        shutil.copytree(next(output.glob("*_*")), folder / "many" / f"run{index}", ignore=leave_out)
-    runs = (str(PROJECT.root / "scripts" / "runs.py"), "--output", str(folder / "many"))
-    yield at_most("`runs.py` of 200 runs", [process(*runs) for _ in range(cycles)], "s", 1)
+
+
+def see(quick: bool) -> Iterator[Row]:
+    folder, num = Path("see").absolute(), 1_000 if quick else 10_000
+    words = ("data=mnist", "model=mlp", "mode=dev", "run.rehearse_resume=false", "run.name=like")
+    process(str(SOURCE / "train.py"), *words, f"paths.output={folder / 'runs'}")
+    write_runs(folder / "many", folder / "runs" / "like", num)
+    shown = (str(PROJECT.root / "scripts" / "runs.py"), "--output", str(folder / "many"))
+    query = ("--where", "optimizer.lr < 1e-2 and data=mnist and status=finished", "--sort", "val/loss")
+    times = [process(*shown, *query) for _ in range(CYCLES[quick])]
+    yield at_most(f"see: `runs.py --where ... --sort ...` of {num:,} runs", times, "s", 2)
 
 
 class BareLoop:
@@ -245,7 +251,7 @@ def evaluation(quick: bool) -> Iterator[Row]:
     yield ratio(f"evaluation of {NUM_VAL:,} items / bare, indexing", *times, 1.3, 1e3, "ms of CPU")
 
 
-SECTIONS = {"startup": startup, "loop": loop, "data": data, "resume": resume, "eval": evaluation}
+SECTIONS = {"startup": startup, "see": see, "loop": loop, "data": data, "resume": resume, "eval": evaluation}
 
 if __name__ == "__main__":
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # byte code is cached, as it is everywhere but in some containers

@@ -297,9 +297,30 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "configs/base.yaml": [
         ("base.yaml wins over a recipe", "  - _self_", "  #"),
     ],
-    "scripts/runs.py": [
-        ("dev runs in the table", '!= "dev"', "is not None"),
-        ("the worst runs come first", 'return value is None, value', "return value is None, -value"),
+    f"{CORE}/table/runs.py": [
+        ("dev runs in the table", 'or not name.startswith("dev/")', "or True"),
+        ("a short name that another run has, too", "rests[rest] == 1 and", "rests[rest] and"),
+    ],
+    f"{CORE}/table/query.py": [
+        ("the worst runs come first", "iif(_is_max, -best, best)", "iif(_is_max, best, -best)"),
+        ("runs without a value come first", "is null, ({key})", "is not null, ({key})"),
+        ("a division of whole numbers", 'self.sql += ["*", "1.0"]', "pass"),
+        ("a column may be compared with null", 'if word == "null" and', 'if word == "nil" and'),
+        ("0 < lr < 1 is always true", "if self.compared[-1]:", "if False:"),
+    ],
+    f"{CORE}/table/statistics.py": [
+        ("the spread of a population", "for value in values) / (count - 1))", "for value in values) / count)"),
+        ("the interval of a normal distribution", "t_quantile(0.975, count - 1)", "1.96"),
+        ("a test of one side", "sum(abs(total) >= least", "sum(total >= least"),
+    ],
+    f"{CORE}/table/seeds.py": [
+        ("a repeated run is evidence", "found.runs[seed(run)] = run", 'found.runs[run["name"]] = run'),
+        ("runs that did not finish count", 'if run["status"] == "finished"]', "]"),
+        ("the pairs of a test are of any seeds", "[values[seed] - first[seed] for seed in values if seed in first]",
+         "[one - other for one, other in zip(values.values(), first.values())]"),
+    ],
+    f"{CORE}/table/best.py": [
+        ("the best run is the worst", '"monitor_mode"] == "max" else min', '"monitor_mode"] == "min" else min'),
     ],
     "scripts/find_hardest.py": [
         ("the easiest items", "descending=True", "descending=False"),
@@ -359,7 +380,11 @@ FIRST: dict[str, str] = {
     "configs/mode/overfit.yaml": "loop batteries",
     "configs/mode/prod.yaml": "loop config",
     "configs/base.yaml": "config",
-    "scripts/runs.py": "scripts",
+    f"{CORE}/table/runs.py": "runs table",
+    f"{CORE}/table/query.py": "table runs",
+    f"{CORE}/table/statistics.py": "table",
+    f"{CORE}/table/seeds.py": "table runs",
+    f"{CORE}/table/best.py": "table runs",
     "scripts/find_hardest.py": "scripts",
 }
 

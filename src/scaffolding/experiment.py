@@ -24,6 +24,7 @@ from .core.config.build import build, by_network, check_specs, interval_of, subn
 from .core.config.compose import Project, compose_config, lasting, portable
 from .core.config.plugins import import_plugins
 from .core.errors import UserError
+from .core.find import find_run
 from .core.folder.facts import Facts
 from .core.intervals import Intervals, in_steps
 from .core.meter import Meter
@@ -131,12 +132,15 @@ class Experiment:
     ) -> "Experiment":
         """Load a run: the model in eval mode with the weights of a checkpoint; needs only the run's folder.
 
-        A relative `path` starts where you are, else at the project's folder. UserError: `checkpoint` ("best", "latest",
-        ...) is missing or damaged, or the config names what neither this checkout nor `trust` lists.
+        A relative `path` starts where you are, else at the project's folder; it may also be a name, as `resume=` takes
+        it. UserError: `checkpoint` ("best", "latest", ...) is missing or damaged, or the config names what neither this
+        checkout nor `trust` lists.
         """
         folder = Path(path).expanduser()
         if not folder.is_dir():
             folder = PROJECT_ROOT / folder
+        if not folder.is_dir():
+            folder = find_run(str(path), PROJECT.output_root)
         cfg = read_config(folder, PROJECT, trust, needs_imports=False)
         content = checkpoints.load(find_checkpoint(folder, checkpoint))
         cfg.loader.num_workers = 0
@@ -151,6 +155,22 @@ class Experiment:
             if isinstance(part, nn.Module):
                 part.eval()
         return exp
+
+    @classmethod
+    def best(
+        cls, where: str | None = None, output: str | Path | None = None, checkpoint: str = "best", **options: Any
+    ) -> "Experiment":
+        """Load the best of the finished runs, as `from_path` does: `Experiment.best("data=digits")`.
+
+        `where` is an expression over their columns (scripts/runs.py --help), `output` the folder of the runs, by
+        default paths.output_root. UserError: no run fits, or they monitor different values.
+        """
+        from .core.table.best import best  # a training run does not need it
+
+        root = PROJECT.output_root
+        if output is not None:
+            root = Path(output).expanduser()
+        return cls.from_path(best(root.resolve(), where)["path"], checkpoint, **options)
 
     def _tell_progress(self, state: RunState) -> None:
         """Give a state to the losses that change as training goes on: they have `progress.step` and `.epoch`."""
