@@ -15,6 +15,7 @@ from typing import Any
 
 from ..clock import duration, training_seconds
 from ..errors import ONE_LINE, UserError
+from ..find import created
 from .facts import AXES, SECONDS, is_timing
 from .folder import read_status, write_text
 from .reading import MAX_FACTS, open_plain, read_json, read_text, read_yaml
@@ -102,13 +103,14 @@ _EMPTY: dict[str, Any] = {
     "description": None,
     "tags": [],
 }
+_NUMBER, _TEXT = (int, float, type(None)), (str, type(None))
 _KINDS: dict[str, tuple[type, ...]] = {
-    name: (dict,) if isinstance(value, dict) else (list,) for name, value in _EMPTY.items() if value in ({}, [])
-} | {
     "status": (str,),
     "step": (int,),
-    "started": (int, float, type(None)),
-    "ended": (int, float, type(None)),
+    "tags": (list,),
+    **dict.fromkeys(("results", "seconds", "settings"), (dict,)),
+    **dict.fromkeys(("started", "ended", "num_steps", "best", "best_step"), _NUMBER),
+    **dict.fromkeys(("reason", "monitor", "description"), _TEXT),
 }
 
 
@@ -152,15 +154,6 @@ def _from_files(path: Path) -> dict[str, Any]:
     }
     _check(path / "status.json", content)
     return content
-
-
-def created(path: Path) -> float | None:
-    """When a run was made, as its provenance says it; None: it does not."""
-    with contextlib.suppress(UserError):
-        found = read_json(path / "provenance.json").get("created")
-        if isinstance(found, int | float):
-            return float(found)
-    return None
 
 
 def _read_note(path: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from loguru import logger
 
 from ..errors import CONTROL, CodeError, RunError, UserError
-from ..find import absolute, shortest_name
+from ..find import absolute, created, shortest_name
 from ..folder import folder, summary
 from ..folder.facts import Facts
 from ..output import transcript
@@ -252,7 +252,7 @@ class Run:
         content |= {"best": state.best, "best_step": state.best_step}
         content |= {"monitor": self.monitor, "monitor_mode": self.settings.monitor_mode}
         content |= {"description": self.settings.description, "tags": self.settings.tags}
-        content |= {"started": summary.created(self.path), "ended": time.time(), "seconds": self.clock.read()}
+        content |= {"started": created(self.path), "ended": time.time(), "seconds": self.clock.read()}
         return summary.summarise(self.path, content, self.config)
 
     def _write_summary(self, content: dict[str, Any]) -> None:
