@@ -441,6 +441,7 @@ def test_killed_three_times_the_newest_folder_is_complete(train: Train, output_r
     assert_complete(run)
     assert [row["step"] for row in history(run) if "figures/curves" in row] == [6, 12, 18, 24]
     assert [row["step"] for row in history(run) if "figures/first_batch" in row] == [1]
+    assert all(file.stat().st_nlink > 1 for file in newest(run).rglob("*.png")), "figures are stored twice"
     assert done.stderr.count("upload later with") == done.stderr.count(f"wandb sync {newest(run)}\n") == 1
 
 
