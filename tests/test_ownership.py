@@ -31,6 +31,7 @@ HELPERS = (
     "core/folder/folder.py",
     "core/intervals.py",
     "core/modes.py",
+    "core/optimizers.py",
     "core/state/keys.py",
     "core/tree.py",
 )
