@@ -70,11 +70,10 @@ def hparams(found: Any) -> list[Any]:
 
 def test_killed_and_carried_on_each_row_is_there_once(train: Train, output_root: Path) -> None:
     """Fails where the event files of the first session stay, or where the last values are logged again at step 0."""
-    words: tuple[str, ...] = (*RUN, *DOTS, "run.description='why: it is'")
-    for point in ("update 9", "updated 8"):
-        train(*words, env={"STRIKE": point}, code=-signal.SIGKILL)
-        words = ("resume=run",)
-    train(*words)
+    train(*RUN, *DOTS, "run.description='why: it is'", "run.budget=12")
+    assert_complete(output_root / "run", [("dots", 6), ("dots", 12)])
+    train("resume=run", "run.budget=24", env={"STRIKE": "updated 8"}, code=-signal.SIGKILL)
+    train("resume=run", "run.budget=24")
     folder = output_root / "run"
     found = assert_complete(folder, [("dots", step) for step in (6, 12, 18, 24)])
     experiment, end, start = hparams(found)
