@@ -31,6 +31,30 @@ def test_a_new_metric_adds_a_column(tmp_path: Path) -> None:
     assert {len(line) for line in table} == {len(table[0])}
 
 
+def test_cells_are_numbers_of_their_own_kind_or_text(tmp_path: Path) -> None:
+    """Whatever else is in their column or their row: rows that are too short or too long, or empty."""
+    facts = Facts(tmp_path)
+    lines = [
+        "step,split,a,b,",
+        "1,train,1,-5,x",
+        "2,val,1.0,-1e-05",
+        "",
+        "3,3,nan",
+        "4,,7,7,x,y",
+        "x,val,1,1",
+        "5,val,,q",
+    ]
+    facts.scalars_file.write_text("\n".join([*lines, ""]))
+    assert repr(facts.rows()) == repr(
+        [
+            {"step": 1, "split": "train", "a": 1, "b": -5},
+            {"step": 2, "split": "val", "a": 1.0, "b": -1e-05},
+            {"step": 3, "split": 3, "a": float("nan")},
+            {"step": 5, "split": "val", "b": "q"},
+        ]
+    )
+
+
 def test_cut_after_drops_what_comes_again(tmp_path: Path) -> None:
     kept = [row(1, loss=1 / 3), row(2, loss=float("nan")), row(2, "val", loss=1e-7)]
     facts = write_rows(tmp_path, *kept)

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import signal
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -613,6 +614,16 @@ def test_a_figure_with_a_state_can_be_rehearsed(train: Train) -> None:
     done = train(*words, "+plots.first._target_=tiny.StartFigure")
     assert "tensors identical" in done.stdout
     assert done.stderr.count("figure first skipped: ") == 1 and "(ln 3 = 1.0986)" in done.stderr
+
+
+def test_the_last_figures_follow_the_test_once(train: Train) -> None:
+    """Fails where a run that was killed while it drew them never draws them, or one that has ended draws them again."""
+    words = (*TINY, "run.budget=4", "run.name=run", "+plots.last._target_=tiny.EndFigure")
+    train(*words, env={"STRIKE": "figure 1"}, code=-signal.SIGKILL)
+    assert train("resume=run").stderr.count("figure last skipped: test rows: 1\n") == 1
+    again = train("resume=run").stderr
+    assert "is finished" in again and "figure last" not in again
+    assert train("resume=run", "run.budget=6").stderr.count("figure last skipped: test rows: 1\n") == 1
 
 
 def test_a_state_that_is_not_restored_fails_the_rehearsal(train: Train) -> None:

@@ -275,6 +275,20 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a figure that fails ends the run", "exp.failed_figures[kind] = f", "raise\n                _ = f"),
         ("figures draw from training's generators", ', keys.keyed(exp.settings.seed, "plot"):', ":"),
     ],
+    f"{SRC}/plot/gradients.py": [
+        ("norms of an older update", "self.step is None or self.step != exp.state.step", "self.step is None"),
+    ],
+    f"{SRC}/plot/schedule.py": [
+        ("plans begin with a later rate", 'group.get("max_lr", group.get("initial_lr", group["lr"]))', 'group["lr"]'),
+    ],
+    f"{SRC}/plot/confusion.py": [
+        ("columns are the true classes", "pairs = labels.long() * num_classes + logits.float().argmax(dim=1)",
+         "pairs = logits.float().argmax(dim=1) * num_classes + labels.long()"),
+    ],
+    f"{SRC}/tracker/tensorboard.py": [
+        ("event files of an earlier session stay", "shutil.rmtree(self.where)", "pass"),
+        ("a run that failed reads as finished", "if exit_code == 0 else begin", "if True else begin"),
+    ],
     "configs/mode/dev.yaml": [
         ("dev mode without an odd last batch", "limit_train: 37", "limit_train: 40"),
         ("dev mode evaluates whole batches", "limit_eval: 21", "limit_eval: 16"),
@@ -337,6 +351,10 @@ FIRST: dict[str, str] = {
     f"{SRC}/losses.py": "metrics module",
     f"{SRC}/schedules.py": "module loop",
     f"{SRC}/plot/__init__.py": "plots loop",
+    f"{SRC}/plot/gradients.py": "plots",
+    f"{SRC}/plot/schedule.py": "plots",
+    f"{SRC}/plot/confusion.py": "plots",
+    f"{SRC}/tracker/tensorboard.py": "tensorboard",
     f"{CORE}/batches/loader.py": "loop keys resume",
     f"{CORE}/batches/samples.py": "loop keys resume",
     f"{CORE}/config/build.py": "config",

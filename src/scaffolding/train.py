@@ -39,6 +39,7 @@ def main(cfg: DictConfig) -> float | None:
     with exp.run.session():
         train(exp)
         test(exp)
+        plot.draw(exp, "end")
         report(exp, main)
     return exp.state.best
 
@@ -47,6 +48,7 @@ def train(exp: Experiment) -> None:
     """Save and look at the last step, then take the next, until budget or patience runs out or a signal comes."""
     state, clock = exp.state, exp.clock
     exp.model.train()
+    plot.watch(exp)
     steps = exp.train_loader.steps(state, exp.settings.accumulate)  # starts where `state` stands
     while True:
         finish_step(exp)

@@ -1,6 +1,7 @@
 """Figures: one kind a file. A kind is a class built from the plain numbers in configs/plots/, called with the
 experiment; it returns a matplotlib figure, or in a few words why it cannot draw this model or data. Its `moment` says
-when it is drawn: "start", once after the first step, or "val", at every `run.plot_every`.
+when it is drawn: "start", once after the first step, "val", at every `run.plot_every`, or "end", once after the test.
+One that has a method `watch(exp)` may hook into optimizers there, before the first step of a session.
 """
 
 from collections.abc import Sequence
@@ -21,10 +22,17 @@ if TYPE_CHECKING:
     from ..experiment import Experiment
 
 IMAGE, GAP = 1.0, 0.2  # inches: longer side of an image on a sheet, around it
-HEADING, MIN_WIDTH = 0.4, 4.5  # inches
+MARGIN, MIN_WIDTH = 0.2, 5.0  # inches: above and below a heading together, a sheet
 
 Drawing: TypeAlias = "Figure | str"  # or in a few words why there is none
 Box = tuple[float, float, float, float]  # left, top, width, height, in inches from the upper left
+
+
+def watch(exp: "Experiment") -> None:
+    """Let the figures that look at updates do so, from the next one on."""
+    for plot in exp.plots.values():
+        if hasattr(plot, "watch"):
+            plot.watch(exp)
 
 
 @torch.no_grad()
@@ -85,14 +93,33 @@ def not_images(inputs: Any) -> str | None:
     return f"inputs are not grey or colour images (B, C, H, W), but {tuple(inputs.shape)}"
 
 
-def outputs(exp: "Experiment", images: Tensor) -> Any:
-    """What the model makes of images, or in words that it takes something else."""
+def not_classes(batch: Any) -> str | None:
+    """Why a batch is not (inputs, labels (B,)), as a classifier learns from; None where it is."""
+    if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        return "batches are not (inputs, labels)"
+    labels = batch[1]
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        return f"labels are not one class index for each item, but {tuple(labels.shape)} {labels.dtype}"
+    return None
+
+
+def not_logits(logits: Any, num_items: int, class_names: Sequence[str] | None) -> str | None:
+    """Why the model's output is not logits (B, classes); None where it is."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != num_items or logits.shape[1] < 2:
+        return "the model's output is not (batch, classes)"
+    if class_names is not None and logits.shape[1] != len(class_names):
+        return f"the model has {logits.shape[1]} outputs, but there are {len(class_names)} class names"
+    return None
+
+
+def outputs(exp: "Experiment", inputs: Tensor) -> Any:
+    """What the model makes of inputs, or in words that it takes something else."""
     try:
         with torch.no_grad(), exp.autocast:
-            return exp.eval_model(images)
+            return exp.eval_model(inputs)
     except Exception as error:  # a network of noise, of two inputs, ...: anything may come of calling it like this
         first_line = str(error).partition("\n")[0][:100].rstrip(".")
-        return f"the model is not a function of images alone ({type(error).__name__}: {first_line})"
+        return f"the model is not a function of the inputs alone ({type(error).__name__}: {first_line})"
 
 
 def short_name(label: float, class_names: Sequence[str] | None, otherwise: str, length: int) -> str:
@@ -105,6 +132,12 @@ def short_name(label: float, class_names: Sequence[str] | None, otherwise: str, 
     return name
 
 
+def titled(axes: Any, title: str) -> None:
+    """Give axes a title, and letters that can be read on a telephone."""
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.tick_params(labelsize=8, which="both")
+
+
 def sheet(
     images: Tensor, like: Tensor, columns: int, heading: str, caption: float = 0.0
 ) -> tuple["Figure", Any, list[Box]]:
@@ -114,7 +147,7 @@ def sheet(
         images: grey or colour.
         like: images (B, C, H, W) whose range is shown; what is beyond it is cut off.
         columns: images side by side.
-        heading: text on top.
+        heading: lines of text on top.
         caption: inches that are kept free under each image.
 
     Returns:
@@ -123,9 +156,19 @@ def sheet(
     pixels, like = (part.detach().float().nan_to_num(posinf=0, neginf=0).cpu() for part in (images, like))
     low, high = like.amin(dim=(0, 2, 3), keepdim=True), like.amax(dim=(0, 2, 3), keepdim=True)
     shown = ((pixels - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
-    figure, axes, boxes = grid(shown, (0, 1), columns, caption, HEADING, MIN_WIDTH)
-    axes.text(GAP, HEADING / 2, heading, fontsize=9, va="center")
+    columns = min(columns, len(images))
+    size = max(9.0, 1.2 * columns * (IMAGE + GAP))  # of letters: a wide sheet is shown smaller
+    top = size / 45 * len(heading.splitlines()) + MARGIN
+    figure, axes, boxes = grid(shown, (0, 1), columns, caption, top, MIN_WIDTH)
+    axes.text(GAP, top / 2, heading, fontsize=size, va="center", linespacing=1.4)
     return figure, axes, boxes
+
+
+def ranges(**images: Tensor) -> str:
+    """The least and the greatest value of images, by what they are, in words."""
+    parts = [part.detach().float() for part in images.values()]
+    found = zip(images, parts, strict=True)
+    return ", ".join(f"{name} {float(part.min()):.3g} to {float(part.max()):.3g}" for name, part in found)
 
 
 def grid(

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..core import tree
 from . import GAP, IMAGE, Drawing, grid, short_name
 
-CAPTION, HEADING, BAR, MIN_WIDTH = 0.15, 0.66, 0.7, 5.0  # inches
+CAPTION, HEADING, BAR, MIN_WIDTH = 0.17, 0.72, 0.75, 5.0  # inches
 
 
 class FirstBatch:
@@ -69,14 +69,14 @@ class FirstBatch:
         bar = 0.0 if is_colour else BAR
         figure, axes, boxes = grid(images, scale, self.columns, caption, HEADING, MIN_WIDTH, bar)
         for name, (left, top, width, height) in zip(names, boxes, strict=False):
-            axes.text(left + width / 2, top + height + 0.04, name, fontsize=7.5, ha="center", va="top")
-        axes.text(GAP, 0.1, text, fontsize=8, va="top", linespacing=1.4)
+            axes.text(left + width / 2, top + height + 0.04, name, fontsize=8.5, ha="center", va="top")
+        axes.text(GAP, 0.1, text, fontsize=9, va="top", linespacing=1.4)
         if not is_colour:
             width, height = figure.get_size_inches()
             right = min(self.columns, len(images)) * (IMAGE + GAP) + GAP
             bottom = boxes[-1][1] + boxes[-1][3]
             bar_axes = figure.add_axes((right / width, 1 - bottom / height, 0.12 / width, (bottom - HEADING) / height))
-            figure.colorbar(axes.images[-1], cax=bar_axes).ax.tick_params(labelsize=7)
+            figure.colorbar(axes.images[-1], cax=bar_axes).ax.tick_params(labelsize=8)
         return figure
 
     def draw_rows(self, rows: Tensor, names: list[str], scale: tuple[float, float], text: str) -> Drawing:
@@ -87,13 +87,13 @@ class FirstBatch:
         axes = figure.add_subplot()
         low, high = scale
         drawn = axes.imshow(rows.numpy(), "viridis", aspect="auto", interpolation="nearest", vmin=low, vmax=high)
-        axes.set_title(text, fontsize=8, loc="left", linespacing=1.4)
-        axes.set_xlabel("position", fontsize=8)
-        axes.tick_params(labelsize=7)
+        axes.set_title(text, fontsize=9, loc="left", linespacing=1.4)
+        axes.set_xlabel("position", fontsize=9)
+        axes.tick_params(labelsize=8)
         axes.locator_params(axis="x", integer=True)
         axes.set_yticks(range(len(rows)), names or map(str, range(len(rows))))
-        axes.set_ylabel("label", fontsize=8)
+        axes.set_ylabel("label", fontsize=9)
         if not names:
-            axes.set_ylabel("item", fontsize=8)
-        figure.colorbar(drawn, pad=0.02).ax.tick_params(labelsize=7)
+            axes.set_ylabel("item", fontsize=9)
+        figure.colorbar(drawn, pad=0.02).ax.tick_params(labelsize=8)
         return figure

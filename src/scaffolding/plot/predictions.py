@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from . import Drawing, not_images, outputs, sheet, short_name, some_items
+from . import Drawing, not_classes, not_images, not_logits, outputs, sheet, short_name, some_items
 
-CAPTION = 0.3  # inches under an image
+CAPTION = 0.33  # inches under an image
 WRONG = "#c1440e"
 
 
@@ -32,23 +32,19 @@ class Predictions:
         if "val" not in exp.datasets:
             return "there is no validation split"
         batch = some_items(exp, self.num_images)
-        if not (
-            isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
-        ):
-            return "batches are not (images, labels)"
+        reason = not_classes(batch)
+        if reason is not None:
+            return reason
         images, labels = batch[0].to(exp.device), batch[1]
         reason = not_images(images)
         if reason is not None:
             return reason
-        if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-            return f"labels are not one class index for each image, but {tuple(labels.shape)} {labels.dtype}"
         logits = outputs(exp, images)
         if isinstance(logits, str):
             return logits
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
-            return "the model's output is not (batch, classes)"
-        if self.class_names is not None and logits.shape[1] != len(self.class_names):
-            return f"the model has {logits.shape[1]} outputs, but there are {len(self.class_names)} class names"
+        reason = not_logits(logits, len(images), self.class_names)
+        if reason is not None:
+            return reason
         probabilities, predicted = logits.float().softmax(dim=1).max(dim=1)
         return self.draw(images, labels.tolist(), predicted.tolist(), probabilities.tolist(), exp.state.step)
 
@@ -69,9 +65,9 @@ class Predictions:
                 color = WRONG
                 axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=WRONG, linewidth=2.5))
             middle = left + width / 2
-            axes.text(middle, top + height + 0.04, caption, fontsize=7.5, color=color, ha="center", va="top")
+            axes.text(middle, top + height + 0.04, caption, fontsize=8.5, color=color, ha="center", va="top")
         return figure
 
     def name(self, index: int) -> str:
-        """A class's name, at most 11 characters; the index where it has no name."""
-        return short_name(index, self.class_names, str(index), 11)
+        """A class's name, at most 10 characters; the index where it has no name."""
+        return short_name(index, self.class_names, str(index), 10)

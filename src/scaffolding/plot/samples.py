@@ -4,14 +4,17 @@ from typing import Any
 
 import torch
 
-from . import Drawing, sheet, some_images
+from . import GAP, Drawing, ranges, sheet, some_images
 
 
 class Samples:
-    """A sheet of generated images, from the same noise every time, on the scale of the validation images.
+    """A sheet of generated images, from the same noise every time, below a row of validation images.
+
+    All are on the scale of the validation images; the heading has both ranges of values, of which the sheet shows no
+    more than that of the validation images.
 
     Args:
-        num_images: images on the sheet; no more than there are validation images.
+        num_images: generated images on the sheet; no more than there are validation images.
         columns: images side by side.
         seed: of the noise.
     """
@@ -30,4 +33,11 @@ class Samples:
             return images
         with exp.autocast:
             samples = exp.eval_model.sample(len(images), torch.Generator().manual_seed(self.seed))
-        return sheet(samples, images, self.columns, f"Samples at step {exp.state.step}")[0]
+        columns = min(self.columns, len(images))
+        heading = f"Samples at step {exp.state.step}; the row on top is of the validation split"
+        heading += f"\nvalues: {ranges(validation=images, samples=samples)}"
+        shown = torch.cat([images[:columns].to(samples), samples])
+        figure, axes, boxes = sheet(shown, images, columns, heading)
+        bottom = boxes[0][1] + boxes[0][3] + GAP / 2
+        axes.plot([GAP, boxes[columns - 1][0] + boxes[0][2]], [bottom] * 2, color="black", linewidth=1.5)
+        return figure

@@ -63,6 +63,11 @@ class Wandb:
             except Exception as error:
                 is_online, why = False, f", its server is out of reach ({type(error).__name__})"
         of_run = config.get("run") or {}
+        settings: Any = wandb.Settings(
+            silent=True, init_timeout=self.init_timeout, console="off", disable_git=True, symlink=False
+        )
+        if hasattr(settings, "allow_media_symlink"):  # W&B keeps figures as hard links to ours, and not as copies
+            settings.allow_media_symlink = True
         self.run = wandb.init(
             project=self.project,
             name=folder.name,
@@ -74,7 +79,7 @@ class Wandb:
             group=folder.parent.name if JOB.fullmatch(folder.name) else None,
             mode="online" if is_online else "disabled" if mode == "disabled" else "offline",
             resume="allow" if is_online else None,
-            settings=wandb.Settings(silent=True, init_timeout=self.init_timeout, console="off", disable_git=True),
+            settings=settings,
         )
         self.folder = Path(self.run.dir).parent
         self.where = self.run.url if is_online else self.folder  # for sync.py

@@ -3,12 +3,14 @@
 import contextlib
 import csv
 import errno
+import functools
 import io
 import json
 import os
 from collections import deque
 from collections.abc import Callable, Collection
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -180,11 +182,15 @@ class NewRows:
         if whole and not {"step", "split"} <= set(whole[0].rstrip().split(",")):
             raise UserError(f"{self.file} is damaged: its first line is {whole[0]!r:.100}")
         try:
-            rows = list(csv.DictReader(whole))
+            names, *cells = list(csv.reader(whole)) or [[]]
         except csv.Error as error:
             raise UserError(f"{self.file} is damaged: {error}") from error
-        numbers = [{name: _number(text) for name, text in row.items() if name and text} for row in rows]
-        return [row for row in numbers if isinstance(row.get("step"), int) and "split" in row]
+        columns = map(_numbers, zip_longest(*cells, fillvalue=""))  # by columns: more than twice as fast
+        rows = [
+            {name: value for name, value in zip(names, row, strict=False) if name and value is not None}
+            for row in zip(*columns, strict=True)
+        ]
+        return [row for row in rows if isinstance(row.get("step"), int) and "split" in row]
 
 
 def _append(file: Path, text: str) -> None:
@@ -206,6 +212,20 @@ def _torn(file: Path) -> str:
     return file.read_text("utf-8", "replace").rpartition("\n")[2]
 
 
+def _numbers(texts: tuple[str, ...]) -> list[Any]:
+    """The cells of a column, most of which hold numbers of one kind; None where one is empty."""
+    with contextlib.suppress(ValueError):
+        return [int(text) if text else None for text in texts]
+    with contextlib.suppress(ValueError):
+        return [_float(text) if text else None for text in texts]
+    return [_number(text) if text else None for text in texts]
+
+
+def _float(text: str) -> float:
+    return int(text) if text.strip("+- ").isdigit() else float(text)
+
+
+@functools.lru_cache(100)  # names of splits come again and again
 def _number(text: str) -> Any:
     for convert in (int, float):
         with contextlib.suppress(ValueError):
