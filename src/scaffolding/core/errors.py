@@ -67,10 +67,20 @@ def at_mark(error: BaseException) -> UserError | None:
 
 def failure(error: BaseException, what: str) -> str:
     """`what` failed with an error; the last frame of the user's own code comes last."""
+    where = own_place(error)
+    if where:
+        where = f"\nat {where}"
+    return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}{where}"
+
+
+def own_place(error: BaseException) -> str:
+    """The last line of the user's own code that an error came from, "FILE:LINE in FUNCTION: code"; "": none is known.
+
+    The outermost frame, which caught the error, does not count.
+    """
     frames = traceback.extract_tb(error.__traceback__)[1:]
     own = [frame for frame in frames if not is_of_library(frame.filename)] or frames
-    where = "".join(f"\nat {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in own[-1:])
-    return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}{where}"
+    return "".join(f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in own[-1:])
 
 
 def is_of_library(filename: str) -> bool:

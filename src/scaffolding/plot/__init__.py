@@ -12,6 +12,7 @@ from loguru import logger
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ..core.errors import failure
 from ..core.folder.folder import replacing
 from ..core.modes import evaluating
 from ..core.state import keys
@@ -61,7 +62,9 @@ def draw(exp: "Experiment", moment: str) -> None:
                     figure.savefig(stream, format="png", dpi=120)
             except Exception as error:
                 exp.failed_figures[kind] = f"{type(error).__name__}: {error}"
-                logger.opt(exception=error).error(f"figure {kind} failed; training goes on")
+                told = failure(error, f"plots.{kind}")
+                logger.error(f"figure {kind} failed; training goes on, the traceback is in log.txt\n{told}")
+                logger.opt(exception=error).debug(f"figure {kind}")
 
 
 def some_items(exp: "Experiment", num_items: int) -> Any:

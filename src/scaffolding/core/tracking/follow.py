@@ -18,7 +18,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from loguru import logger
 
-from ..errors import UserError
+from ..errors import UserError, own_place
 from ..folder.facts import Facts, NewRows
 from ..folder.reading import open_plain
 from ..signals import handle
@@ -145,7 +145,8 @@ def main() -> None:
             cause = cause.__cause__
         first_line = str(cause).partition("\n")[0]
         log("DEBUG", "".join(traceback.format_exception(error)))
-        report("problem", message=f"stopped ({type(cause).__name__}: {first_line})")
+        where = own_place(cause)
+        report("problem", message=f"stopped ({type(cause).__name__}: {first_line}{where and f', at {where}'})")
         os._exit(1)  # what libraries do at an exit may wait for a silent server
     where = str(getattr(tracker, "where", ""))
     report("end", num_rows=follower.rows.num_rows, num_figures=len(follower.told), where=where)
