@@ -66,7 +66,7 @@ def make_page(data: dict[str, Any]) -> str:
     as one: whatever the runs say stays text.
     """
     library, library_hash = _library()
-    script = "\n".join(_text(name) for name in SCRIPTS)
+    script = "\n".join(_text(f"{name}.js") for name in SCRIPTS)
     parts = {
         "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         "library": library,
