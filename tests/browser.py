@@ -28,8 +28,9 @@ async function until(condition) {
   for (let i = 0; i < 200 && !condition(); i++) await sleep(20);
   return condition();
 }
-const charts = () => all(".chart").filter((chart) => chart.dataset.range);
-const chartsDone = () => until(() => all(".chart").length === charts().length);
+const shown = () => all(".chart").filter((chart) => !chart.parentNode.hidden);
+const charts = () => shown().filter((chart) => chart.dataset.range);
+const chartsDone = () => sleep(150).then(() => until(() => shown().length === charts().length));
 const act = (target, type, x, y, more = {}) =>
   target.dispatchEvent(new PointerEvent(type, { bubbles: true, clientX: x, clientY: y, pointerId: 1, ...more }));
 async function drag(overlay, from, to) {

@@ -35,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("reports")
     base = (*BASE, f"paths.output_root={root}")
     run_train(*base, "run.name=finished", "run.tags=[one,two]", "run.description=a first look")
-    run_train(*base, "run.name=failed", env={"FAIL": "metric 2"}, code=1)
+    run_train(*base, "run.name=failed", env={"FAIL": "update 9"}, code=1)
     run_train(*base, "run.name=interrupted", env={"KILL_AT": "11", "KILL_WITH": "SIGINT"}, code=130)
     run_train(*base, "run.name=killed", env={"KILL_AT": "11"}, code=-9)
     run_train(*base, "run.name=early", env={"KILL_AT": "1"}, code=-9)
@@ -132,8 +132,9 @@ def test_many_rows_are_thinned_evenly_and_keep_their_ends(runs: Path, tmp_path: 
 def test_a_run_that_ended_in_any_way_has_a_page(runs: Path, tmp_path: Path, name: str, status: str) -> None:
     seen = look(
         page_of(tmp_path, runs / name),
-        "await chartsDone(); const text = (selector) => all(selector).map((each) => each.textContent);"
-        "return { words: text('header')[0], charts: charts().length, bad: text('.frame.bad'), commands: text('code') };",
+        "await chartsDone(); const text = (name) => all(name).map((each) => each.textContent);"
+        "return { words: text('header')[0], charts: charts().length,"
+        " bad: text('.frame.bad'), commands: text('code') };",
     )
     assert_quiet(seen)
     found = seen["found"]
@@ -150,7 +151,7 @@ def test_a_run_that_goes_on_is_said_to_run_and_reloads_itself(runs: Path, tmp_pa
     copy = copy_of(runs / "killed", tmp_path)
     folder.acquire(copy)
     try:
-        write_report([copy], tmp_path / "page.html", reload=0.5)
+        write_report([copy], tmp_path / "page.html", reload=3600)
         seen = look(tmp_path / "page.html", "return document.querySelector('header').textContent;")
     finally:
         folder.release(copy)
@@ -241,13 +242,15 @@ def test_figures_are_chosen_evenly_and_the_rest_is_counted(runs: Path, tmp_path:
 
 
 def test_commands_can_be_pasted(runs: Path, tmp_path: Path) -> None:
-    commands = dict(data_of(page_of(tmp_path, runs / "finished"))["run"]["commands"])
-    assert "'run.description=a first look'" in commands["again"]
-    assert f"resume=finished paths.output_root={runs}" in commands["resume"]
-    again = subprocess.run(
-        ["sh", "-c", f'printf "%s\\n" {commands["again"].removeprefix("python ")}'], capture_output=True, text=True
-    )
-    assert "run.description=a first look" in again.stdout.splitlines()
+    copy = copy_of(runs / "finished", runs / "nested")
+    provenance = json.loads((copy / "provenance.json").read_text())
+    words = ["train.py", f"paths.output_root={runs}", "run.description=a first look", "run.tags=[a,'b c']"]
+    (copy / "provenance.json").write_text(json.dumps(provenance | {"argv": words}))
+    commands = dict(data_of(page_of(tmp_path, copy))["run"]["commands"])
+    assert f"resume=nested/copy paths.output_root={runs}" in commands["resume"]
+    again = subprocess.run(["sh", "-c", f"printf '%s\\n' {commands['again']}"], capture_output=True, text=True)
+    assert again.stdout.splitlines() == ["python", *words]
+    shutil.rmtree(runs / "nested")
 
 
 def test_advice_needs_a_device_that_waits() -> None:

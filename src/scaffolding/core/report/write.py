@@ -21,17 +21,7 @@ from .compare import read_runs
 from .content import read_run
 
 PAGE = Path(__file__).parent / "page"
-SCRIPTS = (
-    "elements.js",
-    "lines.js",
-    "chart.js",
-    "pointer.js",
-    "curves.js",
-    "run.js",
-    "table.js",
-    "compare.js",
-    "page.js",
-)
+SCRIPTS = ("elements", "lines", "chart", "pointer", "series", "curves", "run", "table", "compare", "page")
 BOKEH = "server/static/js/bokeh.min.js"  # the core alone: no widgets, no WebGL, no MathJax
 
 
@@ -53,8 +43,9 @@ def write_report(runs: list[Path], file: Path, title: str = "", reload: float = 
     else:
         data = read_runs(runs, file, title)
     data |= {"written": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "reload": reload}
+    page = make_page(data)
     try:
-        write_text(file, make_page(data))
+        write_text(file, page)
     except OSError as error:
         raise storage_error(file, error) from error
 

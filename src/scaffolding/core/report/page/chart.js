@@ -56,6 +56,7 @@ async function makeChart(host, group, spec) {
         `${spec.label}. Arrow keys move the cursor, plus and minus zoom, 0 shows all`,
     );
     chart.note = element("p", { class: "note" });
+    delete host.dataset.range;
     host.replaceChildren(element("div", { class: "plot" }, canvas, chart.overlay), makeLegend(chart), chart.note);
     listen(chart);
     const doc = new (Bokeh.require("document").Document)();
@@ -66,11 +67,6 @@ async function makeChart(host, group, spec) {
     showRange(chart);
     showCursor(chart);
     return chart;
-}
-
-function removeChart(chart) {
-    chart.group.charts.delete(chart);
-    chart.view.remove();
 }
 
 function buildPlot(chart) {

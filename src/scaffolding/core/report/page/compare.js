@@ -34,15 +34,6 @@ function showRuns({ runs, title, left_out, monitor, mode, varying, metrics, seed
     charts.scatter();
 }
 
-/** Call a function once things have settled. */
-function debounced(call) {
-    let waiting = null;
-    return () => {
-        clearTimeout(waiting);
-        waiting = setTimeout(call, 120);
-    };
-}
-
 function statusCounts(runs) {
     const counts = new Map();
     for (const run of runs) counts.set(run.status, (counts.get(run.status) || 0) + 1);

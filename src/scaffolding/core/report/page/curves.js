@@ -2,6 +2,7 @@
 
 const SPLITS = ["train", "val", "test", "rollout"];
 const LAST_METRICS = ["lr", "grad_norm", "items_per_second", "peak_memory_mb"]; // of all, what is looked at last
+const MARGIN = 400; // pixels below the window within which charts are made
 const X_NAMES = { step: "step", epoch: "epoch", samples: "samples", time: "time" };
 
 /** The section; `all` are the runs, `shown()` the ones to draw, `varying` the settings by which they can be grouped. */
@@ -22,11 +23,12 @@ function curvesSection(all, shown, varying) {
     };
     const box = section("Curves");
     const grid = element("div", { class: "charts" });
-    const state = { view, all, shown, isSingle, grid, metrics, group: null, observer: null };
+    const state = { view, all, shown, isSingle, grid, metrics, figures: new Map() };
+    const later = debounced(() => drawCurves(state));
     const change = (name, value) => {
         view[name] = value;
         keep("curves", view);
-        drawCurves(state);
+        later();
     };
     box.append(controls(state, varying, change), grid);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawCurves(state));
@@ -83,44 +85,54 @@ function metricsOf(all) {
     return [...found].sort((one, other) => rank(one) - rank(other));
 }
 
-// --- drawing: a chart is made when it comes into view
+// --- drawing: a chart is made when it comes into view, and made anew when the choices change
 
 function drawCurves(state) {
     for (const chart of state.group?.charts || []) chart.view.remove();
-    state.observer?.disconnect();
     state.unit = unitOf(state);
     state.group = chartGroup(wholeRange(state));
-    state.observer = new IntersectionObserver(
-        (entries) => {
-            for (const entry of entries) if (entry.isIntersecting) drawOne(state, entry.target);
-        },
-        { rootMargin: "400px" },
-    );
-    const figures = state.metrics
-        .filter((metric) => hasMetric(state, metric))
-        .map((metric) => {
-            const host = element("div", { class: "chart" });
-            const figure = element("figure", {}, element("figcaption", {}, element("b", {}, metric)), host);
-            Object.assign(figure, { metric, host });
-            state.observer.observe(figure);
-            return figure;
-        });
-    state.grid.replaceChildren(...figures);
+    state.observer ||= new IntersectionObserver((entries) => entries.forEach((entry) => comesIntoView(state, entry)), {
+        rootMargin: `${MARGIN}px`,
+    });
+    for (const metric of state.metrics) {
+        const figure = figureFor(state, metric);
+        figure.hidden = !hasMetric(state, metric);
+        if (!figure.hidden && (figure.wasSeen || isNear(figure))) drawOne(state, figure);
+    }
+}
+
+function figureFor(state, metric) {
+    if (!state.figures.has(metric)) {
+        const host = element("div", { class: "chart" });
+        const figure = element("figure", {}, element("figcaption", {}, element("b", {}, metric)), host);
+        if (state.isSingle) figure.append(lazilyFolded("values", () => valuesTable(state, metric)));
+        Object.assign(figure, { metric, host });
+        state.figures.set(metric, figure);
+        state.grid.append(figure);
+        state.observer.observe(figure);
+    }
+    return state.figures.get(metric);
+}
+
+/** Whether an element is in view, or nearly: the browser is asked, before it tells. */
+function isNear(figure) {
+    return figure.getBoundingClientRect().top < innerHeight + MARGIN;
+}
+
+function comesIntoView(state, { isIntersecting, target }) {
+    if (isIntersecting && !target.wasSeen) drawOne(state, target);
 }
 
 function drawAll(state) {
-    for (const figure of state.grid.children) drawOne(state, figure);
+    for (const figure of state.figures.values()) if (!figure.wasSeen) drawOne(state, figure);
 }
 
 async function drawOne(state, figure) {
-    if (figure.isDrawn) return;
-    figure.isDrawn = true;
+    figure.wasSeen = true;
     state.observer.unobserve(figure);
-    const spec = chartOf(state, figure.metric);
     const group = state.group;
-    const chart = await makeChart(figure.host, group, spec);
-    if (state.group !== group) return chart.view.remove(); // drawn anew meanwhile
-    if (state.isSingle) figure.append(folded("values", valuesTable(state, figure.metric)));
+    const chart = await makeChart(figure.host, group, chartOf(state, figure.metric));
+    if (state.group !== group) chart.view.remove(); // drawn anew meanwhile
 }
 
 function wantsSplit(state, split) {

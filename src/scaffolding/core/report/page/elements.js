@@ -100,6 +100,22 @@ function folded(title, ...content) {
     return element("details", {}, element("summary", {}, title), ...content);
 }
 
+/** The same, with content that is made when it is opened the first time. */
+function lazilyFolded(title, make) {
+    const made = folded(title);
+    made.addEventListener("toggle", () => made.append(make()), { once: true });
+    return made;
+}
+
+/** Call a function once things have settled. */
+function debounced(call) {
+    let waiting = null;
+    return () => {
+        clearTimeout(waiting);
+        waiting = setTimeout(call, 60);
+    };
+}
+
 /** A labelled choice; `options` are texts, or pairs of value and text. */
 function choice(label, options, selected, onchange) {
     const made = options.map((option) => {
