@@ -83,7 +83,7 @@ def test_a_terminal_that_is_closed_does_not_end_a_run(
 ) -> None:
     slow = ("data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how='is slow'")
     run = start(output_root, terminal.path, terminal.path, "run.name=run", *slow, **strike)
-    wait_until(lambda: "step 4/" in terminal.read())
+    wait_until(lambda: "items/s" in terminal.read())
     terminal.close()
     assert run.wait() == code
     assert read_status(output_root / "run")["status"] == ("finished" if code == 0 else "preempted")

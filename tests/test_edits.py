@@ -9,7 +9,7 @@ WORDS = (*TINY[:3], "model=pair", *TINY[4:-1], "mode=dev", "loader.num_workers=0
 LOOP = "def train(exp: Experiment) -> None:\n"
 STEP = "def train_step(exp: Experiment, micro_batches: list[MicroBatch]) -> dict[str, Any]:\n"
 (BACKWARD,) = [line for line in TRAIN.read_text().splitlines(keepends=True) if ".backward()" in line]
-LOG = '            values = exp.run.log("train", metrics)\n'
+LOG = '            exp.run.log("train", metrics)\n'
 EDITS = {
     "a critic that is updated more often": {
         "        optimizer.zero_grad()\n": """\

@@ -20,7 +20,7 @@ from zygote import TRAIN
 from scaffolding.core.batches.loader import deal
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.errors import UserError
-from scaffolding.core.folder.facts import Facts
+from scaffolding.core.folder.facts import Facts, is_timing
 from scaffolding.core.folder.folder import read_status
 from scaffolding.core.means import Means, of_all
 from scaffolding.core.processes.devices import check_gpus
@@ -30,7 +30,6 @@ from scaffolding.metrics import TorchMetric
 
 Together = Callable[..., list[str]]
 PLAIN = ("model._target_=tiny.PlainNet", "run.ema_decay=0.9", "run.clip_grad_norm=0.5", "run.precision=float32")
-OF_TIME = ("time", "items_per_second", "peak_memory_mb")
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def run_together(tmp_path: Path, output_root: Path) -> Together:
 
 def rows_of(run: Path, split: str) -> list[dict[str, Any]]:
     rows = Facts(run / "facts").rows()
-    return [{key: value for key, value in row.items() if key not in OF_TIME} for row in rows if row["split"] == split]
+    return [{key: value for key, value in row.items() if not is_timing(key)} for row in rows if row["split"] == split]
 
 
 def assert_same_weights(left: Path, right: Path) -> None:

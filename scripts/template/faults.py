@@ -12,7 +12,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("main returns None", "return exp.state.best", "return None"),
         ("gradients are never zeroed", "optimizer.zero_grad()", "pass"),
         ("float16 gradients are clipped with their scale", "exp.scaler.unscale_(optimizer)", "pass"),
-        ("gradients are measured, not clipped", "exp.settings.clip_grad_norm)\n", "float('inf'))\n"),
+        ("gradients are measured, not clipped", "exp.settings.clip_grad_norm)", "None)"),
         ("accumulated gradients without their weight", "loss, total = loss * weight, ", "loss, total = loss, "),
         ("gradients keep the weights of a loss", "            average_gradients(", "            (lambda *_: 0)("),
         ("learning rates are not logged", "numbers |= learning_rates(optimizer, name)", "pass"),
@@ -33,6 +33,17 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("evaluation in training mode", "evaluating(model, *exp.losses.values(), *exp.metrics.values()), ", ""),
         ("metrics remember the last evaluation", "metric.reset()", "pass"),
         ("evaluation draws from training's generators", ', keys.keyed(seed, "evaluate", split):', ":"),
+    ],
+    f"{CORE}/meter.py": [
+        ("a row weighs steps, not items", "value * num_items", "value"),
+        ("a row has the last step alone", "if name not in own:", "if name not in values:"),
+    ],
+    f"{CORE}/clock.py": [
+        ("time is counted for the phase that follows", "self.seconds[self.phase] = self", "self.seconds[phase] = self"),
+    ],
+    f"{CORE}/folder/summary.py": [
+        ("results are those of the last evaluation", "or not has_best", "or True"),
+        ("a table takes the worst for the best", 'pick = max if mode == "max"', 'pick = max if mode != "max"'),
     ],
     f"{SRC}/core/means.py": [
         ("a loss cannot say what its mean counts", 'values.get("weight", weight)', "weight"),
@@ -80,7 +91,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("the final test on the last weights", "self.load_weights(content)\n        for", "for"),
         ("the seed does not reach the weights", 'keys.keyed(self.settings.seed, "model")', 'keys.keyed("model")'),
         ("evaluation of the raw weights", "return self.ema.module", "return self.model"),
-        ("target_loss is passed from below", "values[self.main_loss] < target", "values[self.main_loss] > target"),
+        ("a row after a resume lacks the steps before", 'self.meter.load_state_dict(content["meter"])', "pass"),
+        ("target_loss is passed from below", "last[self.main_loss] < target", "last[self.main_loss] > target"),
         ("patience is one evaluation longer", "since_best >= patience", "since_best > patience"),
         ("noise is the same at every position", "network, epoch, position))", "network, epoch))"),
         ("noise is the same in every epoch", "network, epoch, position))", "network, position))"),
@@ -209,11 +221,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("the rehearsal compares nothing", "raise RunError(message)", "pass"),
     ],
     f"{CORE}/checks/estimate.py": [
-        ("the estimate forgets the steps", "_duration(num_steps * step + ", "_duration(step + "),
+        ("the estimate forgets the steps", "duration(num_steps * step + ", "duration(step + "),
         ("the estimate counts the batches of dev mode", "/ items)\n", "/ 8)\n"),
     ],
     f"{CORE}/session/record.py": [
-        ("items_per_second times 1000", 'row["items_per_second"] = round(', 'row["items_per_second"] = round(1000 * '),
+        ("items_per_second times 1000", 'found["items_per_second"] = round(', 'found["items_per_second"] = round(1000 * '),
         ("memory is in GB", "peak_memory() / 1e6", "peak_memory() / 1e9"),
         ("a checkpoint may be ahead of the rows", "self.facts.sync()  #", "pass  #"),
         ("a disk that stays full is waited for", "MAX_FAILED_SAVES = 10", "MAX_FAILED_SAVES = 10000"),
@@ -229,8 +241,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("the jobs of a sweep have no number", 'suffix = f"_job{hydra.job.num}"', 'suffix = ""'),
     ],
     f"{CORE}/session/run.py": [
-        ("not finite at a logged row", '"train":\n            self.check_finite()', '"train":\n            pass'),
-        ("a weight that is not finite is saved", "self.check_finite()\n        self.check_w", "self.check_w"),
+        ("not finite at a logged row", "self.check_finite()\n            values", "values"),
+        ("a weight that is not finite is saved", "self.check_finite()\n        self.clock", "self.clock"),
+        ("a run at work has the summary of before", "(self.path / summary.FILE).unlink(missing_ok=True)", "pass"),
         ("Ctrl-C reads as preempted", '"interrupted" if reason', '"preempted" if reason'),
     ],
     f"{CORE}/tracking/follow.py": [
