@@ -1,233 +1,152 @@
-"""A table of the runs, oldest first. Does not import torch.
+"""Tables of the runs: find, compare, and judge them by several seeds. Does not import torch.
 
-python scripts/runs.py                                             # --all: dev runs too
-python scripts/runs.py --filter "status=finished optimizer.lr=0.001 augment" --sort best
-python scripts/runs.py --clean-jobs                                # delete the code that submit.py pinned for runs
-                                                                   # that have finished
+python scripts/runs.py                                   # the newest 20, newest last; dev runs too: --dev
+python scripts/runs.py --where "data=digits and optimizer.lr < 1e-2 and status=finished" --sort val/loss
+python scripts/runs.py --where "val/loss < 0.1 and name like '%otter%'" --columns optimizer.lr,test/accuracy
+python scripts/runs.py diff marble_guillemot caped_jackal            # settings, code, packages, results that differ
+python scripts/runs.py seeds --where "data=digits"                   # mean, spread, interval, paired test over run.seed
+python scripts/runs.py best --where "data=digits"                    # the name of the best finished run, for $( )
+python scripts/runs.py note RUN "lr too high, see the fork"          # kept with the run, shown in tables
+python scripts/runs.py --format csv                                  # or md, latex: of any of these tables
+
+Columns: settings (optimizer.lr), results (val/... at the best step, test/... of the best weights, train/... the last),
+seconds/PHASE, data and other groups (the class in lower case), and name, status, reason, age and duration (seconds),
+step, num_steps, best, best_step, monitor, description, tags, note.
+
+--where and --sort are SQL expressions over columns. A bare word that is compared is a text (data=digits), true is 1,
+false is 0, a list is written [64, 32], has(tags, pilot) looks into one. A run without a value is left out by every
+comparison: "optimizer.momentum = null" finds it. --sort -val/loss puts the largest first, --sort best the best.
 """
 
 import argparse
-import contextlib
-import shlex
-import subprocess
 import sys
-import time
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from scaffolding.core.errors import UserError
+from scaffolding.core.find import find_run, read_output_root
+from scaffolding.core.folder.reading import open_here
+from scaffolding.core.folder.summary import NOTE
+from scaffolding.core.table.best import best
+from scaffolding.core.table.columns import check_columns, problems, table_of_differences, table_of_runs
+from scaffolding.core.table.query import select, values_of
+from scaffolding.core.table.runs import Run, read_runs
+from scaffolding.core.table.seeds import SEED, group_by_settings, remarks, table_of_groups
+from scaffolding.core.table.show import FORMATS, cell
 
-from scaffolding.core.config.grammar import key_of
-from scaffolding.core.errors import ONE_LINE, UserError
-from scaffolding.core.find import list_runs, read_output_root
-from scaffolding.core.folder.folder import acquire, read_status
-from scaffolding.core.folder.reading import MAX_FACTS, read_text, read_yaml
-from scaffolding.core.provenance.git import GitError
-from scaffolding.core.provenance.patch import uncommitted_changes
-
-COLUMNS = ("name", "age", "status", "data", "model", "best", "step")
-NOTES = ("tags", "description")  # shown where a run has some
-COLORS = {
-    "finished": "green",
-    "running": "cyan",
-    "interrupted": "yellow",
-    "preempted": "yellow",
-    "failed": "red",
-    "died": "red",
-    "damaged": "red",
-}
 ROOT = Path(__file__).resolve().parents[1]
-SUBMITTED = "submitted.txt"  # of submit.py: the words of the run; as old as the last submit
-OURS = (".env", "configs/local.yaml", "__pycache__/")  # what git ignores in a job's code and nobody would miss
+COMMANDS = ("list", "diff", "seeds", "best", "note")
+NUM_SHOWN = 20
 
 
-def read(path: Path, root: Path) -> dict[str, Any]:
-    """What the table shows of a run, and its settings; "problem" says what is wrong with its files."""
-    file, config, best, step = path / "config.yaml", {}, None, 0
-    status = read_status(path)
-    problem = status.get("reason") if status["status"] == "damaged" else None
-    try:
-        config = read_yaml(file)
-        if not isinstance(config, dict):
-            config = {}
-            raise UserError(f"{file} is not a mapping of settings")
-        classes = [str(look_up(config, key) or "?") for key in ("data.dataset._target_", "model._target_")]
-        monitor, mode = (look_up(config, f"run.{key}") for key in ("monitor", "monitor_mode"))
-        best, step = read_scalars(path / "facts" / "scalars.csv", monitor, mode)
-    except UserError as error:
-        status, problem, classes = {"status": "damaged"}, str(error), ["?", "?"]
-    age = time.time() - file.lstat().st_mtime
-    words = [name.rpartition(".")[2].lower() for name in classes]
-    cells = (path.relative_to(root).as_posix(), age, status["status"], *words, best, step)
-    tags = look_up(config, "run.tags")
-    notes = {
-        "tags": ", ".join(map(str, tags)) if isinstance(tags, list) else "",
-        "description": look_up(config, "run.description") or "",
-    }
-    more = {"num_steps": status.get("num_steps"), "config": config, "problem": problem}
-    return dict(zip(COLUMNS, cells, strict=True)) | notes | more
-
-
-def look_up(config: Any, key: str) -> Any:
-    """The value of a dotted key, or None if the config lacks it."""
-    for part in key.split("."):
-        config = config.get(part) if isinstance(config, dict) else None
-    return config
-
-
-def read_scalars(file: Path, monitor: Any, mode: Any) -> tuple[float | None, int]:
-    """The best monitored value and the highest logged step; a line that is being written is left out.
-
-    Raises:
-        UserError: the file is not text, or not a plain file.
-    """
-    lines = read_text(file, MAX_FACTS).splitlines() if file.exists() else []
-    columns = lines[0].split(",") if lines else []
-    rows = [dict(zip(columns, line.split(","), strict=False)) for line in lines[1:]]
-    rows = [row for row in rows if len(row) == len(columns) and row.get("step", "").isdecimal()]
-    if monitor == "auto":
-        monitor = "val/loss"  # a run with several losses has no such column
-    split, _, metric = str(monitor).partition("/")
-    values = []
-    for row in rows:
-        with contextlib.suppress(ValueError):  # an empty cell
-            if row.get("split") == split:
-                values.append(float(row.get(metric, "")))
-    values = [value for value in values if value == value]
-    best = (max if mode == "max" else min)(values, default=None)
-    return best, max((int(row["step"]) for row in rows), default=0)  # the last row, of a test, may be of the best step
-
-
-def matches(run: dict[str, Any], word: str) -> bool:
-    """Whether a run fits a word of --filter: KEY=VALUE, of a column or a setting, or else a text in any of them."""
-    key, is_pair, value = word.lower().partition("=")
-    if not is_pair:
-        return key in str(run).lower()
-    found = look_up(run["config"], f"run.{key}") if key in NOTES else run.get(key, look_up(run["config"], key))
-    if isinstance(found, list):  # run.tags
-        return value in [str(part).lower() for part in found]
-    return str(found).lower() == value
-
-
-def order(run: dict[str, Any], column: str) -> tuple[bool, Any]:
-    """Where --sort puts a run: the best ones first, whether that is the smallest or the largest value."""
-    value = run[column]
-    if column == "best" and value is not None and look_up(run["config"], "run.monitor_mode") == "max":
-        value = -value
-    return value is None, value
-
-
-def duration(seconds: float) -> str:
-    unit, size = next((pair for pair in (("d", 86400), ("h", 3600), ("min", 60)) if seconds >= pair[1]), ("s", 1))
-    return f"{seconds / size:.0f} {unit}"
-
-
-def needed(job: Path, root: Path) -> str:
-    """Why a job still needs its code; "": its run has finished since it was last submitted."""
-    submitted = job / SUBMITTED
-    if not submitted.exists():
-        return f"there is no {submitted}: when was it submitted?"
-    words = shlex.split(submitted.read_text())
-    outputs = [word.partition("=")[2] for word in words if key_of(word) == "paths.output"]
-    run = Path([str(root), *outputs][-1]) / job.name
-    if not run.exists():
-        return f"{run} is not there"
-    status = read_status(run)["status"]
-    if status != "finished":
-        return f"{run} is {status}"
-    if (run / "status.json").stat().st_mtime_ns <= submitted.stat().st_mtime_ns:
-        return f"{job.name} was submitted again after {run} had finished"
-    return ""
-
-
-def clean(code: Path, root: Path) -> str:
-    """Delete the worktree of a submitted run if it has finished, and nothing else is in it; what became of it."""
-    try:
-        acquire(code.parent)  # it may just be submitted again
-        if why := needed(code.parent, root):
-            return f"kept, as {why}"
-        top = Path(git(ROOT, "rev-parse", "--show-toplevel"))
-        project = code / ROOT.relative_to(top)
-        sources = [path.parent for path in project.glob("src/*/train.py")]
-        now = uncommitted_changes(project, [*sources, project / "configs"])
-        ignored = git(code, "ls-files", "--others", "--ignored", "--exclude-standard", "--directory").splitlines()
-        others = [path for path in ignored if not path.endswith(OURS)]
-        if now.commit != (code.parent / "commit.txt").read_text():
-            return f"kept, as it has another commit: {now.commit}"
-        if others or now.left_out or now.patch != (code.parent / "changes.patch").read_bytes():
-            return f"kept, as it was changed since{': ' * bool(others)}{', '.join(others[:5])}"
-        git(ROOT, "worktree", "remove", "--force", str(code))
-    except UserError as error:
-        return f"kept, as {str(error).partition(chr(10))[0]}"
-    except (GitError, OSError) as error:
-        return f"kept: {error}"
-    return "deleted"
-
-
-def git(folder: Path, *words: str) -> str:
-    """What git says in a folder; GitError: it fails."""
-    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise GitError(done.stderr.strip())
-    return done.stdout.strip()
-
-
-def read_arguments() -> argparse.Namespace:
+def read_arguments(words: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sort", metavar="KEY", choices=COLUMNS, help=", ".join(COLUMNS))
-    parser.add_argument("--filter", metavar="TEXT", default="", help="words that must all fit: KEY=VALUE or any text")
-    parser.add_argument("--all", action="store_true", help="dev runs too")
+    parser.add_argument("command", nargs="?", choices=COMMANDS, default="list", help="list is meant without one")
+    parser.add_argument("words", metavar="WORD", nargs="*", help="of diff: runs; of note: a run, and a text")
+    parser.add_argument("--where", metavar="EXPRESSION", help="only runs for which it is true")
+    parser.add_argument("--sort", metavar="EXPRESSION", help="ascending; with a minus before it, descending")
+    parser.add_argument("--columns", metavar="A,B", help="these, instead of those that choose themselves")
+    parser.add_argument("-n", metavar="N", type=int, default=NUM_SHOWN, help=f"so many runs (default: {NUM_SHOWN})")
+    parser.add_argument("--over", metavar="KEY", default=SEED, help=f"of seeds: a setting in place of {SEED}")
+    parser.add_argument("--dev", action="store_true", help="dev runs too")
+    parser.add_argument("--format", choices=FORMATS, default="text")
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder of the runs (default: paths.output_root)")
-    parser.add_argument(
-        "--clean-jobs", action="store_true", help="delete the code of submitted runs that have finished"
-    )
-    return parser.parse_args()
+    joined = list[str]()
+    for word in words:  # or argparse takes `-val/loss` for an option
+        if joined and joined[-1] in ("--sort", "--where"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    args = parser.parse_intermixed_args(joined)
+    if args.n < 1:
+        parser.error(f"-n {args.n}: not a number of at least 1")
+    return args
+
+
+def check(args: argparse.Namespace) -> None:
+    """UserError: the words do not fit the command."""
+    count = len(args.words)
+    if args.command == "diff" and count < 2:
+        raise UserError(f"diff: it compares runs, and {count or 'none'} is given\npython scripts/runs.py diff RUN RUN")
+    if args.command == "note" and (count != 2 or not args.words[1].strip()):
+        raise UserError('note: it takes a run and a text\npython scripts/runs.py note RUN "TEXT"')
+    if args.command not in ("diff", "note") and count:
+        raise UserError(f"{args.words[0]}: {args.command} takes no words\nto choose runs: --where EXPRESSION")
+
+
+def list_runs(args: argparse.Namespace, runs: list[Run], columns: list[str] | None) -> None:
+    """The table of runs, what is wrong with some, and how many there are besides."""
+    shown = runs[: args.n] if args.sort else runs[-args.n :]
+    print(table_of_runs(shown, columns).in_format(args.format))
+    if args.format != "text":
+        return
+    for line in problems(shown):
+        print(cell(line))
+    if len(runs) > len(shown):
+        print(f"{len(runs) - len(shown):,} more: -n {len(runs)}")
+
+
+def compare_seeds(args: argparse.Namespace, runs: list[Run], columns: list[str] | None) -> None:
+    """The table of groups."""
+    groups = group_by_settings(runs, args.over)
+    if not groups:
+        raise UserError(f"seeds: none of {len(runs)} runs has finished")
+    print(table_of_groups(groups, columns).in_format(args.format))
+    if args.format == "text":
+        for line in remarks(groups, args.over):
+            print(line)
+
+
+def add_note(run: Path, text: str) -> None:
+    """Append a text to the note of a run, with its date."""
+    file = run / NOTE
+    try:
+        with open(file, "a", encoding="utf-8", opener=open_here) as stream:
+            stream.write(f"{datetime.now():%Y-%m-%d %H:%M}  {text.strip()}\n")
+    except (OSError, UnicodeEncodeError) as error:
+        raise UserError(f"{file} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+def do(args: argparse.Namespace) -> None:
+    """What the command asks for; UserError: it cannot be done."""
+    check(args)
+    root = (args.output or read_output_root(ROOT)).resolve()
+    if args.command == "note":
+        add_note(find_run(args.words[0], root), args.words[1])
+        return
+    if args.command == "diff":
+        paths = [find_run(word, root).resolve() for word in args.words]
+        known = {Path(run["path"]).resolve(): run for run in read_runs(root, has_dev=True)}
+        print(table_of_differences([known[path] for path in paths]).in_format(args.format))
+        return
+    if args.command == "best":
+        run = best(root, args.where, args.sort, args.dev)
+        print(run["path"] if args.output else run["short"])
+        return
+    everything = read_runs(root, args.dev)
+    columns = args.columns.split(",") if args.columns else None
+    if columns is not None and everything:
+        check_columns("--columns", columns, everything)
+    runs = select(everything, args.where, args.sort)
+    if not runs:
+        print(f"no such run in {root}" if everything else f"no run in {root}", file=sys.stderr)
+        for line in values_of(everything, args.where or ""):
+            print(line, file=sys.stderr)
+    elif args.command == "list":
+        list_runs(args, runs, columns)
+    else:
+        compare_seeds(args, runs, columns)
 
 
 def main() -> int:
-    args = read_arguments()
+    args = read_arguments(sys.argv[1:])
     try:
-        root = (args.output or read_output_root(ROOT)).resolve()
+        do(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if args.clean_jobs:
-        for code in sorted(root.glob("jobs/*/code")):
-            print(f"{code}: {clean(code, root)}")
-        return 0
-    print_runs(args, root)
     return 0
-
-
-def print_runs(args: argparse.Namespace, root: Path) -> None:
-    """The table, and what is wrong with damaged runs."""
-    runs = [read(path, root) for path in list_runs(root) if args.all or path.relative_to(root).parts[0] != "dev"]
-    runs = [run for run in runs if all(matches(run, word) for word in args.filter.split())]
-    if args.sort:
-        runs.sort(key=lambda run: order(run, args.sort))
-    notes = [name for name in NOTES if any(run[name] for run in runs)]
-    table = Table(*COLUMNS, *notes, box=None, pad_edge=False)
-    for run in runs:
-        best = "" if run["best"] is None else f"{run['best']:.4g}"
-        step = f"{run['step']}/{run['num_steps'] or '?'}"
-        cells = (run["name"], duration(run["age"]), run["status"], run["data"], run["model"], best, step)
-        texts = [shown(cell) for cell in (*cells, *(run[name] for name in notes))]
-        texts[2].stylize(COLORS.get(run["status"], "default"))
-        table.add_row(*texts)
-    is_terminal = Console().is_terminal
-    console = Console(highlight=False, width=None if is_terminal else 1000)  # to a pipe or file nothing is cut
-    console.print(table if runs else f"no such run in {root}", markup=False)
-    for run in runs:
-        if run["problem"]:
-            console.print(shown(f"{run['name']}: {run['problem']}".partition("\n")[0]))
-
-
-def shown(text: Any) -> Text:
-    """A text of a run's files as it is: on one line, without what a terminal or rich would obey."""
-    return Text(str(text).encode(errors="replace").decode().translate(ONE_LINE))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python scripts/submit.py --with scripts/jobs/slurm.sh first data=mnist mode=prod run.budget=20epochs
 python scripts/submit.py --with scripts/jobs/slurm.sh first data=mnist mode=prod -- --gpus-per-task=1  # for the queue
 python scripts/submit.py --with scripts/jobs/condor.sub first data=mnist mode=prod run.budget=20epochs
-python scripts/runs.py --clean-jobs                        # delete the code of runs that have finished
+python scripts/clean_jobs.py                               # delete the code of runs that have finished
 
 The code goes to OUTPUT/jobs/NAME/code: a git worktree of HEAD, with the uncommitted changes, new files too, and
 configs/local.yaml. The job file is taken from there. NAME becomes the name of the run; what the queue writes goes to

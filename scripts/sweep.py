@@ -26,7 +26,8 @@ from scaffolding.core.sweep.open import make_sweep, open_sweep
 from scaffolding.core.sweep.points import Sweep
 from scaffolding.core.sweep.queue import is_on_queue, program_for, submit
 from scaffolding.core.sweep.search import Search
-from scaffolding.core.sweep.table import print_tables
+from scaffolding.core.sweep.table import jobs_of, print_end
+from scaffolding.core.table.seeds import SEED
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,7 +55,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--trials", metavar="N", type=positive, help="a search by Optuna, until there are N points")
     parser.add_argument("--stop", action="store_true", help="at the first failure")
     parser.add_argument("--table", action="store_true", help="print the table only")
-    parser.add_argument("--over", metavar="KEY", help="also mean and spread over its values (default: run.seed)")
+    parser.add_argument("--over", metavar="KEY", help="mean and spread over its values (default: run.seed)")
     parser.add_argument("--config-dir", metavar="DIR", type=Path, help="a folder of your own configs")
     return parser.parse_intermixed_args()
 
@@ -116,8 +117,7 @@ def main() -> int:
         sweep = open_sweep(ROOT, Config, args.name, [*options, *args.words], args.trials is not None, args.table)
         check(args, sweep)
         code = 0 if args.table else do(args, sweep)
-        has_seeds = "run.seed" in sweep.varying() and not sweep.is_search
-        print_tables(sweep, args.over or ("run.seed" if has_seeds else None))
+        print_end(sweep.folder, jobs_of(sweep), args.over or (None if sweep.is_search else SEED))
         return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

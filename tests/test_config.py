@@ -423,6 +423,10 @@ def test_multirun_makes_one_folder_of_jobs(train: Train, elsewhere: Path, output
     for name, seed in (("_job0", 3), ("_job1", 4)):
         assert yaml.safe_load((jobs[name] / "config.yaml").read_text())["run"]["seed"] == seed
         assert f"run.seed={seed}" in yaml.safe_load((jobs[name] / "overrides.yaml").read_text())
+        assert f"INFO    job {name[-1]}: run.seed={seed}\n" in done.stderr
+    end = done.stdout.rpartition("\n2 runs: 2 finished; run.seed varies\n")[2].splitlines()
+    assert end[0].split()[:2] == ["n", "val/loss"] and end[1].split()[:3] == ["2", f"{sum(best) / 2:.4g}", "±"]
+    assert f"val/loss {min(best):.4g}" in done.stdout.rpartition("best:     ")[2]
     assert is_empty(elsewhere)
     assert not {"outputs", "multirun", "multirun.yaml", ".hydra"} & {path.name for path in output_root.rglob("*")}
 
@@ -448,7 +452,20 @@ def test_the_end_of_a_sweep_names_every_job_that_failed(train: Train, output_roo
     assert end[-1] == "job 2 (run.seed=5): ZeroDivisionError: planted"
     [sweep] = output_root.iterdir()
     assert re.fullmatch(r"exp_[\d-]{10}_[\d-]{8}_lr", sweep.name)
-    assert sorted(path.name for path in sweep.iterdir()) == ["lr_job1", "lr_job2"]
+    assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["lr_job1", "lr_job2"]
+    assert "\n3 runs: 1 missing, 1 finished, 1 failed; run.seed varies\n" in done.stdout
+
+
+def test_the_end_of_a_sweep_without_seeds(train: Train, output_root: Path) -> None:
+    """A row for each run, with what it varies; jobs that made no run are missing."""
+    done = train("--multirun", *TINY, "run.budget=2", "optimizer.lr=0.01,-1", "run.seed=7", code=1)
+    head, *rows = done.stdout.rpartition("\n2 runs: 1 finished, 1 missing; optimizer.lr varies\n")[2].splitlines()
+    assert head.split()[:5] == ["run", "age", "status", "optimizer.lr", "val/loss"]
+    cells = rows[0].split()
+    [run] = output_root.glob("exp_*/*job0")
+    assert cells[0] == run.name[20:] and cells[3:5] == ["finished", "0.01"]
+    assert rows[1].split()[:3] == ["job1", "missing", "-1"]
+    assert rows[2].startswith(f"best:     {cells[0]}, val/loss ")
 
 
 def test_help(train: Train, elsewhere: Path) -> None:

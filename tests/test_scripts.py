@@ -1,24 +1,17 @@
 """Analysis scripts and the notebook, on a real run. One that has been deleted is not asked for."""
 
-import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import run_train, tree
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core.find import find_run
 
 SCRIPTS = PROJECT_ROOT / "scripts"
-RUNS, HARDEST, NOTEBOOK = SCRIPTS / "runs.py", SCRIPTS / "find_hardest.py", SCRIPTS / "explore.ipynb"
-with_runs = pytest.mark.skipif(not RUNS.exists(), reason="runs.py has been deleted")
+HARDEST, NOTEBOOK = SCRIPTS / "find_hardest.py", SCRIPTS / "explore.ipynb"
 
 
 def run(*words: object, code: int = 0, cwd: Path = PROJECT_ROOT) -> str:
@@ -69,119 +62,6 @@ def test_find_hardest(dev_run: Path, tmp_path: Path) -> None:
     assert lines[6:] == [str(file)]
     assert file.stat().st_size > 2000
     assert "no_such" in run_train(str(copy), "--checkpoint", "no_such", file=HARDEST, code=2).stderr
-
-
-def make_run(folder: Path, status: str = "finished", pid: int = 1, host: str = "elsewhere", **settings: float) -> None:
-    """A run folder as far as the table looks at it, like the one of a real run."""
-    (folder / "facts").mkdir(parents=True)
-    data = {"dataset": {"_target_": "somewhere.data.birds.Birds"}}
-    model = {"_target_": "somewhere.model.net.Net", **settings}
-    of_run = {"monitor": "auto", "monitor_mode": "min", "description": "with augmentation", "tags": ["pilot"]}
-    (folder / "config.yaml").write_text(yaml.safe_dump({"run": of_run, "data": data, "model": model}))
-    content = {"status": status, "pid": pid, "host": host, "step": 0, "num_steps": 100}
-    (folder / "status.json").write_text(json.dumps(content))
-    rows = "".join(f"{step},train,{9 / step},\n{step},val,{8 / step},\n" for step in range(1, 11))
-    (folder / "facts" / "scalars.csv").write_text(f"step,split,loss,accuracy\n{rows}11,val,0.0")  # torn: killed
-
-
-@with_runs
-def test_table_of_a_real_run(dev_run: Path) -> None:
-    root = dev_run.parents[1]
-    table = run_without_torch(RUNS, "--output", root, "--all").splitlines()
-    (cells,) = (line.split() for line in table if dev_run.name in line)
-    rows = [line.split(",") for line in (dev_run / "facts" / "scalars.csv").read_text().splitlines()]
-    values = [float(row[rows[0].index("loss")]) for row in rows if row[3] == "val"]
-    assert {f"{min(values):.4g}", f"{rows[-1][0]}/{rows[-1][0]}", "finished"} <= set(cells)
-    assert "no such run" in run(RUNS, "--output", root)  # dev runs are left out
-
-
-@with_runs
-def test_filter_sort_and_runs_that_died(tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    make_run(tmp_path / "b_first", size=1)
-    make_run(tmp_path / "a_second", "running", gone.pid, socket.gethostname(), size=2)
-    long = "exp_1/a_very_long_name_for_a_job_of_a_sweep_that_must_not_be_cut_off_anywhere_job0"
-    make_run(tmp_path / long, size=3)
-    make_run(tmp_path / "dev" / "quick")
-    for age, name in enumerate(("a_second", "b_first", long)):
-        os.utime(tmp_path / name / "config.yaml", (time.time() - 4000 * age,) * 2)
-
-    def names(*words: str) -> list[str]:
-        return [line.split()[0] for line in run(RUNS, "--output", tmp_path, *words).splitlines()[1:]]
-
-    assert names() == [long, "b_first", "a_second"]
-    assert names("--sort", "name") == ["a_second", "b_first", long]
-    assert names("--sort", "age") == ["a_second", "b_first", long]
-    assert "dev/quick" in names("--all")
-    assert names("--filter", "status=died") == ["a_second"]
-    assert names("--filter", "status=finished model=net") == [long, "b_first"]
-    assert names("--filter", "model.size=2 augmentation pilot") == ["a_second"]
-    assert names("--filter", "data=fish") == []
-    died = next(line for line in run(RUNS, "--output", tmp_path).splitlines() if line.startswith("a_second"))
-    assert died.split()[2:8] == ["s", "died", "birds", "net", "0.8", "10/100"]
-    for name, values in (("b_first", [0.7, 0.9]), (long, [0.95])):  # of an accuracy, more is better
-        config = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
-        config["run"] |= {"monitor": "val/accuracy", "monitor_mode": "max"}
-        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
-        rows = "".join(f"{step},val,{value}\n" for step, value in enumerate(values))
-        (tmp_path / name / "facts" / "scalars.csv").write_text(f"step,split,accuracy\n{rows}")
-    assert names("--sort", "best", "--filter", "status=finished") == [long, "b_first"]
-    assert "invalid choice" in run(RUNS, "--sort", "size", code=2)
-
-
-def bomb(file: Path) -> None:
-    lines = [f"  m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}]}}\n" for i in range(1, 24)]
-    file.write_text(f"x:\n  m0: &m0 {{a: 1}}\n{''.join(lines)}")
-
-
-def to_a_device(file: Path) -> None:
-    file.symlink_to("/dev/zero")
-
-
-ODD = {  # by file: what it is replaced by
-    "config.yaml": ["", "[1]", "a: [", "run: 1\ndata: []\nmodel: x\n", bomb, os.mkfifo, os.mkdir, b"\xff" * 100],
-    "status.json": ["", "{", "[1]", '{"status": ["x"]}', '{"status": "[link=x]y\\u001b[2J"}', os.mkfifo, os.mkdir,
-                    None],
-    "facts/scalars.csv": ["", "step,split", "\0" * 200, b"\xff\n" * 9, "a,b\n1,2\n", "step,split,loss\nx,val,y\n",
-                          to_a_device, os.mkfifo, None],
-    "provenance.json": ["{", '{"created": 1.2.3}', os.mkfifo],
-    ".lock": [os.mkdir, os.mkfifo],
-}  # fmt: skip
-
-
-@with_runs
-def test_an_odd_folder_hides_no_other_run(tmp_path: Path) -> None:
-    """All of them in one table: half copied, damaged, somebody else's."""
-    make_run(tmp_path / "good")
-    count = 0
-    for name, contents in ODD.items():
-        for content in contents:
-            folder, count = tmp_path / f"odd_{count:02}", count + 1
-            make_run(folder, status="running", host=socket.gethostname())
-            (folder / name).unlink(missing_ok=True)
-            if isinstance(content, str | bytes):
-                (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-            elif content is not None:
-                content(folder / name)
-    make_run(tmp_path / "speaks\x1b]0;owned\x07[red]\n\u202e")
-    make_run(tmp_path / "last")
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "config.yaml").symlink_to(tmp_path / "nowhere")
-    out = run(RUNS, "--output", tmp_path, "--filter", "", "--sort", "best")
-    assert {"good", "last", *(f"odd_{i:02}" for i in range(count))} <= {line.split()[0] for line in out.splitlines()}
-    assert not set(out) & {"\x1b", "\x07", "\u202e"} and "speaks\\x1b]0;owned\\x07[red]\\n" in out
-    assert "odd_00: " in out and "[link=x]y" in out
-    assert find_run("latest", tmp_path).is_dir() and find_run("good", tmp_path) == tmp_path / "good"
-
-
-@with_runs
-def test_tags_and_description_are_shown_and_filtered(tmp_path: Path) -> None:
-    make_run(tmp_path / "one")
-    for words in ("tags=pilot", "run.tags=PILOT", "pilot augmentation"):
-        assert "pilot" in run(RUNS, "--output", tmp_path, "--filter", words).splitlines()[1]
-    assert "with augmentation" in run(RUNS, "--output", tmp_path)
-    assert "no such run" in run(RUNS, "--output", tmp_path, "--filter", "tags=pil")
 
 
 @pytest.mark.skipif(not NOTEBOOK.exists(), reason="explore.ipynb has been deleted")

@@ -123,8 +123,8 @@ def test_results_and_worktrees_are_where_the_user_has_them(clone: Path) -> None:
     run = clone / "_output/here/first"
     run.mkdir(parents=True)
     (run / "status.json").write_text('{"status": "finished"}')
-    if (SCRIPTS / "runs.py").exists():
-        assert f"{code}: deleted" in call(clone, "runs.py", "--output", "_output/runs", "--clean-jobs")
+    if (SCRIPTS / "clean_jobs.py").exists():
+        assert f"{code}: deleted" in call(clone, "clean_jobs.py", "--output", "_output/runs")
     assert "on_a_disk" in git(clone, "worktree", "list")
 
 
@@ -134,20 +134,20 @@ def test_a_site_may_have_its_own_folder_for_results(clone: Path, output: str) ->
     assert "the run first" in call(clone, "submit.py", "--with", "scripts/jobs/slurm.sh", "first", "mode=prod")
 
 
-@pytest.mark.skipif(not (SCRIPTS / "runs.py").exists(), reason="runs.py has been deleted")
+@pytest.mark.skipif(not (SCRIPTS / "clean_jobs.py").exists(), reason="clean_jobs.py has been deleted")
 def test_the_code_of_a_run_that_waits_is_kept(clone: Path) -> None:
     """Fails where a finished dev run of the same name, or what the run was before it was submitted, counts."""
     call(clone, "submit.py", "--with", "scripts/jobs/slurm.sh", "first", "mode=prod")
     root = clone / "_output"
     for run in (root / "dev/first", root / "first"):
-        assert f"kept, as {root}/first is not there" in call(clone, "runs.py", "--clean-jobs")
+        assert f"kept, as {root}/first is not there" in call(clone, "clean_jobs.py")
         run.mkdir(parents=True)
         (run / "config.yaml").touch()
         (run / "status.json").write_text('{"status": "finished"}')
     os.utime(root / "first/status.json", (1, 1))  # before the submit
-    assert f"first was submitted again after {root}/first had finished" in call(clone, "runs.py", "--clean-jobs")
+    assert f"first was submitted again after {root}/first had finished" in call(clone, "clean_jobs.py")
     os.utime(root / "first/status.json")
-    assert "/jobs/first/code: deleted" in call(clone, "runs.py", "--clean-jobs")
+    assert "/jobs/first/code: deleted" in call(clone, "clean_jobs.py")
 
 
 def test_wrong_use_is_refused(clone: Path) -> None:
@@ -201,13 +201,13 @@ def test_what_the_queue_refuses_leaves_nothing_behind(clone: Path) -> None:
     assert ((job / "submitted.txt").read_text(), (job / "submitted.txt").stat().st_mtime_ns) == before
 
 
-@pytest.mark.skipif(not (SCRIPTS / "runs.py").exists(), reason="runs.py has been deleted")
+@pytest.mark.skipif(not (SCRIPTS / "clean_jobs.py").exists(), reason="clean_jobs.py has been deleted")
 def test_a_pinned_run_uses_its_own_code_and_is_cleaned_up(clone: Path) -> None:
     """Its run says where the code came from, as one that was started in the checkout; then the code may go."""
     call(clone, "submit.py", "--with", "scripts/jobs/slurm.sh", "first", "mode=prod")
     root = clone / "_output"
     code = root / "jobs/first/code"
-    assert f"kept, as {root}/first is not there" in call(clone, "runs.py", "--clean-jobs")
+    assert f"kept, as {root}/first is not there" in call(clone, "clean_jobs.py")
     words = [*TINY, "run.budget=2", "job=first", f"paths.output_root={root}"]
     program = [sys.executable, str(next(code.glob("src/*/train.py"))), *words]
     env = {name: text for name, text in os.environ.items() if name != plain.FOLDER}
@@ -221,15 +221,15 @@ def test_a_pinned_run_uses_its_own_code_and_is_cleaned_up(clone: Path) -> None:
     git(code, "add", "run.py")
     git(code, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "of the owner")
     commit = git(code, "rev-parse", "HEAD").strip()
-    assert f"kept, as it has another commit: {commit}" in call(clone, "runs.py", "--clean-jobs")
+    assert f"kept, as it has another commit: {commit}" in call(clone, "clean_jobs.py")
     git(code, "reset", "-q", "HEAD~")
     (code / "run.py").unlink()
     (code / "by_hand.txt").write_text("of the owner")
-    assert "kept, as it was changed since" in call(clone, "runs.py", "--clean-jobs")
+    assert "kept, as it was changed since" in call(clone, "clean_jobs.py")
     (code / "by_hand.txt").unlink()
     (code / "_output").mkdir()
     (code / "_output/result.txt").write_text("of the owner")
-    assert "kept, as it was changed since: _output/" in call(clone, "runs.py", "--clean-jobs")
+    assert "kept, as it was changed since: _output/" in call(clone, "clean_jobs.py")
     shutil.rmtree(code / "_output")
-    assert f"{code}: deleted" in call(clone, "runs.py", "--clean-jobs")
+    assert f"{code}: deleted" in call(clone, "clean_jobs.py")
     assert not code.exists() and "jobs/first" not in git(clone, "worktree", "list")

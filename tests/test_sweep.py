@@ -159,31 +159,39 @@ def test_only_what_is_missing_or_failed_is_done_again(
     said = capsys.readouterr().out
     assert "job1 failed (exit code -9): optimizer.lr=0.01 run.seed=2\n    ended by SIGKILL\n" in said
     assert "job4 failed (exit code 1): optimizer.lr=0.03 run.seed=1\n    ZeroDivisionError: planted\n" in said
+    assert (
+        "6 runs: 4 finished, 1 died, 1 failed; " in said
+        and "\njob4 failed (optimizer.lr=0.03 run.seed=1): ZeroDivisionError: planted\n" in said
+    )
     assert "(4 of 6)" in said and len(re.findall(r"job\d finished \(", said)) == 4
     before = finished(tmp_path)
     Point.environments = {}
     assert sweep(program, monkeypatch, tmp_path) == [1, 4]  # the name alone
     said, best = capsys.readouterr().out, finished(tmp_path)
     assert sorted(best) == [*range(6)] and before.items() <= best.items()
-    rows = [line.split() for line in said.splitlines()]
-    for job, value in best.items():
-        lr, seed = f"0.0{job // 2 + 1}", str(job % 2 + 1)
-        assert [f"job{job}", "finished", lr, seed, f"{value:.4g}", "8/8"] in rows
+    assert "6 runs: 6 finished; optimizer.lr and run.seed vary" in said and "job1 begins: optimizer.lr=0.01" in said
+    rows = [line.split()[:5] for line in said.splitlines()]
     for number in range(3):
         pair = [best[2 * number], best[2 * number + 1]]
         mean, spread = f"{statistics.mean(pair):.4g}", f"{statistics.stdev(pair):.2g}"
-        assert [f"0.0{number + 1}", mean, spread, "2"] in rows
+        assert [f"0.0{number + 1}", "2", mean, "±", spread] in rows
+    job = min(best, key=lambda job: best[job])
+    assert f"best:     job{job}, val/loss {best[job]:.4g}" in said
+    assert said.count("(not enough seeds: 0.5 is the least it can be)") == 2
     lines = (tmp_path / "exp_lr/points.txt").read_text().splitlines()
     assert shlex.split(lines[3])[-2:] == ["optimizer.lr=0.02", "run.seed=2"]
     sweep(program, monkeypatch, tmp_path, *CONFIGS, *GRID, "--over", "optimizer.lr")  # all words: nothing is left
-    assert Point.started == [] and "best, over optimizer.lr" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert Point.started == []
+    shown = [line.split()[:2] for line in said.splitlines() if "±" in line]
+    assert shown[0] == ["run.seed", "n"] and sorted(shown[1:]) == [["1", "3"], ["2", "3"]]
     code = f"""import runpy, sys
 sys.argv = ["sweep.py", "lr", "paths.output_root={tmp_path}"]
 try: runpy.run_path({str(SWEEP)!r}, run_name="__main__")
 except SystemExit as end: assert end.code == 0
 assert "torch" not in sys.modules"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "0 of 6 points to do" in done.stdout and f"{best[3]:.4g}" in done.stdout
+    assert "0 of 6 points to do" in done.stdout and f"best:     job{job}, " in done.stdout
 
 
 def test_it_stops_at_the_first_failure_if_asked_to(
@@ -440,7 +448,7 @@ def test_a_look_changes_nothing(
     monkeypatch.setattr(opening, "acquire", None)  # also while another process has the sweep
     assert sweep(at_once, monkeypatch, tmp_path, "--table") == []
     said = capsys.readouterr().out
-    assert said.startswith("job ") and re.search(r"job1 +failed", said)
+    assert "2 runs: 1 finished, 1 failed; run.seed varies" in said and "\njob1 failed (run.seed=2)\n" in said
 
 
 def test_a_point_on_another_machine_is_left_alone(

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,30 @@ from .errors import UserError, at_mark, nearest
 from .folder.folder import NAME
 from .folder.reading import MAX_FACTS, read_bytes
 
+DEPTH = 3  # of runs below the output root: jobs of sweeps lie in a folder, and dev runs
+DATE = re.compile(r"\A\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_")  # what a name begins with that nobody chose
 CREATED = re.compile(rb'{\s*"created": ([\d.]+)')
 
 
-def list_runs(output_root: Path) -> list[Path]:
-    """All run folders under the output root (dev runs and jobs of sweeps too), oldest first."""
-    found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in output_root.glob(f"{depth}/config.yaml")}
-    runs = [path for path in found if found.isdisjoint(path.parents)]
+def list_runs(output_root: Path, is_sorted: bool = True) -> list[Path]:
+    """All run folders under the output root (dev runs and jobs of sweeps too), oldest first or in no order."""
+    runs = [Path(path) for path in _scan(str(output_root), DEPTH)]
+    if not is_sorted:
+        return runs
     return sorted(sorted(runs), key=created)
+
+
+def _scan(folder: str, depth: int) -> Iterator[str]:
+    """Run folders below a folder; what lies in a run is not a run."""
+    try:
+        entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:  # it is not there, or not to be read
+        return
+    for entry in entries:
+        if os.path.exists(os.path.join(entry.path, "config.yaml")):
+            yield entry.path
+        elif depth > 1:
+            yield from _scan(entry.path, depth - 1)
 
 
 def created(run: Path) -> float:
@@ -39,7 +55,8 @@ def created(run: Path) -> float:
 
 
 def find_run(name: str, output_root: Path) -> Path:
-    """The run that `name` stands for: a name, a unique prefix, `latest`, `dev/NAME`, or a path under the output root.
+    """The run that `name` stands for: a name, with or without its date, its first letters, any other part of it that
+    no other run has, `latest`, `dev/NAME`, or a path under the output root.
 
     Raises:
         UserError: none, or several; the nearest or all of them are named.
@@ -59,19 +76,25 @@ def find_run(name: str, output_root: Path) -> Path:
     wanted = name.rstrip("/")
     if not all(NAME.fullmatch(part) for part in wanted.split("/")):
         raise UserError(
-            f"{name!r} is not a run in {root}\ngive a run's name, its first letters, `latest`, or its path there"
+            f"{name!r} is not a run in {root}\ngive a run's name, a part of it, `latest`, or its path there"
         )
     if wanted in runs:
         return runs[wanted]
-    matches = [key for key in runs if key.rpartition("/")[2] == wanted] or [
-        key for key in runs if key.startswith(wanted)
-    ]
+    matches = [key for key in runs if key.rpartition("/")[2] == wanted]
+    matches = matches or [key for key in runs if rest_of(key) == wanted]
+    matches = matches or [key for key in runs if key.startswith(wanted)]
+    matches = matches or [key for key in runs if wanted in key]
     if len(matches) == 1:
         return runs[matches[0]]
     if matches:
         raise UserError(f"{name!r} stands for {len(matches)} runs: {', '.join(matches[-5:])}\ngive more of it")
     near = ", ".join(nearest(wanted, runs, 3)) or "none"
     raise UserError(f"{name!r}: no such run in {root}\nnearest: {near}\nno run was created")
+
+
+def rest_of(name: str) -> str:
+    """The name of a run without the folder that it lies in, and without its date."""
+    return DATE.sub("", name.rpartition("/")[2])
 
 
 def shortest_name(run: Path, output_root: Path) -> str:

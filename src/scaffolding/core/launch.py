@@ -57,7 +57,6 @@ from .config.compose import (
     checked,
     composing_error,
     masked,
-    own_words,
     without_words,
 )
 from .config.grammar import config_dirs, key_of, readable, split_options, unquoted
@@ -65,7 +64,7 @@ from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
 from .find import absolute, find_run, of_machine, read_output_root
 from .folder.folder import acquire, storage_error, written
-from .multirun import remove_listing, settings_of_hydra, summary
+from .multirun import Jobs, remove_listing, settings_of_hydra, summary
 from .output import install
 from .processes.connect import SPEAK_AFTER, connect, leave_together, num_processes, rank
 from .secrets import without_keys
@@ -167,15 +166,17 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
 
     sys.argv[1:] = [*source, *options, *more, *rest]
     raised: list[Exception] = []
-    told: list[str] = []  # of each job of a sweep that failed: which one, and why
+    jobs = Jobs(rest) if is_sweep else None
     try:
-        _call_hydra(_keeping_errors(job, raised, told, rest, is_sweep), project, made)
+        _call_hydra(_keeping_errors(job, raised, jobs), project, made)
     except COMPOSE_ERRORS as error:
         if not raised:
             raise composing_error(error, project, rest) from error
         raise
+    if jobs is not None and not shows_config:
+        jobs.print_end()
     if raised:
-        raise summary(raised[0], told)
+        raise summary(raised[0], jobs.told if jobs else [])
 
 
 def _words_of_one_run(options: list[str], words: list[str], is_sweep: bool, project: Project) -> list[str]:
@@ -192,27 +193,24 @@ def _words_of_one_run(options: list[str], words: list[str], is_sweep: bool, proj
     return words
 
 
-def _keeping_errors(job: Job, raised: list[Exception], told: list[str], words: list[str], is_sweep: bool) -> Job:
+def _keeping_errors(job: Job, raised: list[Exception], jobs: Jobs | None) -> Job:
     """The job with its errors put into `raised`: Hydra does not see them, or it would print its own lines first.
 
-    In a sweep the other jobs run, and `told` gets a text for each error.
+    In a sweep, whose `jobs` are noted down, the other jobs run.
     """
 
     def task(composed: DictConfig) -> Any:
         try:
+            if jobs is not None:
+                jobs.begin()
             return job(composed)
         except Ended:
             raise
         except (Exception, SystemExit) as error:
             raised.append(ended_early(error) if isinstance(error, SystemExit) else error)
-            if is_sweep:
+            if jobs is not None:
                 traceback.clear_frames(error.__traceback__)  # they hold the job's network
-                cause = without_words(str(raised[-1]), words)
-                logger.error(f"job {HydraConfig.get().job.num}: {cause}")
-                if not isinstance(raised[-1], UserError | RunError):
-                    cause = f"{type(error).__name__}: {cause}"
-                own = " ".join(word for word in own_words() if word not in map(masked, words))
-                told.append(f"job {HydraConfig.get().job.num} ({own}): {cause}")
+                jobs.note_failure(raised[-1])
             return math.nan  # to a sweeper: it failed
 
     return task

@@ -1,13 +1,16 @@
-"""The jobs of `--multirun`: where their runs go, and what is said in the end of those that failed."""
+"""The jobs of `--multirun`: where their runs go, what each one varies, and what is said of them in the end."""
 
 import traceback
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from loguru import logger
 from omegaconf import OmegaConf
 
-from .config.compose import Project
+from .config.compose import Project, masked, own_words, without_words
+from .config.grammar import key_of, unquoted
 from .errors import RunError, UserError
 from .find import absolute
 from .folder.folder import NAME, TIME
@@ -41,6 +44,51 @@ def settings_of_hydra(project: Project, is_sweep: bool, made: list[Path], run_na
         OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
         words.append("hydra.sweep.dir='${sweep_folder:${paths.output_root}}'")
     return words
+
+
+@dataclass
+class Jobs:
+    """What is noted down of the jobs of a sweep while they run.
+
+    Args:
+        words: of the command line, which all jobs share.
+        folder: where their runs are.
+        own: of each job by number, the words that are not those of all.
+        told: of each job that failed: which one, and why.
+    """
+
+    words: list[str]
+    folder: Path | None = None
+    own: dict[int, list[str]] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Say which job begins, and what it varies."""
+        hydra, shared = HydraConfig.get(), set(map(masked, self.words))
+        self.folder = Path(hydra.sweep.dir)
+        self.own[hydra.job.num] = [word for word in own_words() if word not in shared]
+        logger.info(f"job {hydra.job.num}: {' '.join(self.own[hydra.job.num])}")
+
+    def note_failure(self, error: Exception) -> None:
+        """Say of the job that has just failed why it did, and keep it for the end."""
+        number, cause = HydraConfig.get().job.num, without_words(str(error), self.words)
+        logger.error(f"job {number}: {cause}")
+        if not isinstance(error, UserError | RunError):
+            cause = f"{type(error).__name__}: {cause}"
+        self.told.append(f"job {number} ({' '.join(self.own.get(number, []))}): {cause}")
+
+    def print_end(self) -> None:
+        """Print the table of the jobs, if one of them made a run; `summary` says why others did not."""
+        from .sweep.table import Job, print_end  # only where there are several runs
+
+        if self.folder is None or not self.folder.exists():
+            return
+        jobs = []
+        for number, words in self.own.items():
+            values = {key_of(word): unquoted(word.partition("=")[2]) for word in words}
+            runs = [*self.folder.glob(f"*_job{number}"), self.folder / f"job{number}"]
+            jobs.append(Job(runs[0], values))
+        print_end(self.folder, jobs, has_reasons=False)
 
 
 def summary(first: Exception, told: list[str]) -> Exception:

@@ -47,6 +47,7 @@ class Crew:
             # in a separate session: a Ctrl-C reaches it through `stop` alone, once
             options: Any = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, "start_new_session": True}
             self.processes[job] = subprocess.Popen(self.sweep.command(job), env=self.environment(job), **options)
+        print(f"job{job} begins: {self.sweep.describe(job)}", flush=True)
         if self.asked is not None:  # while it was being started
             self.processes[job].send_signal(self.asked)
 

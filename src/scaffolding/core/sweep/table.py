@@ -1,34 +1,117 @@
-"""What came out of a sweep, as tables."""
+"""What came out of a sweep: its table, its best run, its report. Does not import torch."""
 
-import statistics
+import importlib
+import importlib.util
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from .points import Sweep, best
+from ..errors import UserError
+from ..find import list_runs
+from ..table.best import best_of
+from ..table.columns import table_of_runs
+from ..table.runs import Run, read_run, short_names
+from ..table.seeds import SEED, group, remarks, table_of_groups
+from ..table.show import cell
+from .points import Sweep
 
 
-def print_tables(sweep: Sweep, over: str | None) -> None:
-    """A row per point; with a key to go over, also a row for each choice of the other keys: mean, spread, number."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+@dataclass
+class Job:
+    """A job of a sweep: its run's folder, and its values of the keys that vary, as they were written."""
 
-    console = Console(highlight=False, width=None if Console().is_terminal else 1000)
-    keys = sweep.varying()
-    table = Table("job", "status", *keys, "best", "step", box=None, pad_edge=False)
-    groups: dict[tuple[str, ...], list[float]] = {}
-    for job in range(len(sweep.points)):
-        status, own = sweep.status(job), sweep.own(job)
-        step = f"{status.get('step', 0)}/{status.get('num_steps', '?')}"
-        table.add_row(*map(Text, (f"job{job}", status["status"], *own.values(), best(status), step)))
-        group = groups.setdefault(tuple(value for key, value in own.items() if key != over), [])
-        if status["status"] == "finished" and status.get("best") is not None:
-            group.append(status["best"])
-    console.print(table)
-    if over is None:
+    path: Path
+    own: dict[str, str]
+
+
+def jobs_of(sweep: Sweep) -> list[Job]:
+    """The jobs of a sweep of scripts/sweep.py."""
+    return [Job(sweep.folder / f"job{job}", sweep.own(job)) for job in range(len(sweep.points))]
+
+
+def print_end(folder: Path, jobs: Sequence[Job], over: str | None = SEED, has_reasons: bool = True) -> None:
+    """Print the table of a sweep, its best run and where its report is.
+
+    Args:
+        folder: of the sweep.
+        jobs: all of them; those that made no run show as missing.
+        over: a key. Where it varies, the table has a row for each choice of the other keys, else one for each run.
+        has_reasons: whether to name the jobs that did not finish, and to say why.
+    """
+    runs = _read(folder, jobs)
+    own = {run["name"]: job.own for run, job in zip(runs, jobs, strict=True)}
+    keys = list(dict.fromkeys(key for job in jobs for key in job.own))
+    counts = Counter(run["status"] for run in runs)
+    vary = f"; {_listed(keys)} var{'ies' if len(keys) == 1 else 'y'}" if keys else ""
+    print(f"\n{len(runs)} runs: {', '.join(f'{count} {status}' for status, count in counts.items())}{vary}")
+    finished = [run for run in runs if run["status"] == "finished"]
+    if finished and over in keys:
+        others = [key for key in keys if key != over]
+        groups = group(
+            finished,
+            key=lambda run: repr([own[run["name"]].get(key) for key in others]),
+            shared=lambda run: {key: own[run["name"]].get(key) for key in others},
+            seed=lambda run: own[run["name"]].get(over, ""),
+        )
+        print(table_of_groups(groups).in_format("text"))
+        for line in remarks(groups, over):
+            print(line)
+    else:
+        print(table_of_runs(runs, own=own).in_format("text"))
+    for run in runs if has_reasons else ():
+        if run["status"] != "finished":
+            print(_told(run, own[run["name"]]))
+    _print_best(finished)
+    _write_report(folder, [Path(run["path"]) for run in runs if run["status"] != "missing"])
+    sys.stdout.flush()
+
+
+def _read(folder: Path, jobs: Sequence[Job]) -> list[Run]:
+    root = folder.parent
+    names = short_names(os.path.relpath(path, root) for path in list_runs(root, is_sorted=False))
+    runs = []
+    for job in jobs:
+        name = os.path.relpath(job.path, root)
+        run = read_run(job.path, name, names.get(name, job.path.name))
+        if not (job.path / "config.yaml").exists():
+            run |= {"status": "missing", "reason": None}
+        runs.append(run)
+    return runs
+
+
+def _told(run: Run, own: dict[str, str]) -> str:
+    """Which job did not finish, and why."""
+    words = " ".join(f"{key}={text}" for key, text in own.items())
+    reason = f": {run['reason']}" if run["reason"] else ""
+    return cell(f"{run['short']} {run['status']} ({words}){reason}".partition("\n")[0])
+
+
+def _listed(words: Sequence[str]) -> str:
+    """a, b and c"""
+    return " and ".join([*filter(None, [", ".join(words[:-1])]), *words[-1:]])
+
+
+def _print_best(runs: Sequence[Run]) -> None:
+    try:
+        best = best_of(runs)
+    except UserError as error:
+        print(f"best:     {str(error).partition(chr(10))[0]}")
         return
-    table = Table(*(key for key in keys if key != over), "mean", "spread", "n", box=None, pad_edge=False)
-    for others, values in groups.items():
-        mean = f"{statistics.mean(values):.4g}" if values else ""
-        spread = f"{statistics.stdev(values):.2g}" if len(values) > 1 else ""
-        table.add_row(*map(Text, (*others, mean, spread, str(len(values)))))
-    console.print(f"\nbest, over {over} (spread: sample standard deviation)", markup=False)
-    console.print(table)
+    if best is not None:
+        print(f"best:     {cell(best['short'])}, {cell(best['monitor'] or 'best')} {cell(best['best'])}")
+
+
+def _write_report(folder: Path, runs: list[Path]) -> None:
+    """Write the page that compares the runs; one that cannot be written costs a line."""
+    name = f"{__package__.rpartition('.')[0]}.report"
+    if not runs or importlib.util.find_spec(name) is None:
+        return
+    file = folder / "report.html"
+    try:
+        importlib.import_module(f"{name}.write").write_report(runs, file, title=folder.name)
+        print(f"report:   {file}")
+    except Exception as error:
+        print(f"report:   not written: {type(error).__name__}: {cell(str(error))}")
