@@ -93,7 +93,9 @@ function colorDots(runs, drawn) {
 
 function showSeeds({ columns, rows, notes }) {
     const box = section("Mean over seeds");
-    box.append(table("mean over seeds", columns, rows), ...notes.map((note) => element("p", { class: "dim" }, note)));
+    const means = table("mean over seeds", columns, rows);
+    means.classList.add("unbroken");
+    box.append(means, ...notes.map((note) => element("p", { class: "dim" }, note)));
 }
 
 // --- settings: what is monitored over each setting that varies, a dot for each run

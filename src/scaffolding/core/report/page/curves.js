@@ -1,7 +1,7 @@
 // The curves: a chart for each metric, with a line for each split of each run, or the mean of runs that are alike.
 
 const SPLITS = ["train", "val", "test", "rollout"];
-const LAST_METRICS = ["lr", "grad_norm", "items_per_second", "peak_memory_mb"]; // of all, what is looked at last
+const LAST_METRICS = ["lr", "grad_norm", "items_per_second", "epoch_seconds", "peak_memory_mb"]; // of all, what is looked at last
 const MARGIN = 400; // pixels below the window within which charts are made
 const X_NAMES = { step: "step", epoch: "epoch", samples: "samples", time: "time" };
 
