@@ -381,6 +381,7 @@ def test_a_sweep_is_counted_filtered_and_sorted(runs: Path, tmp_path: Path) -> N
     assert len(found["bad"]) == 1 and "planted" in found["bad"][0] and "job3" in found["bad"][0]
     assert set(data["varying"]) == {"run.seed", "optimizer.lr"}
     assert set(found["columns"]) >= {"run", "status", "run.seed", "optimizer.lr", "val/loss", "step"}
+    assert [row[:2] for row in data["seeds"]["rows"]] in ([[0.01, 2], [0.001, 1]], [[0.001, 1], [0.01, 2]])
     jobs = [f"job{job}" for job in range(4)]
     assert found["up"] == jobs and found["down"] == jobs[::-1]
     losses = {run["name"]: run["results"].get("val/loss", math.inf) for run in data["runs"]}
@@ -460,7 +461,7 @@ def test_the_script_takes_runs_and_sweeps(runs: Path, tmp_path: Path, report: An
     assert data["title"] == "exp_lr" and len(data["runs"]) == 4
     report("exp_lr", "finished", "failed", "--to", tmp_path / "all.html")
     assert {run["folder"] for run in data_of(tmp_path / "all.html")["runs"]} == {
-        *(f"job{job}" for job in range(4)), "finished", "failed",
+        *(f"exp_lr/job{job}" for job in range(4)), "finished", "failed",
     }  # fmt: skip
     for page in (runs / "finished", runs / "exp_lr"):
         (page / "report.html").unlink()

@@ -57,6 +57,7 @@ async function makeChart(host, group, spec) {
     );
     chart.note = element("p", { class: "note" });
     delete host.dataset.range;
+    host.classList.remove("lone");
     host.replaceChildren(element("div", { class: "plot" }, canvas, chart.overlay), makeLegend(chart), chart.note);
     listen(chart);
     const doc = new (Bokeh.require("document").Document)();

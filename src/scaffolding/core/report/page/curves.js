@@ -131,8 +131,18 @@ async function drawOne(state, figure) {
     figure.wasSeen = true;
     state.observer.unobserve(figure);
     const group = state.group;
-    const chart = await makeChart(figure.host, group, chartOf(state, figure.metric));
+    const spec = chartOf(state, figure.metric);
+    if (spec.lines.every((line) => line.x.length < 2 && !line.marks.length)) return showValues(figure.host, spec);
+    const chart = await makeChart(figure.host, group, spec);
     if (state.group !== group) chart.view.remove(); // drawn anew meanwhile
+}
+
+/** The values where there is one of each line, which would make an empty chart. */
+function showValues(host, spec) {
+    const values = spec.lines.filter((line) => line.x.length).map((line) => spec.describe(line, 0));
+    host.replaceChildren(...values.map((text) => element("p", {}, text)));
+    host.classList.add("lone");
+    host.dataset.range = "";
 }
 
 function wantsSplit(state, split) {

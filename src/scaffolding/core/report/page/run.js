@@ -77,7 +77,7 @@ function isResult(key) {
 
 /** Which row of a split a result is of. */
 function whenOf(run, split) {
-    if (split === "test") return "of the best weights";
+    if (split === "test") return `of the ${run.best_step === null ? "last" : "best"} weights`;
     return split === "val" && run.best_step !== null ? `best, step ${formatNumber(run.best_step)}` : "last";
 }
 

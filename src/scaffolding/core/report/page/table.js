@@ -1,6 +1,6 @@
 // The table of runs: sorted by a click on a heading, filtered by words.
 
-const MOST_ROWS = 200; // that are shown before one asks for all
+const MOST_ROWS = 100; // that are shown before one asks for all
 
 /**
  * The section. columns: [name, value of a run, whether it is a setting] each; sortBy, isUp: at first. `onchange` gets the runs that fit, in order.
