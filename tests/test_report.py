@@ -345,6 +345,32 @@ def test_no_page_is_too_wide(runs: Path, tmp_path: Path, name: str, width: int) 
     assert seen["found"] == width
 
 
+def luminance(color: str) -> float:
+    """Of an sRGB colour, as WCAG 2.2 defines it."""
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_can_be_read_in_light_and_dark() -> None:
+    """WCAG 2.2 AA: 4.5 for text, 3 for lines of charts."""
+    schemes = re.findall(r":root \{(.*?)\}", (write.PAGE / "page.css").read_text(), re.DOTALL)
+    assert len(schemes) == 2
+    for scheme, on_bar in zip(schemes, ("#ffffff", "#10151c"), strict=True):
+        colors = dict(re.findall(r"--([\w-]+): (#\w{6})", scheme))
+        for name in ("text", "dim", "link", "good", "bad", "warn"):
+            assert all(contrast(colors[name], colors[ground]) >= 4.5 for ground in ("background", "card")), name
+        for name in ("train", "val", "test", "rollout"):
+            assert contrast(colors[name], colors["background"]) >= 3, name
+        for name in (f"line-{index}" for index in range(8)):
+            assert contrast(colors[name], on_bar) >= 4.5 and contrast(colors[name], colors["background"]) >= 3, name
+
+
 # --- several runs
 
 

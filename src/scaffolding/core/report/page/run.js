@@ -110,7 +110,7 @@ function showFigures(kinds) {
 
 /** The figures of a kind: one, and a slider to choose it where there are several. */
 function figureOf({ kind, images, left_out }) {
-    const picture = element("img", { loading: "lazy", decoding: "async" });
+    const picture = element("img", { decoding: "sync" });
     const when = element("span", { class: "dim" });
     const slider = element("input", {
         type: "range",
