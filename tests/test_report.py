@@ -19,7 +19,8 @@ from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.errors import StorageError, UserError
 from scaffolding.core.folder import folder
 from scaffolding.core.report import write
-from scaffolding.core.report.content import MAX_FIGURES, advice
+from scaffolding.core.report.content import advice
+from scaffolding.core.report.figures import MAX_FIGURES
 from scaffolding.core.report.write import write_report
 
 SCRIPT = PROJECT_ROOT / "scripts" / "report.py"

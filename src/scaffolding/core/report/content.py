@@ -1,6 +1,5 @@
 """What the page of one run shows, as plain data. A damaged file costs its part of the page, and a word on it."""
 
-import base64
 import json
 import os
 import shlex
@@ -14,12 +13,10 @@ from ..errors import CONTROL, UserError
 from ..folder.reading import MAX_FACTS, open_plain, read_bytes, read_json, read_yaml
 from ..folder.summary import read_summary
 from .curves import read_curves
+from .figures import read_figures
 
-MAX_FIGURES = 12  # of a kind: the first, the last and evenly chosen ones between
-MAX_FIGURE = 5_000_000  # bytes of one
 LOG_LINES, EVENTS = 400, 200  # the last ones
 TAIL = 400_000  # bytes at the end of a file that grows with the run
-ONLY_LAST = ("curves",)  # kinds of figures of which each shows all that those before showed
 SLOW = 0.2  # share of the time from which on a phase is worth a word
 SAVERS = {
     "evaluate": "run.eval_every",
@@ -59,7 +56,7 @@ def read_run(run: Path) -> dict[str, Any]:
         "advice": advice(summary["seconds"]),
         "config": part([], lambda: _config(run, summary["settings"], provenance)),
         "commands": _commands(run, summary["settings"], provenance),
-        "figures": _figures(run / "figures", problems),
+        "figures": read_figures(run / "figures", problems),
         "provenance": _provenance(provenance),
         "changed": part([], lambda: _changed_files(run / "changes.patch")),
         "packages": [f"{name} {version}" for name, version in _dict(provenance.get("packages")).items()],
@@ -211,38 +208,6 @@ def _name_below_root(run: Path, output_root: str) -> tuple[str, Path]:
         if folder.parts[-len(parts) :] == parts:
             return run.resolve().relative_to(folder).as_posix(), folder
     return run.name, run.resolve().parent
-
-
-def _figures(folder: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The figures of each kind, oldest first, as data; at most MAX_FIGURES of a kind."""
-    kinds: dict[str, list[tuple[int, str, Path]]] = {}
-    for file in folder.glob("*.png"):
-        parts = file.stem.rsplit("-", 2)
-        if len(parts) == 3 and parts[2].isdecimal():
-            kinds.setdefault(parts[0], []).append((int(parts[2]), parts[1], file))
-    found = []
-    for kind, files in sorted(kinds.items(), key=lambda pair: (pair[0] in ONLY_LAST, pair[0])):
-        files.sort()
-        chosen = files
-        if kind in ONLY_LAST:
-            chosen = files[-1:]
-        elif len(files) > MAX_FIGURES:
-            chosen = [files[round(index * (len(files) - 1) / (MAX_FIGURES - 1))] for index in range(MAX_FIGURES)]
-        images = [_image(*each, problems) for each in chosen]
-        shown = [image for image in images if image is not None]
-        if shown:
-            found.append({"kind": _text(kind), "images": shown, "left_out": len(files) - len(shown)})
-    return found
-
-
-def _image(step: int, moment: str, file: Path, problems: list[str]) -> dict[str, Any] | None:
-    try:
-        content = read_bytes(file, MAX_FIGURE)
-    except UserError as error:
-        problems.append(str(error).partition("\n")[0])
-        return None
-    source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    return {"step": step, "moment": _text(moment), "source": source}
 
 
 def _provenance(found: dict[str, Any]) -> list[list[str]]:

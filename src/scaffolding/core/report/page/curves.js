@@ -9,7 +9,7 @@ const X_NAMES = { step: "step", epoch: "epoch", samples: "samples", time: "time"
 function curvesSection(all, shown, varying) {
     const metrics = metricsOf(all);
     if (!metrics.length) {
-        section("Curves").append(element("p", { class: "dim" }, "No rows have been logged yet."));
+        section("Curves").append(element("p", { class: "dim" }, "No rows have been logged."));
         return () => {};
     }
     const isSingle = all.length === 1;

@@ -181,11 +181,12 @@ async function copyText(text) {
 }
 
 /** The reader's choices, which outlive a reload of a page of a running run. */
+const storage = `report ${data.kind} ${data.title}`; // another page in the same tab keeps its choices apart
 const choices = readChoices();
 
 function readChoices() {
     try {
-        return JSON.parse(sessionStorage.getItem("report") || "{}");
+        return JSON.parse(sessionStorage.getItem(storage) || "{}");
     } catch {
         return {};
     }
@@ -194,7 +195,7 @@ function readChoices() {
 function keep(name, value) {
     choices[name] = value;
     try {
-        sessionStorage.setItem("report", JSON.stringify(choices));
+        sessionStorage.setItem(storage, JSON.stringify(choices));
     } catch {
         // a browser that keeps nothing for files: the choice holds until the page is loaded again
     }

@@ -88,7 +88,8 @@ function results(run) {
         keys.some((key) => key.startsWith(`${split}/`)),
     );
     const names = [...new Set(keys.map((key) => key.slice(key.indexOf("/") + 1)))];
-    if (!names.length) return element("p", { class: "dim" }, "No results yet.");
+    if (!names.length)
+        return element("p", { class: "dim" }, run.status === "running" ? "No results yet." : "No results.");
     const value = (key) => (key in run.results ? (run.results[key] ?? "not finite") : "");
     const rows = names.map((name) => [name, ...splits.map((split) => value(`${split}/${name}`))]);
     const made = table("results", ["", ...splits.map((split) => `${split} (${whenOf(run, split)})`)], rows);
