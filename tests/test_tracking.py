@@ -289,17 +289,22 @@ def newest(run: Path) -> Path:
 
 
 def records(run: Path) -> list[Any]:
-    """The records in the newest W&B folder of a small run: one block of LevelDB's log format."""
+    """The records in the newest W&B folder of a run, in LevelDB's log format: parts of records, in blocks."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     (file,) = newest(run).glob("run-*.wandb")
-    data = file.read_bytes()
-    assert len(data) < 32768
-    found, start = [], 14
-    while start <= len(data):
-        end = start + int.from_bytes(data[start - 3 : start - 1], "little")
-        found.append(Record.FromString(data[start:end]))
-        start = end + 7
+    data, block, head = file.read_bytes(), 32768, 7
+    found, start, parts = [], head, b""
+    while start + head <= len(data):
+        if block - start % block < head:  # the rest of a block is padding
+            start += block - start % block
+            continue
+        end = start + head + int.from_bytes(data[start + 4 : start + 6], "little")
+        parts += data[start + head : end]
+        if data[start + 6] in (1, 4):  # a whole record, or the last part of one
+            found.append(Record.FromString(parts))
+            parts = b""
+        start = end
     return found
 
 

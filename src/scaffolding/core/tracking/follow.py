@@ -146,7 +146,7 @@ def main() -> None:
         first_line = str(cause).partition("\n")[0]
         log("DEBUG", "".join(traceback.format_exception(error)))
         where = own_place(cause)
-        report("problem", message=f"stopped ({type(cause).__name__}: {first_line}{where and f', at {where}'})")
+        report("problem", message=f"stopped ({type(cause).__name__}: {first_line}){where and f' at {where}'}")
         os._exit(1)  # what libraries do at an exit may wait for a silent server
     where = str(getattr(tracker, "where", ""))
     report("end", num_rows=follower.rows.num_rows, num_figures=len(follower.told), where=where)

@@ -1,0 +1,89 @@
+"""The page that shows a run, or compares several: one HTML file with everything in it, which needs no network.
+
+Python writes what the runs say as JSON into the file, and the page makes itself of it. The charts are drawn by BokehJS,
+which is taken from the installed package `bokeh` as it is; Python's own bokeh is not imported. Does not import torch.
+"""
+
+import base64
+import functools
+import hashlib
+import importlib.util
+import json
+import zlib
+from datetime import datetime
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ..errors import UserError
+from ..folder.folder import storage_error, write_text
+from .compare import read_runs
+from .content import read_run
+
+PAGE = Path(__file__).parent / "page"
+SCRIPTS = ("elements", "lines", "chart", "pointer", "series", "curves", "run", "table", "compare", "page")
+BOKEH = "server/static/js/bokeh.min.js"  # the core alone: no widgets, no WebGL, no MathJax
+
+
+def write_report(runs: list[Path], file: Path, title: str = "", reload: float = 0) -> None:
+    """Write the page of a run, or the page that compares several, whole or not at all.
+
+    Args:
+        runs: their folders.
+        file: the page.
+        title: of a page of several runs, e.g. the name of a sweep.
+        reload: seconds after which an open page loads itself again, while a run goes on; 0: never.
+
+    Raises:
+        UserError: the package `bokeh` is not installed.
+        StorageError: the file could not be written.
+    """
+    if len(runs) == 1:
+        data = read_run(runs[0])
+    else:
+        data = read_runs(runs, file, title)
+    data |= {"written": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "reload": reload}
+    page = make_page(data)
+    try:
+        write_text(file, page)
+    except OSError as error:
+        raise storage_error(file, error) from error
+
+
+def make_page(data: dict[str, Any]) -> str:
+    """The page of what `read_run` or `read_runs` found.
+
+    Only the scripts whose hashes are in its policy can run, nothing can be loaded, and a `<` in the data is not written
+    as one: whatever the runs say stays text.
+    """
+    library, library_hash = _library()
+    script = "\n".join(_text(f"{name}.js") for name in SCRIPTS)
+    parts = {
+        "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        "library": library,
+        "scripts": f"{_hash(script.encode())} {library_hash}",
+        "script": script,
+        "style": _text("page.css"),
+    }
+    return Template(_text("page.html")).substitute(parts)
+
+
+@functools.cache
+def _library() -> tuple[str, str]:
+    """BokehJS, compressed and in base64, and the hash of what the page unpacks."""
+    spec = importlib.util.find_spec("bokeh")  # this does not import it
+    file = Path(spec.origin).parent / BOKEH if spec is not None and spec.origin else None
+    if file is None or not file.exists():
+        raise UserError("a report needs the package bokeh, whose BokehJS draws its charts\nrun pdm install")
+    code = file.read_bytes()
+    return base64.b64encode(zlib.compress(code)).decode(), _hash(code)
+
+
+def _hash(code: bytes) -> str:
+    """How a content security policy names a script that may run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(code).digest()).decode()}'"
+
+
+@functools.cache
+def _text(name: str) -> str:
+    return (PAGE / name).read_text("utf-8")
