@@ -19,7 +19,14 @@ IMPORTS = [found for file in FILES for found in imports(FOLDER, file)]
 # imported inside the functions that use them; coolname is small, but draws from the global generator at its import
 HEAVY = {"coolname", "datasets", "matplotlib", "rich", "tokenizers", "torchmetrics", "torchvision", "wandb"}
 # what most runs do not use: it, too, may be imported where it is needed
-LATER = ("core/resume/", "core/checks/", "core/batches/workers.py", "core/processes/several.py", "parallel.py")
+LATER = (
+    "core/resume/",
+    "core/checks/",
+    "core/preflight/gather.py",
+    "core/batches/workers.py",
+    "core/processes/several.py",
+    "parallel.py",
+)
 LATER_OF_TORCH = ("torch.distributed",)
 # what stands alone, and all of this package that it may import; a model may also use the losses and metrics
 ALONE = ("data", "model", "losses.py", "metrics.py", "plot", "tracker")

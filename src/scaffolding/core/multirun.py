@@ -4,13 +4,20 @@ import traceback
 from datetime import datetime
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from loguru import logger
 from omegaconf import OmegaConf
 
-from .config.compose import Project
+from .config.compose import Project, masked, own_words
 from .errors import RunError, UserError
 from .find import absolute
 from .folder.folder import NAME, TIME
+
+
+def of_job(words: list[str]) -> str:
+    """Which job of a sweep is at work, by its number and what it has besides the `words` of all, for messages."""
+    own = " ".join(word for word in own_words() if word not in map(masked, words))
+    return f"job {HydraConfig.get().job.num} ({own}): "
 
 
 def remove_listing(made: list[Path]) -> None:
@@ -48,7 +55,9 @@ def summary(first: Exception, told: list[str]) -> Exception:
     if not told:
         return first
     text = "\n".join(told)
-    if isinstance(first, UserError | RunError):
+    if isinstance(first, UserError):
+        return UserError(text)
+    if isinstance(first, RunError):
         return type(first)(text)
     traceback.print_exception(first)
     if isinstance(first, OSError):

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,20 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import UserError, nearest
+from ..errors import UserError
 from ..find import absolute, of_machine, read_output_root
+from ..preflight.sections import examine
 from ..secrets import HIDDEN, hide_secrets, is_secret, without_keys
-from ..tree import leaves, specs
-from .explain import explain, unknown_key
+from ..tree import specs
+from .explain import explain
 from .explain import groups as groups  # of a folder of configs
-from .grammar import readable
+from .faults import ABSENT, Fault, FaultsError
+from .grammar import as_word, readable
 
 NOT_KEPT = ("resume", "fork", "fork_state", "fork_weights", "rerun")  # how a run starts; not in its config
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)  # of user's words
 TOP_KEY = re.compile(r"(?m)^([A-Za-z]\w*):")
 GLOBAL = "# @package _global_"
-PLAIN_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_*][\w.*-]*", re.ASCII)
 
 VERSION = 4  # of a run's config.yaml; 1 had none, 2 drew splits by run.seed, 3 took a limit of 1.0 for one item
 
@@ -68,42 +69,52 @@ class Project:
 
 
 def compose_config(project: Project, overrides: list[str]) -> DictConfig:
-    """A checked config; leaves none of Hydra's global state behind. UserError: what is wrong with which override."""
-    overrides = readable(overrides, project.schema, is_sweep=False)
+    """A checked config; leaves none of Hydra's global state behind. FaultsError: all that is wrong with the words."""
     try:
-        return checked(compose_unchecked(project, overrides), project)
-    except UserError:
-        raise
-    except COMPOSE_ERRORS as error:
-        raise composing_error(error, project, overrides) from error
+        return checked(compose_unchecked(project, readable(overrides, project.schema, is_sweep=False)), project)
+    except (UserError, *COMPOSE_ERRORS) as error:
+        from ..preflight.gather import refusal  # only where something is wrong
+
+        raise refusal(error, project, overrides) from error
 
 
 def compose_unchecked(project: Project, overrides: list[str]) -> DictConfig:
     """Hydra's composition, also where Hydra is at work already (within a run, twice in a notebook)."""
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().hydra = None
-    try:
-        with initialize_config_dir(str(project.configs), version_base="1.3"):
-            composed = compose("base", overrides, return_hydra_config=True)
-    finally:
-        GlobalHydra.instance().hydra = before  # another instance: Hydra puts a copy in its place
+    with hydra_at(project):
+        composed = compose("base", overrides, return_hydra_config=True)
     check_files(composed.hydra.runtime, project)
     with open_dict(composed):
         del composed["hydra"]
     return composed
 
 
+@contextlib.contextmanager
+def hydra_at(project: Project) -> Iterator[None]:
+    """Hydra at the project's configs; afterwards it is what it was."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        with initialize_config_dir(str(project.configs), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before  # another instance: Hydra puts a copy in its place
+
+
 def composing_error(error: BaseException, project: Project, overrides: list[str]) -> UserError:
     """A composing error in words: key, value, what is allowed or nearest."""
-    return explain(error, project.configs, overrides, functools.partial(compose_unchecked, project))
+    return FaultsError([explain(error, project.configs, overrides, functools.partial(compose_unchecked, project))])
 
 
 def check_files(runtime: Any, project: Project) -> None:
-    """Check that the chosen files of groups set what they can set; `runtime` is Hydra's account of the choices.
+    """FaultsError: a chosen file of a group sets what it cannot set; `runtime` is Hydra's account of the choices."""
+    faults = list(file_faults(runtime, project))
+    if faults:
+        raise FaultsError(faults)
 
-    Raises:
-        UserError: a file sets what base.yaml, which is read after it, would silently override; or keys outside its
-            group, but Hydra puts them into the group.
+
+def file_faults(runtime: Any, project: Project) -> Iterator[Fault]:
+    """The files of groups that set what base.yaml, which is read after them, would silently override; or keys outside
+    of their group, but Hydra puts them into the group.
     """
     known = {field.name: field for field in dataclasses.fields(project.schema)}
     sections = {name for name, field in known.items() if dataclasses.is_dataclass(field.type)}
@@ -113,74 +124,49 @@ def check_files(runtime: Any, project: Project) -> None:
             if group not in known or not file.is_file():
                 continue
             text = file.read_text("utf-8")
-            keys = TOP_KEY.findall(text)
-            wrong = [key for key in keys if key in sections]
+            lines = {found[1]: text.count("\n", 0, found.start()) + 1 for found in TOP_KEY.finditer(text)}
+            wrong = [key for key in lines if key in sections]
+            key = (wrong or [*lines, ""])[0]
+            place = f"{shown_path(file, project)}:{lines.get(key, 1)}:1"
             if wrong and text.startswith(GLOBAL):
-                raise UserError(
-                    f"{file}: sets {wrong[0]}:, which base.yaml, read later, would override without a word"
-                    "\nput it into base.yaml or an experiment"
+                said = f"sets {key}:, which base.yaml, read later, would override without a word"
+                yield Fault("", ABSENT, said, "put it into base.yaml or an experiment", place)
+            if not text.startswith(GLOBAL) and (wrong or group in lines or f"\n{GLOBAL}" in text):
+                said = f"sets {key}:, and Hydra would put it into {group}:"
+                yield Fault(
+                    "", ABSENT, said, f"make `{GLOBAL}` its very first line, or set keys of {group} only", place
                 )
-            if not text.startswith(GLOBAL) and (wrong or group in keys or f"\n{GLOBAL}" in text):
-                raise UserError(
-                    f"{file}: sets {(wrong or keys)[0]}:, and Hydra would put it into {group}:"
-                    f"\nmake `{GLOBAL}` its very first line, or set keys of {group} only"
-                )
+
+
+def shown_path(file: Path, project: Project) -> str:
+    """A config file as messages name it: from the project's folder, or the one where we are, if it lies there."""
+    if file.is_relative_to(project.configs):
+        return f"configs/{file.relative_to(project.configs)}"
+    for folder in (project.root, Path.cwd()):
+        if file.is_relative_to(folder):
+            return str(file.relative_to(folder))
+    return str(file)
 
 
 def checked(composed: Any, project: Project) -> DictConfig:
     """The config on top of the schema: ranges checked, paths absolute, `_target_`s under the package's present name.
 
     Raises:
-        UserError: a key that no YAML declares, a wrong type, a value out of range, an interpolation to nothing.
+        FaultsError: keys that no YAML declares, wrong types, values out of range, interpolations to nothing.
     """
-    schema = project.schema.__dataclass_fields__  # type: ignore[attr-defined]
-    for key in composed:
-        if key not in schema:
-            names = [name for name, _ in leaves(OmegaConf.to_container(composed))]
-            wrong = [name for name in names if name.partition(".")[0] == key]
-            known = [name for name in names if name.partition(".")[0] in schema]
-            raise unknown_key((wrong or [str(key)])[0], [*schema, *known], project.configs)
-    try:
-        cfg: Any = OmegaConf.merge(OmegaConf.structured(project.schema), composed)
-        plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise composing_error(error, project, []) from error
+    cfg, plain, faults = examine(composed, project.schema, project.configs)
+    if faults:
+        raise FaultsError(faults)
     if project.former_names:
         for key, spec in specs(plain):
             OmegaConf.update(cfg, f"{key}._target_", project.present_name(str(spec["_target_"])))
-    for key, value in leaves(plain):
-        if "${" in str(value):  # escaped; a run that is read again would take it for a reference
-            raise UserError(f"{key}: {value!r}: a text with ${{ could not be read again\nwrite it in other letters")
-    for section, content in schema.items():
-        if not dataclasses.is_dataclass(content.type):
-            continue
-        fields = content.type.__dataclass_fields__
-        for name, value in plain[section].items():
-            if name not in fields:
-                known = [f"{section}.{field}" for field in fields]
-                raise unknown_key(f"{section}.{name}", known, project.configs)
-            rules = fields[name].metadata
-            if value == "???":
-                raise UserError(f"{section}.{name} has no value\ngive it one in configs/base.yaml")
-            if value is None or rules["check"] is None:
-                continue
-            try:
-                is_allowed = rules["check"](value)
-            except ValueError:
-                is_allowed = False
-            if not is_allowed:
-                near = "".join(nearest(str(value), rules["words"])[:1])
-                advice = f"nearest: {near}; allowed: {rules['allowed']}" if near else f"allowed: {rules['allowed']}"
-                raise UserError(f"{section}.{name}={value}: not allowed\n{advice}")
     for name in cfg.paths:  # in order: later ones refer to earlier ones
-        if cfg.paths[name] == "" and name in of_machine(project.schema):  # an environment variable that is empty
+        if cfg.paths[name] == "":  # an environment variable that is empty
             cfg.paths[name] = None
-        elif cfg.paths[name] == "":
-            raise UserError(f"paths.{name}: it is empty\ngive it a folder; . is that of the project")
         elif cfg.paths[name] is not None:
             cfg.paths[name] = str(absolute(cfg.paths[name], project.root))
     OmegaConf.set_struct(cfg, True)
-    return cfg  # type: ignore[no-any-return]
+    return cfg
 
 
 def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
@@ -233,20 +219,6 @@ def masked(override: str) -> str:
         if shown != plain:
             return f"{key}={as_word(shown)}"
     return without_keys(override)
-
-
-def as_word(value: Any) -> str:
-    """A plain value in Hydra's grammar."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {as_word(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(as_word, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return str(value).lower().replace("none", "null")
-    if isinstance(value, str) and not PLAIN_WORD.fullmatch(value):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{escaped}'"
-    return str(value)
 
 
 def without_words(text: str, words: list[str]) -> str:
