@@ -52,7 +52,6 @@ from omegaconf import DictConfig, OmegaConf
 from .config.compose import (
     COMPOSE_ERRORS,
     Project,
-    check_files,
     checked,
     masked,
     without_words,
@@ -60,6 +59,7 @@ from .config.compose import (
 from .config.faults import FaultsError
 from .config.grammar import config_dirs, key_of, readable, search_path, split_options, unquoted
 from .config.plugins import import_plugins
+from .config.project import check_files
 from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
 from .folder.folder import acquire, storage_error, written

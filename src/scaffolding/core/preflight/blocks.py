@@ -7,9 +7,11 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from omegaconf import MISSING
+
 from ..config.build import by_network, interval_of, locate, without_groups
 from ..config.faults import ABSENT, UNKNOWN, Fault, FaultsError, noted
-from ..tree import specs, walk
+from ..tree import leaves, specs, walk
 from .arguments import argument_faults, signature
 
 PARTS_OF_SCHEDULE = ("schedule", "interval", "monitor")
@@ -53,6 +55,8 @@ def spec_faults(cfg: Mapping[str, Any], is_new: bool) -> list[Fault]:
             with noted(faults):
                 _check_schedule(key, spec, cfg["run"])
     if is_new:
+        unset = [key for key, value in leaves(cfg) if value == MISSING and "." in key and not key.endswith("._target_")]
+        faults += [Fault(key, ABSENT, "not set", f"give {key}=VALUE") for key in unset if key not in told]
         monitors = {f"{key}.monitor": spec.get("monitor") for key, spec in schedules.items()}
         for key, monitor in {"run.monitor": cfg["run"]["monitor"], **monitors}.items():
             if monitor not in (None, UNKNOWN, *(["auto"] if key == "run.monitor" else [])):
@@ -160,7 +164,7 @@ def _faults_of(
     if spec["_target_"] is UNKNOWN:
         return
     target, place = str(spec["_target_"]), f"{key}._target_".lstrip(".")
-    if target == "???":
+    if target == MISSING:
         yield Fault(place, ABSENT, "not set", f"give a dotted name: {place}=package.module.Class")
         return
     found = locate(target, place)

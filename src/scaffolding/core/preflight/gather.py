@@ -20,15 +20,15 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ..config.compose import COMPOSE_ERRORS, Project, file_faults, hydra_at, shown_path
 from ..config.explain import explain, groups, unknown_option
 from ..config.faults import ABSENT, UNKNOWN, Fault, FaultsError, noted
 from ..config.grammar import SEVERAL, key_of, reading
-from ..config.origins import COMMAND_LINE, Origins, find_origins, place_of, searched
 from ..config.plugins import import_plugins
+from ..config.project import COMPOSE_ERRORS, Project, file_faults, hydra_at, shown_path
 from ..errors import UserError
 from ..tree import walk
 from .blocks import spec_faults
+from .origins import COMMAND_LINE, Origins, find_origins, place_of, searched
 from .sections import examine
 
 MOST_POINTS = 50  # of a sweep that are looked at

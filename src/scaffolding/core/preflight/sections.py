@@ -43,12 +43,9 @@ def examine(composed: DictConfig, schema: type, configs: Path) -> tuple[DictConf
         if dataclasses.is_dataclass(field.type):
             faults += _section_faults(section, plain[section], field.type, configs)  # type: ignore[arg-type]
     faults += _path_faults(plain["paths"], schema)
-    told = {one.key for one in faults}
     for key, value in leaves(plain):
         if isinstance(value, str) and "${" in value:  # escaped; a run that is read again would take it for a reference
             faults.append(Fault(key, value, "a text with ${ could not be read again", "write it in other letters"))
-        elif value == MISSING and key not in told and "." in key:
-            faults.append(Fault(key, ABSENT, "not set", f"give {key}=VALUE"))
     return typed, plain, faults
 
 

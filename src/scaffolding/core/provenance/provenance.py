@@ -18,10 +18,10 @@ from loguru import logger
 
 from ..config.compose import COMPOSE_ERRORS, masked
 from ..config.grammar import key_of, search_path
-from ..config.origins import Origins, find_origins, read_word, set_by
 from ..errors import ONE_LINE, UserError
 from ..folder.folder import replacing, storage_error, write_text
 from ..folder.reading import read_json
+from ..preflight.origins import Origins, find_origins, read_word, set_by
 from ..secrets import hide_secrets
 from .git import GitError
 from .patch import Changes, archive, uncommitted_changes

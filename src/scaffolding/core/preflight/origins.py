@@ -11,16 +11,21 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf._utils import get_yaml_loader
 
+from ..config.explain import groups
+from ..config.grammar import key_of
+from ..config.project import Project, hydra_at, shown_path
 from ..secrets import hide_secrets
-from .compose import Project, hydra_at, shown_path
-from .explain import groups
-from .grammar import key_of
 
 COMMAND_LINE = "command line"
 SEARCH_PATH = "hydra.searchpath"  # the word that adds folders of configs
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # only for marks: values are read by OmegaConf
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads values as OmegaConf does, in C where that is there."""
+
+    yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,11 @@ def defaults(project: Project, words: list[str]) -> list[tuple[str, str]]:
 
 def read_file(file: Path, package: str, found: Origins, project: Project) -> None:
     """Add what a YAML file sets."""
-    text, source = file.read_text("utf-8"), shown_path(file, project)
-    node, plain = yaml.compose(text, Loader), OmegaConf.to_container(OmegaConf.create(text))
-    if not isinstance(node, yaml.MappingNode) or not isinstance(plain, dict):
+    loader, source = Loader(file.read_text("utf-8")), shown_path(file, project)
+    node = loader.get_single_node()
+    if not isinstance(node, yaml.MappingNode):
         return
+    plain = loader.construct_document(node)
     node.value = [(name, value) for name, value in node.value if name.value != "defaults"]
     for key, value, mark, is_part in _marked(node, plain, package):
         _add(found, key, Origin(source, value, mark.line + 1, mark.column + 1, is_part))
