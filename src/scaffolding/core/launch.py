@@ -54,6 +54,7 @@ from .config.compose import (
     Project,
     checked,
     masked,
+    task_words,
     without_words,
 )
 from .config.faults import FaultsError
@@ -128,17 +129,17 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
     parent: tuple[Path, Any] | None = None  # a run whose config the words change
     inherited: dict[str, str] = {}  # words of another run, and where they stand
 
-    def all_wrong(error: Exception, words: list[str], is_sweep: bool = False) -> UserError:
+    def all_wrong(error: Exception, words: list[str], is_one_job: bool = False) -> UserError:
         from .preflight.gather import refusal  # only where something is wrong
 
-        found = refusal(error, project, [*search, *words], parent, inherited, is_sweep)
-        return FaultsError(found.faults, "") if written and isinstance(found, FaultsError) else found
+        found = refusal(error, project, [*search, *words], parent, inherited, is_sweep and not is_one_job)
+        return FaultsError(found.faults, "") if is_one_job and isinstance(found, FaultsError) else found
 
     has_verb = bool({*VERBS, "trust"} & set(given))
     try:
         rest = readable(rest, project.schema, is_sweep)
     except UserError as error:
-        raise error if has_verb else all_wrong(error, rest, is_sweep) from error
+        raise error if has_verb else all_wrong(error, rest) from error
     made: list[Path] = []  # folders, by Hydra, for a sweep
     more = settings_of_hydra(project, is_sweep, made, given.get("run.name", ""))
     source: list[str] = []
@@ -174,7 +175,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
             plain: Any = OmegaConf.to_container(cfg, resolve=True)
             check_specs(plain, is_new=True)
         except FaultsError as error:
-            raise all_wrong(error, list(HydraConfig.get().overrides.task)) from error
+            raise all_wrong(error, task_words(), is_sweep) from error
         if verb:
             from .resume.resume import check  # only where a run goes on from another
 
@@ -200,7 +201,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         _call_hydra(_keeping_errors(job, raised, told, rest, is_sweep), project, made)
     except COMPOSE_ERRORS as error:
         if not raised:
-            raise all_wrong(error, rest, is_sweep) from error
+            raise all_wrong(error, rest) from error
         raise
     if raised:
         raise summary(raised[0], told)

@@ -145,4 +145,10 @@ def own_words() -> list[str]:
     """The overrides of the running command, without the machinery's; secrets hidden."""
     if not HydraConfig.initialized():
         return []
-    return [masked(word) for word in HydraConfig.get().overrides.task]
+    return [masked(word) for word in task_words()]
+
+
+def task_words() -> list[str]:
+    """The overrides of the running command as Hydra got them, without the machinery's; references are not resolved."""
+    words: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return [str(word) for word in words]

@@ -1,7 +1,7 @@
 """Composing errors in words."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from ..errors import nearest
-from ..tree import leaves
 from .faults import ABSENT, Fault
 from .grammar import SEVERAL, key_of
 
@@ -17,9 +16,10 @@ KINDS = {  # what OmegaConf says of a value, and what a setting of that kind wan
     "converted to Integer": "not a whole number",
     "converted to Float": "not a number",
     "a valid bool": "not true or false",
-    "not Optional": "it needs a value, and null is none",
+    "not Optional": "it needs a value, not null",
     "to string": "not a text",
     "Cannot convert": "not a text",
+    "merge DictConfig with": "not a mapping",
 }
 
 
@@ -37,7 +37,9 @@ def unknown_key(key: str, keys: list[str], configs: Path, value: Any = ABSENT) -
         place = f"configs/{near.partition('.')[0]}/"
     add = f"to add a key, write +{key}=VALUE, or declare it in YAML"
     if key.partition(".")[0] in ("run", "loader", "paths"):
-        add = "a key of run, loader or paths is added in config.py"
+        add = "to add a key of run, loader or paths, declare it in config.py and base.yaml"
+    elif key.partition(".")[0] not in {known.partition(".")[0] for known in keys}:
+        add = "to add a new part of the config, declare it in config.py"
     return Fault(key, value, "no such key", f"nearest: {near} (declared in {place})\n{add}")
 
 
@@ -127,7 +129,15 @@ def _known(overrides: list[str], configs: Path, compose: Callable[[list[str]], A
         config: Any = OmegaConf.to_container(compose(chosen))
     except Exception:  # whatever else is wrong with the command line: this one is being told already
         return list(options)
-    return [*config, *(name for name, _ in leaves(config))]
+    return list(keys_of(config))
+
+
+def keys_of(config: dict[str, Any], key: str = "") -> Iterator[str]:
+    """The dotted keys of a plain config; lists are not entered."""
+    for name, value in config.items():
+        yield f"{key}{name}"
+        if isinstance(value, dict):
+            yield from keys_of(value, f"{key}{name}.")
 
 
 def _no_such_reference(key: str, other: str, configs: Path) -> Fault:
@@ -138,7 +148,7 @@ def _no_such_reference(key: str, other: str, configs: Path) -> Fault:
     choose, why = "", "is not a key"
     if having:
         choose = f"choose one that has it ({', '.join(f'{group}={name}' for name in having)}), "
-    if fact:
+    if fact and group in groups(configs):
         why = f"the chosen {group} does not have"
     advice = f"{choose}declare {other} in YAML, or set {key} itself"
     return Fault(key, ABSENT, f"it refers to {other}, which {why}", advice)

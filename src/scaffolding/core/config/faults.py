@@ -78,7 +78,7 @@ def short(value: Any, key: str = "") -> str:
     """A value as the command line would have it, on one line and not too long; *** in place of a secret."""
     shown = hide_secrets(value, key.rpartition(".")[2])
     text = shown if isinstance(shown, str) else as_word(shown)
-    text = text.translate(ONE_LINE)
+    text = text.translate(ONE_LINE) or "''"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 

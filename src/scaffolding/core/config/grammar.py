@@ -119,7 +119,9 @@ def reading(words: list[str], schema: Any, is_sweep: bool) -> Iterator[str | Use
 
 
 def _readable(word: str, texts: set[str], lists: set[str], is_sweep: bool) -> str:
-    key, _, value = word.partition("=")
+    key, equals, value = word.partition("=")
+    if not equals and not key.startswith("~"):
+        raise UserError(f"{word}: it has no value\nwrite {word}=VALUE")
     name, is_quoted, parsed, problem = key.lstrip("+"), f"{key}={quoted(value)}", None, ""
     if value in ("", "null") or name.startswith("hydra"):
         return word
@@ -147,7 +149,9 @@ def _readable(word: str, texts: set[str], lists: set[str], is_sweep: bool) -> st
     looks_like_text = any(letter in "/~" or letter.isspace() or not letter.isascii() for letter in value)
     if looks_like_text and value[0] not in "[{('\"" and not is_sweep:
         return is_quoted
-    raise UserError(f"{word}: {problem}\nif it is one text, put it into quotes: {shlex.quote(is_quoted)}")
+    raise UserError(
+        f"{word}: it cannot be read ({problem})\nif it is one text, put it into quotes: {shlex.quote(is_quoted)}"
+    )
 
 
 def _with_texts(word: str, items: Any) -> str:

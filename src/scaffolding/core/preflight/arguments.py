@@ -57,9 +57,9 @@ def argument_faults(
             wrong = f"{target} takes no argument {name!r}, which the template passes to it"
             yield Fault(f"{key}._target_", target, wrong, f"it takes {listed}")
         else:
-            near = ", ".join(nearest(str(name), parameters)) or "none"
+            near = "".join(f"nearest: {one}; " for one in nearest(str(name), parameters))
             wrong = f"{target} takes no argument {name!r}"
-            yield Fault(f"{key}.{name}".lstrip("."), spec[name], wrong, f"nearest: {near}; it takes {listed}")
+            yield Fault(f"{key}.{name}".lstrip("."), spec[name], wrong, f"{near}it takes {listed}")
     in_order = num_given + len(spec.get("_args_") or ())
     for index, (name, one) in enumerate(parameters.items()):
         if is_strict and name in spec and not accepts(one, spec[name]):
@@ -68,7 +68,9 @@ def argument_faults(
         is_passed = name in spec or name in given or (one.kind in ORDERED and index < in_order)
         if is_whole and one.kind in (*NAMED, *ORDERED) and one.default is one.empty and not is_passed:
             wrong = f"{target} needs it, and it is not given"
-            advice = f"declare it in the YAML of {key}, or write +{key}.{name}=VALUE; it takes {listed}"
+            advice = f"declare it in the YAML of {key}; it takes {listed}"
+            if not re.search(r"\.\d+(\.|$)", key):  # a word cannot reach into a list
+                advice = f"declare it in the YAML of {key}, or write +{key}.{name}=VALUE; it takes {listed}"
             yield Fault(f"{key}.{name}", ABSENT, wrong, advice, near=f"{key}._target_")
 
 

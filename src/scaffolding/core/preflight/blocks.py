@@ -91,7 +91,7 @@ def _blocks(cfg: Mapping[str, Any], faults: list[Fault]) -> tuple[dict[str, Any]
         with noted(faults):
             mapping = _named(cfg, part, names, marker)
             if UNKNOWN not in (cfg["loss"], cfg[part]) and set(mapping) != set(names):
-                wrong = f"it is for {', '.join(mapping) or 'no network'}, and loss for {', '.join(names)}"
+                wrong = f"it has blocks for {', '.join(mapping) or 'no network'}, and loss for {', '.join(names)}"
                 advice = f"give one {part} for all networks, or one under each of these names"
                 faults.append(Fault(part, ABSENT, wrong, advice))
             if part == "scheduler":
@@ -164,12 +164,12 @@ def _faults_of(
     if spec["_target_"] is UNKNOWN:
         return
     target, place = str(spec["_target_"]), f"{key}._target_".lstrip(".")
-    if target == MISSING:
+    if spec["_target_"] in (MISSING, None, ""):
         yield Fault(place, ABSENT, "not set", f"give a dotted name: {place}=package.module.Class")
         return
     found = locate(target, place)
     if not callable(found):
-        yield Fault(place, target, f"it is a {type(found).__name__}, not a class or function")
+        yield Fault(place, target, f"it is {found!r:.60}, not a class or function")
         return
     takes = signature(found)
     if takes is None:

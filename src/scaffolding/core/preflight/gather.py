@@ -28,7 +28,7 @@ from ..config.project import COMPOSE_ERRORS, Project, file_faults, hydra_at, sho
 from ..errors import UserError
 from ..tree import walk
 from .blocks import spec_faults
-from .origins import COMMAND_LINE, Origins, find_origins, place_of, searched
+from .origins import COMMAND_LINE, Origins, find_origins, place_of, reference, searched
 from .sections import examine
 
 MOST_POINTS = 50  # of a sweep that are looked at
@@ -234,7 +234,10 @@ class Draft:
             if isinstance(node, dict) and isinstance(node.get("_target_"), str):
                 node["_target_"] = self.project.present_name(node["_target_"])
         told = {one.key for one in self.faults}
-        self.faults += [one for one in spec_faults(plain, is_new=True) if one.key not in told]
+        found = [one for one in spec_faults(plain, is_new=True) if one.key not in told]
+        if "imports" in told:  # what could not be imported is missing
+            found = [one for one in found if "finds no module" not in one.wrong]
+        self.faults += found
 
     def _placed(self, words: list[str]) -> list[Fault]:
         """The faults with the places that set their keys."""
@@ -244,7 +247,16 @@ class Draft:
         ):  # a file that cannot be read is a fault with a place already
             run = None if self.run is None else self.run[0]
             found = find_origins(self.project, [*self.hydra, *words], run, self.sources)
-        return [replace(one, place=one.place or place_of(one.near or one.key, found)) for one in self.faults]
+        placed = []
+        for one in self.faults:
+            other = reference(one.key, found)
+            if other and one.value is not ABSENT:  # the value comes from there
+                place = place_of(other, found)
+                at = "by the command line" if place == COMMAND_LINE else f"at {place}"
+                more = f"it comes from {other}, set {at}"
+                one = replace(one, advice="\n".join(filter(None, [one.advice, more])))
+            placed.append(replace(one, place=one.place or place_of(one.near or one.key, found)))
+        return placed
 
 
 def _untyped(schema: type) -> dict[str, Any]:

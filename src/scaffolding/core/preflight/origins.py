@@ -1,6 +1,7 @@
 """Which line of which file, or which word of the command line, set each key of a config."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,12 +164,22 @@ def _forget(found: Origins, key: str) -> None:
 
 
 def place_of(key: str, found: Origins) -> str:
-    """The place that set a key or, where none did, the mapping or list that it is in; "" where that is not known."""
+    """The place that set a key or, where none did, the first part of it, or what it is a part of; "": not known."""
+    if key not in found:
+        key = next((name for name in found if name.startswith(f"{key}.")), key)
     while key:
         if key in found:
             return found[key][-1].place
         key = key.rpartition(".")[0]
     return ""
+
+
+def reference(key: str, found: Origins) -> str:
+    """The key that another one refers to as its whole value, `${data.num_classes}`; "": it does not."""
+    if key not in found:
+        return ""
+    refers = re.fullmatch(r"\$\{([\w.]+)\}", str(found[key][-1].value))
+    return refers[1] if refers else ""
 
 
 def set_by(found: Origins) -> dict[str, list[list[Any]]]:

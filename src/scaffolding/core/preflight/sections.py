@@ -1,14 +1,15 @@
 """What `config.py` declares against what was composed: unknown keys, kinds, ranges, references, empty values."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config.explain import explain, unknown_key, wrong_kind
+from ..config.explain import explain, keys_of, unknown_key, wrong_kind
 from ..config.faults import ABSENT, UNKNOWN, Fault
 from ..errors import nearest
 from ..find import of_machine
@@ -41,7 +42,8 @@ def examine(composed: DictConfig, schema: type, configs: Path) -> tuple[DictConf
         plain = _one_by_one(composed, schema, configs, faults)
     for section, field in known.items():
         if dataclasses.is_dataclass(field.type):
-            faults += _section_faults(section, plain[section], field.type, configs)  # type: ignore[arg-type]
+            given: Any = OmegaConf.to_container(composed).get(section)  # type: ignore[union-attr]
+            faults += _section_faults(section, plain[section], given, field.type, configs)
     faults += _path_faults(plain["paths"], schema)
     for key, value in leaves(plain):
         if isinstance(value, str) and "${" in value:  # escaped; a run that is read again would take it for a reference
@@ -50,17 +52,18 @@ def examine(composed: DictConfig, schema: type, configs: Path) -> tuple[DictConf
 
 
 def _unknown_sections(composed: DictConfig, strange: list[str], known: list[str], configs: Path) -> Iterator[Fault]:
-    named = dict(leaves(OmegaConf.to_container(composed)))
+    plain: Any = OmegaConf.to_container(composed)
+    named = dict(leaves(plain))
     for section in strange:
         wrong = {name: value for name, value in named.items() if name.partition(".")[0] == section} or {section: ABSENT}
         for key, value in list(wrong.items())[:1]:
-            others = [name for name in named if name.partition(".")[0] in known]
-            yield unknown_key(key, [*known, *others], configs, value)
+            others = {str(name): value for name, value in plain.items() if name in known}
+            yield unknown_key(key, [*known, *keys_of(others)], configs, value)
 
 
-def _section_faults(section: str, values: dict[str, Any], schema: type, configs: Path) -> Iterator[Fault]:
-    """Keys that are not declared, settings without a value or with one that is not allowed."""
-    fields = schema.__dataclass_fields__  # type: ignore[attr-defined]
+def _section_faults(section: str, values: dict[str, Any], given: Any, schema: Any, configs: Path) -> Iterator[Fault]:
+    """Keys that are not declared, settings without a value or with one that is not allowed; `given`: as they stand."""
+    fields = schema.__dataclass_fields__
     for name, value in values.items():
         key = f"{section}.{name}"
         if name not in fields:
@@ -77,7 +80,8 @@ def _section_faults(section: str, values: dict[str, Any], schema: type, configs:
             if not is_allowed:
                 near = "".join(nearest(str(value), rules["words"])[:1])
                 advice = f"nearest: {near}; allowed: {rules['allowed']}" if near else f"allowed: {rules['allowed']}"
-                yield Fault(key, value, "not allowed", advice)
+                as_given = given.get(name, value) if isinstance(given, dict) else value
+                yield Fault(key, value if "${" in str(as_given) else as_given, "not allowed", advice)
 
 
 def _path_faults(paths: dict[str, Any], schema: type) -> Iterator[Fault]:
@@ -101,28 +105,31 @@ def _one_by_one(composed: DictConfig, schema: type, configs: Path, faults: list[
         value = _resolved(composed, key, key, configs, faults)
         section = fields[key].type
         if not dataclasses.is_dataclass(section):
-            plain[key] = _typed(typed, key, key, value, faults)
+            plain[key] = _typed(typed, key, key, value, faults, fields[key].metadata)
         elif isinstance(value, dict):
             for name, part in value.items():
                 plain[key][name] = part
                 if name in section.__dataclass_fields__:
-                    plain[key][name] = _typed(typed[key], name, f"{key}.{name}", part, faults)
+                    rules = section.__dataclass_fields__[name].metadata
+                    plain[key][name] = _typed(typed[key], name, f"{key}.{name}", part, faults, rules)
         else:
             faults.append(Fault(key, value, "not a mapping of settings", f"set them one by one: {key}.KEY=VALUE"))
             plain[key] = dict.fromkeys(plain[key], UNKNOWN)
     return plain
 
 
-def _typed(typed: Any, name: str, key: str, value: Any, faults: list[Fault]) -> Any:
+def _typed(typed: Any, name: str, key: str, value: Any, faults: list[Fault], rules: Mapping[Any, Any]) -> Any:
     """A value of the kind that the schema says; UNKNOWN, and a fault, if it is not one."""
     if value is UNKNOWN or value == MISSING:
         return value
     if _holds_unknown(value):  # OmegaConf could not hold it
         return value
+    allowed = rules.get("allowed")
     try:
         typed[name] = value
     except OmegaConfBaseException as error:
-        faults.append(wrong_kind(key, value, str(error).splitlines()[0]))
+        one = wrong_kind(key, value, str(error).splitlines()[0])
+        faults.append(replace(one, advice=one.advice or (f"allowed: {allowed}" if allowed else "")))
         return UNKNOWN
     found = typed[name]
     return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found

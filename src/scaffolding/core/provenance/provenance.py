@@ -16,7 +16,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from loguru import logger
 
-from ..config.compose import COMPOSE_ERRORS, masked
+from ..config.compose import COMPOSE_ERRORS, masked, task_words
 from ..config.grammar import key_of, search_path
 from ..errors import ONE_LINE, UserError
 from ..folder.folder import replacing, storage_error, write_text
@@ -142,7 +142,7 @@ def settings_by_place(project: Any, before: dict[str, Any]) -> dict[str, Any]:
     if not HydraConfig.initialized():
         return {}
     hydra, found = HydraConfig.get(), Origins()
-    words = list(hydra.overrides.task)
+    words = task_words()
     if hydra.job.config_name != "base":  # the config is that of a run
         for word in words:
             read_word(word, (), found)
