@@ -40,8 +40,12 @@ def examine(composed: DictConfig, schema: type, configs: Path) -> tuple[DictConf
         plain = OmegaConf.to_container(typed, resolve=True)
     except OmegaConfBaseException:  # it tells of the first only: look at each value by itself
         plain = _one_by_one(composed, schema, configs, faults)
+    typed_parts = [name for name, field in known.items() if dataclasses.is_dataclass(field.type)]
+    empty = [name for name in typed_parts if all(value == MISSING for value in plain[name].values())]
+    if empty:
+        faults.append(Fault(", ".join(empty), ABSENT, "nothing gives their settings a value", "see configs/base.yaml"))
     for section, field in known.items():
-        if dataclasses.is_dataclass(field.type):
+        if section in typed_parts and section not in empty:
             given: Any = OmegaConf.to_container(composed).get(section)  # type: ignore[union-attr]
             faults += _section_faults(section, plain[section], given, field.type, configs)
     faults += _path_faults(plain["paths"], schema)
