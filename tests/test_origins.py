@@ -74,7 +74,7 @@ def test_a_run_says_what_set_its_settings(train: Train, output_root: Path) -> No
     train("resume=one", "run.budget=8", "data.api_key=very-secret-1")
     [again] = told("one")["resumed"]
     assert again["set_by"]["run.budget"] == [["command line", 8]] and told("one")["set_by"] == first
-    train("fork=one", "run.name=two", "run.budget=3", *BASE[:2], "data.api_key=very-secret-1")
+    train("fork=one", "run.name=two", "run.budget=3", *BASE[:2], "+data.api_key=very-secret-1")
     forked = told("two")["set_by"]
     assert forked["run.budget"][-1] == ["command line", 3]
     assert forked["run.log_every"][-1] == ["one/overrides.yaml", 1]

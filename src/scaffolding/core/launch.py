@@ -52,7 +52,7 @@ from omegaconf import DictConfig, OmegaConf
 from .config.compose import (
     COMPOSE_ERRORS,
     Project,
-    checked,
+    checked_and_plain,
     masked,
     task_words,
     without_words,
@@ -166,13 +166,12 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         try:
             if not source:  # composed of this checkout's files
                 check_files(HydraConfig.get().runtime, project)
-            cfg = checked(composed, project)
+            cfg, plain = checked_and_plain(composed, project)
             if shows_config:
                 print(OmegaConf.to_yaml(composed, resolve=resolves), end="")
                 return None
             processes = None if only_checks else connect(cfg, verb == "resume")
             import_plugins(cfg.imports, project.root)
-            plain: Any = OmegaConf.to_container(cfg, resolve=True)
             check_specs(plain, is_new=True)
         except FaultsError as error:
             raise all_wrong(error, task_words(), is_sweep) from error

@@ -62,19 +62,25 @@ def checked(composed: Any, project: Project) -> DictConfig:
     Raises:
         FaultsError: keys that no YAML declares, wrong types, values out of range, interpolations to nothing.
     """
+    return checked_and_plain(composed, project)[0]
+
+
+def checked_and_plain(composed: Any, project: Project) -> tuple[DictConfig, dict[str, Any]]:
+    """The checked config, and its plain values for further checks, in which paths are as they were given."""
     cfg, plain, faults = examine(composed, project.schema, project.configs)
     if faults:
         raise FaultsError(faults)
     if project.former_names:
         for key, spec in specs(plain):
             OmegaConf.update(cfg, f"{key}._target_", project.present_name(str(spec["_target_"])))
+        plain = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     for name in cfg.paths:  # in order: later ones refer to earlier ones
         if cfg.paths[name] == "":  # an environment variable that is empty
             cfg.paths[name] = None
         elif cfg.paths[name] is not None:
             cfg.paths[name] = str(absolute(cfg.paths[name], project.root))
     OmegaConf.set_struct(cfg, True)
-    return cfg
+    return cfg, plain
 
 
 def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:

@@ -46,8 +46,7 @@ def examine(composed: DictConfig, schema: type, configs: Path) -> tuple[DictConf
         faults.append(Fault(", ".join(empty), ABSENT, "nothing gives their settings a value", "see configs/base.yaml"))
     for section, field in known.items():
         if section in typed_parts and section not in empty:
-            given: Any = OmegaConf.to_container(composed).get(section)  # type: ignore[union-attr]
-            faults += _section_faults(section, plain[section], given, field.type, configs)
+            faults += _section_faults(section, plain[section], composed, field.type, configs)
     faults += _path_faults(plain["paths"], schema)
     for key, value in leaves(plain):
         if isinstance(value, str) and "${" in value:  # escaped; a run that is read again would take it for a reference
@@ -65,8 +64,8 @@ def _unknown_sections(composed: DictConfig, strange: list[str], known: list[str]
             yield unknown_key(key, [*known, *keys_of(others)], configs, value)
 
 
-def _section_faults(section: str, values: dict[str, Any], given: Any, schema: Any, configs: Path) -> Iterator[Fault]:
-    """Keys that are not declared, settings without a value or with one that is not allowed; `given`: as they stand."""
+def _section_faults(section: str, values: dict[str, Any], composed: Any, schema: Any, configs: Path) -> Iterator[Fault]:
+    """Keys that are not declared, settings without a value or with one that is not allowed."""
     fields = schema.__dataclass_fields__
     for name, value in values.items():
         key = f"{section}.{name}"
@@ -84,8 +83,11 @@ def _section_faults(section: str, values: dict[str, Any], given: Any, schema: An
             if not is_allowed:
                 near = "".join(nearest(str(value), rules["words"])[:1])
                 advice = f"nearest: {near}; allowed: {rules['allowed']}" if near else f"allowed: {rules['allowed']}"
-                as_given = given.get(name, value) if isinstance(given, dict) else value
-                yield Fault(key, value if "${" in str(as_given) else as_given, "not allowed", advice)
+                whole: Any = OmegaConf.to_container(composed)
+                as_given = whole.get(section)
+                if isinstance(as_given, dict) and "${" not in str(as_given.get(name, "${")):
+                    value = as_given[name]  # 1, and not 1.0
+                yield Fault(key, value, "not allowed", advice)
 
 
 def _path_faults(paths: dict[str, Any], schema: type) -> Iterator[Fault]:

@@ -148,7 +148,7 @@ def settings_by_place(project: Any, before: dict[str, Any]) -> dict[str, Any]:
             read_word(word, (), found)
         return set_by(found)
     folders = [Path(one.path) for one in hydra.runtime.config_sources if one.schema == "file"]
-    typed, parent = {key_of(word) for word in ARGV}, before.get("parent") or {}
+    typed, parent = {key_of(word) for word in sys.argv[1:]}, before.get("parent") or {}  # argv: as launch left it
     sources = {}
     if parent:
         overrides = f"{Path(str(parent.get('run'))).name}/overrides.yaml"
