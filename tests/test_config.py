@@ -21,21 +21,30 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from scaffolding.config import PROJECT_ROOT, Config, upgrade
-from scaffolding.core.config.build import check_targets
 from scaffolding.core.config.compose import Project, compose_config, groups, portable
+from scaffolding.core.config.faults import FaultsError
 from scaffolding.core.config.grammar import readable, split_options
 from scaffolding.core.config.plugins import import_plugins
 from scaffolding.core.config.usage import changes, help_text
 from scaffolding.core.errors import UserError
 from scaffolding.core.find import of_machine, open_run
+from scaffolding.core.preflight.blocks import target_faults
 from scaffolding.core.trust.config import read_config
 from scaffolding.experiment import PROJECT
 
 SECTIONS = ("run", "loader", "paths")
 OPTIONS = [(group, option) for group, options in groups(PROJECT.configs).items() for option in options]
 OWN = {
-    "data/points.yaml": "dataset: {_target_: tiny.NoisyPoints}\nnum_classes: 3\nimage_shape: [1, 4, 4]\n",
-    "model/plain.yaml": "# @package _global_\nmodel: {_target_: tiny.Pair}\nloss: {_target_: tiny.PairLoss}\n",
+    "data/points.yaml": """\
+dataset: {_target_: tiny.NoisyPoints, num_items: 9}
+num_classes: 3
+image_shape: [1, 4, 4]
+""",
+    "model/plain.yaml": """\
+# @package _global_
+model: {_target_: tiny.Pair}
+loss: {_target_: tiny.PairLoss, name: generator}
+""",
     "scheduler/constant.yaml": "schedule: null\n",
     "tracker/nobody.yaml": "{}\n",
     "tracker/one.yaml": "one: {_target_: test_config.Tracker, where: here}\n",
@@ -79,7 +88,7 @@ def compose(project: Project, *overrides: str) -> DictConfig:
 def refusal(project: Project, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
         compose(project, *overrides)
-    return str(caught.value)
+    return str(caught.value).replace(" (command line)", "")
 
 
 # --- which file wins ---
@@ -122,7 +131,7 @@ def test_every_option_composes_and_leaves_nothing_of_another_behind(project: Pro
         cfg = compose(PROJECT if group == "experiment" else project, f"{group}={option}")
     except UserError as error:
         # a model for other kinds of data
-        missing_fact = re.search(r" refers to data\.|^data\.[\w.]+ is not set", str(error))
+        missing_fact = re.search(r" refers to data\.|data\.[\w.]+: not set", str(error))
         missing_part = re.search("Could not load|Could not find|no such option", str(error))
         if not (missing_fact or missing_part):
             raise
@@ -143,7 +152,7 @@ REFUSED = {  # by what the message says besides the key
     "no such option": ["experiment=nosuch", "optimizer=[1]", "optimizer=null"],
     "+scheduler.intervall=": ["scheduler={schedule: null, intervall: step}"],
     "a whole number": ["loader.batch_size=abc", "loader.batch_size=1.5"],
-    "not Optional": ["loader.batch_size=null", "paths.data=null"],
+    "it needs a value": ["loader.batch_size=null", "paths.data=null"],
     "nearest: reduce-overhead; allowed: one of true, false, reduce-overhead, max-autotune": [
         "run.compile=reduce-overhed"
     ],
@@ -153,7 +162,7 @@ REFUSED = {  # by what the message says besides the key
     "not a list\ngive one: run.tags=[x]": ["run.tags=x"],
     "not a whole number": ["run.seed=one"],
     "not true or false": ["loader.drop_last=maybe"],
-    "RunConfig": ["run=3"],
+    "not a mapping of settings": ["run=3"],
     "allowed: 1 or more": ["loader.batch_size=0"],
     "0 or more": ["run.seed=-1"],
     "above 0": ["run.clip_grad_norm=0"],
@@ -212,10 +221,10 @@ GLOBAL = "# @package _global_\n"
 @pytest.mark.parametrize(
     ("place", "text", "what"),
     [
-        ("model/mine.yaml", f"{GLOBAL}defaults: [plain, _self_]\nrun: {{seed: 3}}\n", "model/mine.yaml: sets run:"),
-        ("model/mine.yaml", "model: {_target_: tiny.TinyNet}\n", "model/mine.yaml: sets model:"),
+        ("model/mine.yaml", f"{GLOBAL}defaults: [plain, _self_]\nrun: {{seed: 3}}\n", "model/mine.yaml:3:1: sets run:"),
+        ("model/mine.yaml", "model: {_target_: tiny.TinyNet}\n", "model/mine.yaml:1:1: sets model:"),
         ("model/mine.yaml", f"# Mine.\n{GLOBAL}loss: {{_target_: tiny.PairLoss}}\n", "very first line"),
-        ("data/mine.yaml", "dataset: {_target_: tiny.NoisyPoints}\nrun:\n  seed: 3\n", "data/mine.yaml: sets run:"),
+        ("data/mine.yaml", "dataset: {_target_: tiny.NoisyPoints}\nrun:\n  seed: 3\n", "data/mine.yaml:2:1: sets run:"),
         ("experiment/mine.yaml", f"{GLOBAL}run: {{bugdet: 3}}\n", "bugdet"),
     ],
 )
@@ -289,17 +298,24 @@ def test_hydra_is_left_as_it_was(project: Project, at_work: Any) -> None:
         GlobalHydra.instance().clear()
 
 
+def told_of(config: dict[str, Any]) -> None:
+    """Raise what is wrong with a block under `model`."""
+    faults = list(target_faults({"model": config}))
+    if faults:
+        raise FaultsError(faults)
+
+
 @pytest.mark.parametrize("what", ["import nosuch_library", "from torch import nosuch_name"])
 def test_what_is_wrong_with_a_target_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Fails where it reads as if the owner's module were not there, or shows a traceback."""
     (tmp_path / "broken_part.py").write_text(f"{what}\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=rf"importing broken_part failed: .*{what.split()[-1]}"):
-        check_targets({"_target_": "broken_part.Thing"}, "model")
+        told_of({"_target_": "broken_part.Thing"})
     with pytest.raises(UserError, match="Python finds no module 'absent_part'"):
-        check_targets({"_target_": "absent_part.Thing"}, "model")
-    with pytest.raises(UserError, match=r"model\.in_featurs: .* takes no argument .*\nnearest: in_features;"):
-        check_targets({"_target_": "torch.nn.Linear", "in_featurs": 3}, "model")
+        told_of({"_target_": "absent_part.Thing"})
+    with pytest.raises(UserError, match=r"model\.in_featurs=3: .* takes no argument .*\nnearest: in_features;"):
+        told_of({"_target_": "torch.nn.Linear", "in_featurs": 3})
 
 
 def test_every_key_of_base_yaml_is_read() -> None:
@@ -434,8 +450,8 @@ def test_multirun_makes_one_folder_of_jobs(train: Train, elsewhere: Path, output
 def test_exit_code_2_means_that_nothing_was_made(train: Train, output_root: Path) -> None:
     words = (*TINY, "run.budget=1", "run.accumulate=1,0")
     said = train("--multirun", *words, code=1).stderr  # the first job made a run
-    assert "ERROR   job 1: run.accumulate=0: not allowed" in said
-    assert "\nerror: job 1 (run.accumulate=0): run.accumulate=0: not allowed" in said
+    assert "ERROR   job 1: run.accumulate=0: not allowed (command line)" in said
+    assert "\nerror: job 1 (run.accumulate=0): run.accumulate=0: not allowed (command line)" in said
     assert len(list(output_root.glob("exp_*/*/config.yaml"))) == 1
     for wrong in ("run.accumulate=0,-1", "run.budget=-1,0", "model=tiny,nosuch", "run.nosuch=1,2"):
         done = train("--multirun", *TINY, wrong, f"paths.output_root={output_root}/a/b", code=2)
@@ -448,7 +464,7 @@ def test_the_end_of_a_sweep_names_every_job_that_failed(train: Train, output_roo
     words = (*TINY, "run.budget=1", "optimizer=fatal", "run.name=lr", "run.seed=-1,4,5")
     done = train("--multirun", *words, env={"FAIL": "update 2"}, code=1)
     end = done.stderr.rpartition("\nerror: ")[2].splitlines()
-    assert end[0] == "job 0 (run.seed=-1): run.seed=-1: not allowed"
+    assert end[0] == "job 0 (run.seed=-1): run.seed=-1: not allowed (command line)"
     assert end[-1] == "job 2 (run.seed=5): ZeroDivisionError: planted"
     [sweep] = output_root.iterdir()
     assert re.fullmatch(r"exp_[\d-]{10}_[\d-]{8}_lr", sweep.name)

@@ -105,5 +105,5 @@ def test_wrong_use_makes_nothing(train: Train, output_root: Path) -> None:
     done = train(*BASE, "job=a", "run.name=b", code=2)
     assert done.stderr.splitlines()[0] == "error: job=a: not together with run.name=b"
     assert len(done.stderr.splitlines()) == 2 and not output_root.exists()
-    assert "run.nosuch: no such key" in train(*BASE, "job=a", "run.nosuch=1", code=2).stderr
+    assert "run.nosuch=1: no such key" in train(*BASE, "job=a", "run.nosuch=1", code=2).stderr
     assert not output_root.exists()

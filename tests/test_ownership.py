@@ -23,7 +23,7 @@ HEAVY = {
 # what most runs do not use: it, too, may be imported where it is needed
 LATER = (
     "core/resume/", "core/checks/", "core/batches/workers.py", "core/processes/several.py", "parallel.py",
-    "core/sweep/table.py", "core/table/", "core/report/",
+    "core/sweep/table.py", "core/table/", "core/report/", "core/preflight/gather.py",
 )  # fmt: skip
 LATER_OF_TORCH = ("torch.distributed", "torch.utils.tensorboard")
 # what stands alone, and all of this package that it may import; a model may also use the losses and metrics

@@ -161,7 +161,7 @@ def test_wrong_use_is_refused(clone: Path) -> None:
     assert "'a/b' is not a name for a run" in refusal(*slurm, "a/b")
     assert "'mode=prod' is not a name for a run" in refusal(*slurm, "mode=prod")
     assert "slurm_points.sh: it is for the points of a sweep" in refusal("--with", "scripts/jobs/slurm_points.sh", "a")
-    assert "datta: no such key" in call(clone, "submit.py", *slurm, "first", "datta=noisy", code=2)
+    assert "datta=noisy: no such key" in call(clone, "submit.py", *slurm, "first", "datta=noisy", code=2)
     assert "resume=a: the job file adds job=first" in refusal(*slurm, "first", "resume=a")
     assert "sbatch is not on this machine" in refusal(*slurm, "first", with_queue=False)
     local = clone / "configs/local.yaml"

@@ -138,13 +138,23 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("collation is not keyed", 'keys.key(self.seed, self.name, "collate", *wanted[0])', "time.time_ns()"),
     ],
     f"{CORE}/config/build.py": [
-        ("a broken import is called a missing module", ' and f"{name}.".startswith(f"{error.name}.")', ""),
-        ("wrong arguments show when the run has begun", "name not in parameters:", "name is None:"),
+        ("a broken import is called a missing module", 'if f"{name}.".startswith(f"{error.name}."):', "if True:"),
+    ],
+    f"{CORE}/config/project.py": [
+        ("files of groups may set run.*", "if wrong and text.startswith(GLOBAL):", "if False:"),
     ],
     f"{CORE}/config/compose.py": [
+        ("secrets in overrides are kept", "masked(word) for word in task_words()", "word for word in task_words()"),
+    ],
+    f"{CORE}/preflight/arguments.py": [
+        ("wrong arguments show when the run has begun", "if takes_any or str(name)", "if True or str(name)"),
+        ("whole numbers are refused as floats", "return isinstance(value, int | float)", "return type(value) is float"),
+    ],
+    f"{CORE}/preflight/sections.py": [
         ("values out of range pass", "if not is_allowed:", "if False:"),
-        ("files of groups may set run.*", "if wrong and text.startswith(GLOBAL):", "if False:"),
-        ("secrets in overrides are kept", "masked(word) for word in HydraConfig", "word for word in HydraConfig"),
+    ],
+    f"{CORE}/preflight/origins.py": [
+        ("the first place that set a key is named", "return found[key][-1].place", "return found[key][0].place"),
     ],
     f"{CORE}/folder/reading.py": [
         ("links may lead out of a run's folder", "if not target.is_relative_to(root):", "if False:"),
@@ -358,7 +368,11 @@ FIRST: dict[str, str] = {
     f"{CORE}/batches/loader.py": "loop keys resume",
     f"{CORE}/batches/samples.py": "loop keys resume",
     f"{CORE}/config/build.py": "config",
+    f"{CORE}/config/project.py": "config",
     f"{CORE}/config/compose.py": "config secrets",
+    f"{CORE}/preflight/arguments.py": "origins",
+    f"{CORE}/preflight/sections.py": "config",
+    f"{CORE}/preflight/origins.py": "origins",
     f"{CORE}/folder/reading.py": "trust",
     f"{CORE}/errors.py": "config faults",
     f"{CORE}/intervals.py": "intervals",

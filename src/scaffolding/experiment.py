@@ -20,7 +20,7 @@ from .core.batches.stream import StreamLoader
 from .core.checks.losses import check_run
 from .core.checks.plan import choose_monitors
 from .core.clock import Clock
-from .core.config.build import build, by_network, check_specs, interval_of, subnetworks, takes_total
+from .core.config.build import build, by_network, interval_of, subnetworks, takes_total
 from .core.config.compose import Project, compose_config, lasting, portable
 from .core.config.plugins import import_plugins
 from .core.errors import UserError
@@ -39,6 +39,7 @@ from .core.precision import (
     end_pass,
     has_graphs,
 )
+from .core.preflight.blocks import check_specs
 from .core.processes.connect import ONE_PROCESS
 from .core.provenance.provenance import numerics
 from .core.secrets import hide_secrets

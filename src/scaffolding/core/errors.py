@@ -51,7 +51,8 @@ def nearest(word: str, options: Iterable[str], count: int = 1) -> list[str]:
     """The `count` options most alike to `word`, best first; dotted keys also match by their last part."""
 
     def likeness(option: str) -> float:
-        pairs = ((word, option, 1.0), (word.rpartition(".")[2], option.rpartition(".")[2], 0.9))
+        ends = word.rpartition(".")[2], option.rpartition(".")[2]
+        pairs = ((word, option, 1.0), (word.lower(), option.lower(), 0.95), (*ends, 0.9))
         return max(weight * difflib.SequenceMatcher(None, one, other).ratio() for one, other, weight in pairs)
 
     return sorted(sorted(set(options)), key=likeness, reverse=True)[:count]

@@ -32,7 +32,6 @@ if sys.path[0] and Path(sys.path[0]).resolve() == _package:  # started as a scri
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: a Ctrl-C just ends it
 
 import contextlib
-import dataclasses
 import errno
 import gc
 import math
@@ -53,31 +52,32 @@ from omegaconf import DictConfig, OmegaConf
 from .config.compose import (
     COMPOSE_ERRORS,
     Project,
-    check_files,
-    checked,
-    composing_error,
+    checked_and_plain,
     masked,
+    task_words,
     without_words,
 )
-from .config.grammar import config_dirs, key_of, readable, split_options, unquoted
+from .config.faults import FaultsError
+from .config.grammar import config_dirs, key_of, readable, search_path, split_options, unquoted
+from .config.plugins import import_plugins
+from .config.project import check_files
 from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
-from .find import absolute, find_run, of_machine, read_output_root
 from .folder.folder import acquire, storage_error, written
 from .multirun import Jobs, remove_listing, settings_of_hydra, summary
 from .output import install
+from .preflight.blocks import check_specs
 from .processes.connect import SPEAK_AFTER, connect, leave_together, num_processes, rank
 from .secrets import without_keys
 from .session.console import command, note_program
 from .signals import handle
-from .trust.config import open_config
-from .trust.words import check_together, read_words
 
 gc.enable()
 if "triton" not in sys.modules:  # what is frozen is never freed, and triton complains of that at exit
     gc.freeze()
 
 VERBS = ("resume", "fork", "rerun")
+CHECK = "--check"  # an option: look at the config, and at nothing else
 TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong input
 
 Job = Callable[[DictConfig], Any]
@@ -125,37 +125,68 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
     pairs = [word.partition("=") for word in words]
     given = {key.lstrip("+"): unquoted(value) for key, _, value in pairs if value != "null"}
     rest = [word for word in words if word.partition("=")[0] not in (*VERBS, "trust")]
-    rest = readable(rest, project.schema, is_sweep)
+    search = search_path(config_dirs(options))
+    parent: tuple[Path, Any] | None = None  # a run whose config the words change
+    inherited: dict[str, str] = {}  # words of another run, and where they stand
+
+    def all_wrong(error: Exception, words: list[str], is_one_job: bool = False) -> UserError:
+        from .preflight.gather import refusal  # only where something is wrong
+
+        found = refusal(error, project, [*search, *words], parent, inherited, is_sweep and not is_one_job)
+        return FaultsError(found.faults, "") if is_one_job and isinstance(found, FaultsError) else found
+
+    has_verb = bool({*VERBS, "trust"} & set(given))
+    try:
+        rest = readable(rest, project.schema, is_sweep)
+    except UserError as error:
+        raise error if has_verb else all_wrong(error, rest) from error
     made: list[Path] = []  # folders, by Hydra, for a sweep
     more = settings_of_hydra(project, is_sweep, made, given.get("run.name", ""))
     source: list[str] = []
     verb = ""
-    if {*VERBS, "trust"} & set(given):
-        verb, parent, source, inherited = _source_of(given, rest, options, project)
-        more += inherited
+    if has_verb:
+        from .resume.source import source_of  # only where a run is named
+
+        verb, run, source, kept = source_of(given, rest, options, project)
+        more += kept
+        inherited = dict.fromkeys(kept, f"{run.name}/overrides.yaml")
+        if source:
+            parent = run, ConfigStore.instance().load(f"{source[-1]}.yaml").node
     for key in ("fork_state", "fork_weights"):
         if key in given and verb != "fork":
             raise UserError(f"{key}={given[key]}: only works with fork=RUN, which starts a new run from another")
     shows_config = "--cfg job" in " ".join(options) and "--package" not in options
-    resolves = "--resolve" in options
+    resolves, only_checks = "--resolve" in options, CHECK in options
+    options = [word for word in options if word != CHECK]
     if shows_config:  # done here, not by Hydra, so that it is checked
         options = [word for word in options if word not in ("--cfg", "job", "--resolve")]
 
+    jobs = Jobs(rest) if is_sweep else None
+
     def job(composed: DictConfig) -> Any:
         remove_listing(made)
-        if not source:  # composed of this checkout's files
-            check_files(HydraConfig.get().runtime, project)
-        cfg = checked(composed, project)
-        if shows_config:
-            print(OmegaConf.to_yaml(composed, resolve=resolves), end="")
-            return None
-        processes = connect(cfg, verb == "resume")
+        try:
+            if not source:  # composed of this checkout's files
+                check_files(HydraConfig.get().runtime, project)
+            cfg, plain = checked_and_plain(composed, project)
+            if shows_config:
+                print(OmegaConf.to_yaml(composed, resolve=resolves), end="")
+                return None
+            processes = None if only_checks else connect(cfg, verb == "resume")
+            import_plugins(cfg.imports, project.root)
+            check_specs(plain, is_new=True)
+        except FaultsError as error:
+            raise all_wrong(error, task_words(), is_sweep) from error
         if verb:
             from .resume.resume import check  # only where a run goes on from another
 
-            check(cfg, verb, parent, given, project)
-            if verb == "resume":  # the run may be finished, and then nothing of it changes
-                processes.first(acquire, parent, False)
+            check(cfg, verb, run, given, project)
+            if verb == "resume" and processes:  # the run may be finished, and then nothing of it changes
+                processes.first(acquire, run, False)
+        if processes is None:
+            which = f"{jobs.at_work()}: " if jobs is not None else ""
+            print(f"{which}the config is sound; no data were read, and nothing was created")
+            return None
         if is_sweep:  # its jobs lie together
             cfg.paths.output = HydraConfig.get().sweep.dir
         sys.argv[1:] = map(masked, [*options, *words])  # libraries may note down what they find there
@@ -166,14 +197,13 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
 
     sys.argv[1:] = [*source, *options, *more, *rest]
     raised: list[Exception] = []
-    jobs = Jobs(rest) if is_sweep else None
     try:
         _call_hydra(_keeping_errors(job, raised, jobs), project, made)
     except COMPOSE_ERRORS as error:
         if not raised:
-            raise composing_error(error, project, rest) from error
+            raise all_wrong(error, rest) from error
         raise
-    if jobs is not None and not shows_config:
+    if jobs is not None and not (shows_config or only_checks):
         jobs.print_end()
     if raised:
         raise summary(raised[0], jobs.told if jobs else [])
@@ -228,59 +258,3 @@ def _call_hydra(task: Job, project: Project, made: list[Path]) -> None:
         for folder in made:
             with contextlib.suppress(OSError):  # it holds runs
                 folder.rmdir()
-
-
-def _source_of(
-    given: dict[str, str], words: list[str], options: list[str], project: Project
-) -> tuple[str, Path, list[str], list[str]]:
-    """The verb of a command line, the run that it names, and what Hydra gets of that run.
-
-    Returns:
-        Verb, run, options that make the run's config the one to override, or the words that it was made of.
-    """
-    verbs = [verb for verb in VERBS if verb in given]
-    if not verbs:
-        raise UserError("trust: needs resume, fork or rerun\nthe checkout and the command line are trusted anyway")
-    if len(verbs) > 1:
-        raise UserError(
-            f"{' and '.join(verbs)}: only one of them\nresume carries the same run on, fork starts a new one, "
-            "rerun does the same again"
-        )
-    verb, trust = verbs[0], [name for name in given.get("trust", "").split(",") if name]
-    output = given.get("paths.output") if verb == "resume" else None  # of the others it says where the new run goes
-    if output is not None:
-        root = absolute(output, project.root)
-    else:
-        root = read_output_root(project.root, given.get("paths.output_root"))
-    run = find_run(given[verb], root)
-    keys = {key_of(word): word for word in words if "=" in word or word.startswith("~")}
-    if verb == "fork":  # the parent's command line, then this one's
-        own = {*keys, "run.name", "paths.output", "paths.output_root"}
-        own |= {f"paths.{name}" for name in of_machine(project.schema)}
-        before = read_words(run / "overrides.yaml", project, trust)
-        inherited = {key_of(word): word for word in before}
-        chosen = [key for key, word in keys.items() if (project.configs / key).is_dir() and inherited.get(key) != word]
-        groups = tuple(f"{key}." for key in chosen)
-        dropped = [word for key, word in inherited.items() if key.startswith(groups) and key not in own]
-        if dropped:
-            logger.info(
-                f"left out: {', '.join(map(masked, dropped))}, which {run.name} had for its own choice of "
-                f"{', '.join(sorted({key.partition('.')[0] for key in inherited if inherited[key] in dropped}))}"
-            )
-        own |= {key_of(word) for word in dropped}
-        kept = [word for word in before if key_of(word) not in own]
-        naming = [word for key, word in keys.items() if (project.configs / key).is_dir() or "_target_" in word]
-        check_together(kept, naming, config_dirs(options), project, trust)
-        return verb, run, [], kept
-    for key, word in keys.items():
-        if (project.configs / key).is_dir():  # the run has chosen
-            single = f"; single keys may be set ({key}.KEY=VALUE)"
-            if key not in {field.name for field in dataclasses.fields(project.schema)}:  # mode, experiment
-                single = ""
-            raise UserError(
-                f"{word}: refused, {verb} keeps the run's {key}, as every choice of a group\nleave it out{single}"
-                f"\nfork={run.name} {word} starts a new run from its weights"
-            )
-    # as it was checked: Hydra does not read the folder
-    ConfigStore.instance().store("config of the run", open_config(run, project, trust))
-    return verb, run, ["--config-name", "config of the run"], []

@@ -75,7 +75,12 @@ class Jobs:
         logger.error(f"job {number}: {cause}")
         if not isinstance(error, UserError | RunError):
             cause = f"{type(error).__name__}: {cause}"
-        self.told.append(f"job {number} ({' '.join(self.own.get(number, []))}): {cause}")
+        self.told.append(f"{self.at_work()}: {cause}")
+
+    def at_work(self) -> str:
+        """Which job is at work, by its number and what it varies."""
+        number = HydraConfig.get().job.num
+        return f"job {number} ({' '.join(self.own.get(number, []))})"
 
     def print_end(self) -> None:
         """Print the table of the jobs, if one of them made a run; `summary` says why others did not."""
@@ -96,7 +101,9 @@ def summary(first: Exception, told: list[str]) -> Exception:
     if not told:
         return first
     text = "\n".join(told)
-    if isinstance(first, UserError | RunError):
+    if isinstance(first, UserError):
+        return UserError(text)
+    if isinstance(first, RunError):
         return type(first)(text)
     traceback.print_exception(first)
     if isinstance(first, OSError):

@@ -101,7 +101,7 @@ def without_keys(text: str, is_config: bool = False) -> str:
 
 def _hide_pair(found: re.Match[str]) -> str:
     before, name, between, value = found.groups()
-    if is_secret(name, value):
+    if is_secret(name, value) and value != f"{HIDDEN}:":  # hidden already, in a message that goes on
         value = HIDDEN
     return before + name + between + value
 

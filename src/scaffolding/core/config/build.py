@@ -1,4 +1,4 @@
-"""From a plain config to objects: its blocks are checked before anything is built; errors name the key and the cause.
+"""From a plain config to objects; errors name the key and the cause.
 
 A block is a mapping with a `_target_`, the dotted name of a class or function; its other keys are the arguments.
 """
@@ -17,63 +17,10 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..errors import UserError, nearest
+from ..errors import UserError, failure, nearest
 from ..secrets import hide_secrets, is_hidden
 from ..tree import leaves
-
-
-def check_specs(cfg: Mapping[str, Any]) -> None:
-    """Check, without building anything, that a plain config has the parts of an experiment and that they fit together.
-
-    Raises:
-        UserError: the key, what it holds, and what is wanted there.
-    """
-    data = by_network(cfg["data"], "data", marker="")
-    blocks = {f"data.{name}": data[name] for name in ("dataset", "stream") if data.get(name) is not None}
-    if not blocks:
-        blocks["data.dataset"] = None
-    blocks["model"] = cfg["model"]
-    for part in ("loss", "optimizer"):
-        blocks |= {f"{part}.{name}".rstrip("."): block for name, block in by_network(cfg[part], part).items()}
-    for part in ("metrics", "plots", "tracker"):
-        named = by_network(cfg[part] or {}, part, marker="")
-        blocks |= {f"{part}.{name}".rstrip("."): block for name, block in named.items() if block is not None}
-    if cfg["rollout"]:
-        blocks["rollout"] = cfg["rollout"]
-    names = list(by_network(cfg["loss"], "loss"))
-    schedules = by_network(cfg["scheduler"], "scheduler", names, marker="schedule")
-    for part, mapping in (("optimizer", by_network(cfg["optimizer"], "optimizer", names)), ("scheduler", schedules)):
-        if set(mapping) != set(names):
-            raise UserError(
-                f"{part}: is for {', '.join(mapping) or 'no network'}, and loss for {', '.join(names)}"
-                f"\ngive one {part} for all networks, or one under each of these names"
-            )
-    for name, spec in schedules.items():
-        key = f"scheduler.{name}".rstrip(".")
-        for part in by_network(spec, key, marker=""):
-            if part not in ("schedule", "interval", "monitor"):
-                raise UserError(f"{key}.{part}: not a part of a schedule\nallowed: schedule, interval, monitor")
-        if spec.get("schedule") is not None:
-            blocks[f"{key}.schedule"] = spec["schedule"]
-    for key, block in blocks.items():
-        if not isinstance(block, Mapping) or "_target_" not in block:
-            raise UserError(f"{key}: {block!r:.60} is not a block with a _target_\ngive {key}._target_, a dotted name")
-    if len(names) > 1 and cfg["run"]["target_loss"] is not None:
-        raise UserError(
-            f"run.target_loss={cfg['run']['target_loss']}: {', '.join(names)}: a loss of one network need not fall"
-            "\na model with several losses has no mode=overfit; leave run.target_loss=null"
-        )
-    plain = dict(cfg)
-    plain["optimizer"] = without_groups(cfg["optimizer"])
-    check_targets(plain)
-    for name, spec in schedules.items():
-        if spec.get("schedule") is not None:
-            key = f"scheduler.{name}".rstrip(".")
-            setting = "eval_every"
-            if str(spec.get("monitor")).startswith("rollout/"):
-                setting = "rollout_every"
-            if interval_of(spec, key) == "metric" and cfg["run"][setting] is None:
-                raise UserError(f"{key}.monitor: run.{setting}=null, so nothing would give that value")
+from .faults import fault
 
 
 def without_groups(optimizer: Any) -> Any:
@@ -89,7 +36,7 @@ def by_network(spec: Any, key: str, names: Iterable[str] = ("",), marker: str = 
         advice = "give a block with a _target_, or one under each name"
         if key == "loss":
             advice = "the file of the model names its loss; another one: loss._target_, a dotted name"
-        raise UserError(f"{key}: {spec!r:.60} is not a mapping\n{advice}")
+        raise fault(key, spec, "it is not a mapping", advice)
     if marker in spec:
         return dict.fromkeys(names, spec)
     return dict(spec)
@@ -130,7 +77,7 @@ def interval_of(spec: Mapping[str, Any], key: str = "scheduler") -> str:
         return allowed[0]
     if given not in allowed:
         more = "" if len(allowed) == 1 else f"; or {key}.monitor, a logged value to watch, e.g. val/loss"
-        raise UserError(f"{key}.interval={given}: allowed for this schedule: {', '.join(allowed)}{more}")
+        raise fault(f"{key}.interval", given, "not allowed", f"allowed for this schedule: {', '.join(allowed)}{more}")
     return str(given)
 
 
@@ -139,58 +86,28 @@ def takes_total(target: str) -> bool:
     return "num_steps" in inspect.signature(locate(target, "scheduler.schedule")).parameters
 
 
-def check_targets(config: Any, key: str = "") -> None:
-    """UserError, with key and dotted name: a `_target_` does not exist, or takes no such argument. Builds nothing."""
-    parts: Any = ()
-    if isinstance(config, list):
-        parts = enumerate(config)
-    elif isinstance(config, dict):
-        parts = config.items()
-    for name, value in parts:
-        check_targets(value, f"{key}.{name}".lstrip("."))
-    if not isinstance(config, dict) or "_target_" not in config:
-        return
-    target = str(config["_target_"])
-    if target == "???":
-        raise UserError(f"{key}._target_ is not set\ngive a dotted name: {key}._target_=package.module.Class")
-    found = locate(target, f"{key}._target_")
-    if not callable(found):
-        raise UserError(f"{key}._target_: {target} is a {type(found).__name__}, not a class or function")
-    try:
-        parameters = inspect.signature(found).parameters
-    except (TypeError, ValueError):  # some built-in classes tell nothing of their arguments
-        return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for name in config:
-        if not str(name).startswith("_") and name not in parameters:
-            near = ", ".join(nearest(name, parameters)) or "none"
-            raise UserError(
-                f"{key}.{name}: {target} takes no argument {name!r}\nnearest: {near}; "
-                f"it takes {', '.join(parameters) or 'none'}"
-            )
-
-
 def locate(target: str, key: str) -> Any:
-    """The object a dotted name stands for; UserError: which part of it is missing, and the nearest name there."""
+    """The object a dotted name stands for; FaultsError: which part of it is missing, and the nearest name there."""
     parts = target.split(".")
     for count in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:count])
         try:
             found: Any = importlib.import_module(name)
-        except ImportError as error:
-            is_missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
-            if is_missing:
+        except ModuleNotFoundError as error:
+            if f"{name}.".startswith(f"{error.name}."):
                 continue  # this module itself, not something that it imports
-            raise UserError(f"{key}: {target}: importing {name} failed: {error}") from error
+            raise fault(key, target, f"importing {name} failed: {error}") from error
+        except Exception as error:
+            what, _, where = failure(error, f"importing {name} failed").partition("\n")
+            raise fault(key, target, what, where) from error
         for index, part in enumerate(parts[count:], count):
             if not hasattr(found, part):
                 place = ".".join(parts[:index])
                 near = nearest(part, _names_of(found))
-                raise UserError(f"{key}: {target}: {place} has no {part!r}\nnearest: {place}.{''.join(near)}")
+                raise fault(key, target, f"{place} has no {part!r}", f"nearest: {place}.{''.join(near)}")
             found = getattr(found, part)
         return found
-    raise UserError(f"{key}: {target}: Python finds no module {parts[0]!r}\ngive a dotted name of a class or function")
+    raise fault(key, target, f"Python finds no module {parts[0]!r}", "give a dotted name of a class or function")
 
 
 def _names_of(found: Any) -> list[str]:

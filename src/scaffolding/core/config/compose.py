@@ -4,89 +4,47 @@ import contextlib
 import dataclasses
 import functools
 import os
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import UserError, nearest
-from ..find import absolute, of_machine, read_output_root
+from ..errors import UserError
+from ..find import absolute, of_machine
+from ..preflight.sections import examine
 from ..secrets import HIDDEN, hide_secrets, is_secret, without_keys
-from ..tree import leaves, specs
-from .explain import explain, unknown_key
+from ..tree import specs
+from .explain import explain
 from .explain import groups as groups  # of a folder of configs
-from .grammar import readable
+from .faults import FaultsError
+from .grammar import as_word, readable
+from .project import COMPOSE_ERRORS as COMPOSE_ERRORS
+from .project import Project as Project
+from .project import check_files, hydra_at
 
 NOT_KEPT = ("resume", "fork", "fork_state", "fork_weights", "rerun")  # how a run starts; not in its config
-COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)  # of user's words
-TOP_KEY = re.compile(r"(?m)^([A-Za-z]\w*):")
-GLOBAL = "# @package _global_"
-PLAIN_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_*][\w.*-]*", re.ASCII)
 
 VERSION = 4  # of a run's config.yaml; 1 had none, 2 drew splits by run.seed, 3 took a limit of 1.0 for one item
 
 
-@dataclass(frozen=True)
-class Project:
-    """What the machinery must know of the project around it."""
-
-    root: Path
-    package: str
-    schema: type
-    former_names: tuple[str, ...] = ()  # of the package, so that runs made under them still load
-    trusted: tuple[str, ...] = ()  # what a loaded run may name as targets: everything below these dotted names
-    upgrade: Callable[[dict[str, Any], int], dict[str, Any]] = lambda config, _: config  # of an earlier version
-    fetching: tuple[str, ...] = ()  # what a loaded run may not name, though a YAML file here does
-    configs: Path = dataclasses.field(init=False)
-    sources: Path = dataclasses.field(init=False)  # of the package
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "configs", self.root / "configs")
-        object.__setattr__(self, "sources", self.root / "src" / self.package)
-        ConfigStore.instance().store("schema", self.schema)
-
-    def present_name(self, target: str) -> str:
-        """A dotted name, under the package's present name where it has a former one."""
-        first, dot, rest = target.partition(".")
-        return f"{self.package}{dot}{rest}" if first in self.former_names else target
-
-    @property
-    def output_root(self) -> Path:
-        """Where runs are found when the command line says nothing."""
-        return read_output_root(self.root)
-
-
 def compose_config(project: Project, overrides: list[str]) -> DictConfig:
-    """A checked config; leaves none of Hydra's global state behind. UserError: what is wrong with which override."""
-    overrides = readable(overrides, project.schema, is_sweep=False)
+    """A checked config; leaves none of Hydra's global state behind. FaultsError: all that is wrong with the words."""
     try:
-        return checked(compose_unchecked(project, overrides), project)
-    except UserError:
-        raise
-    except COMPOSE_ERRORS as error:
-        raise composing_error(error, project, overrides) from error
+        return checked(compose_unchecked(project, readable(overrides, project.schema, is_sweep=False)), project)
+    except (UserError, *COMPOSE_ERRORS) as error:
+        from ..preflight.gather import refusal  # only where something is wrong
+
+        raise refusal(error, project, overrides) from error
 
 
 def compose_unchecked(project: Project, overrides: list[str]) -> DictConfig:
     """Hydra's composition, also where Hydra is at work already (within a run, twice in a notebook)."""
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().hydra = None
-    try:
-        with initialize_config_dir(str(project.configs), version_base="1.3"):
-            composed = compose("base", overrides, return_hydra_config=True)
-    finally:
-        GlobalHydra.instance().hydra = before  # another instance: Hydra puts a copy in its place
+    with hydra_at(project):
+        composed = compose("base", overrides, return_hydra_config=True)
     check_files(composed.hydra.runtime, project)
     with open_dict(composed):
         del composed["hydra"]
@@ -95,92 +53,34 @@ def compose_unchecked(project: Project, overrides: list[str]) -> DictConfig:
 
 def composing_error(error: BaseException, project: Project, overrides: list[str]) -> UserError:
     """A composing error in words: key, value, what is allowed or nearest."""
-    return explain(error, project.configs, overrides, functools.partial(compose_unchecked, project))
-
-
-def check_files(runtime: Any, project: Project) -> None:
-    """Check that the chosen files of groups set what they can set; `runtime` is Hydra's account of the choices.
-
-    Raises:
-        UserError: a file sets what base.yaml, which is read after it, would silently override; or keys outside its
-            group, but Hydra puts them into the group.
-    """
-    known = {field.name: field for field in dataclasses.fields(project.schema)}
-    sections = {name for name, field in known.items() if dataclasses.is_dataclass(field.type)}
-    places = [source.path for source in runtime.config_sources if source.schema == "file"]
-    for group, option in runtime.choices.items():
-        for file in [Path(place, group, f"{option}.yaml") for place in places]:
-            if group not in known or not file.is_file():
-                continue
-            text = file.read_text("utf-8")
-            keys = TOP_KEY.findall(text)
-            wrong = [key for key in keys if key in sections]
-            if wrong and text.startswith(GLOBAL):
-                raise UserError(
-                    f"{file}: sets {wrong[0]}:, which base.yaml, read later, would override without a word"
-                    "\nput it into base.yaml or an experiment"
-                )
-            if not text.startswith(GLOBAL) and (wrong or group in keys or f"\n{GLOBAL}" in text):
-                raise UserError(
-                    f"{file}: sets {(wrong or keys)[0]}:, and Hydra would put it into {group}:"
-                    f"\nmake `{GLOBAL}` its very first line, or set keys of {group} only"
-                )
+    return FaultsError([explain(error, project.configs, overrides, functools.partial(compose_unchecked, project))])
 
 
 def checked(composed: Any, project: Project) -> DictConfig:
     """The config on top of the schema: ranges checked, paths absolute, `_target_`s under the package's present name.
 
     Raises:
-        UserError: a key that no YAML declares, a wrong type, a value out of range, an interpolation to nothing.
+        FaultsError: keys that no YAML declares, wrong types, values out of range, interpolations to nothing.
     """
-    schema = project.schema.__dataclass_fields__  # type: ignore[attr-defined]
-    for key in composed:
-        if key not in schema:
-            names = [name for name, _ in leaves(OmegaConf.to_container(composed))]
-            wrong = [name for name in names if name.partition(".")[0] == key]
-            known = [name for name in names if name.partition(".")[0] in schema]
-            raise unknown_key((wrong or [str(key)])[0], [*schema, *known], project.configs)
-    try:
-        cfg: Any = OmegaConf.merge(OmegaConf.structured(project.schema), composed)
-        plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise composing_error(error, project, []) from error
+    return checked_and_plain(composed, project)[0]
+
+
+def checked_and_plain(composed: Any, project: Project) -> tuple[DictConfig, dict[str, Any]]:
+    """The checked config, and its plain values for further checks, in which paths are as they were given."""
+    cfg, plain, faults = examine(composed, project.schema, project.configs)
+    if faults:
+        raise FaultsError(faults)
     if project.former_names:
         for key, spec in specs(plain):
             OmegaConf.update(cfg, f"{key}._target_", project.present_name(str(spec["_target_"])))
-    for key, value in leaves(plain):
-        if "${" in str(value):  # escaped; a run that is read again would take it for a reference
-            raise UserError(f"{key}: {value!r}: a text with ${{ could not be read again\nwrite it in other letters")
-    for section, content in schema.items():
-        if not dataclasses.is_dataclass(content.type):
-            continue
-        fields = content.type.__dataclass_fields__
-        for name, value in plain[section].items():
-            if name not in fields:
-                known = [f"{section}.{field}" for field in fields]
-                raise unknown_key(f"{section}.{name}", known, project.configs)
-            rules = fields[name].metadata
-            if value == "???":
-                raise UserError(f"{section}.{name} has no value\ngive it one in configs/base.yaml")
-            if value is None or rules["check"] is None:
-                continue
-            try:
-                is_allowed = rules["check"](value)
-            except ValueError:
-                is_allowed = False
-            if not is_allowed:
-                near = "".join(nearest(str(value), rules["words"])[:1])
-                advice = f"nearest: {near}; allowed: {rules['allowed']}" if near else f"allowed: {rules['allowed']}"
-                raise UserError(f"{section}.{name}={value}: not allowed\n{advice}")
+        plain = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     for name in cfg.paths:  # in order: later ones refer to earlier ones
-        if cfg.paths[name] == "" and name in of_machine(project.schema):  # an environment variable that is empty
+        if cfg.paths[name] == "":  # an environment variable that is empty
             cfg.paths[name] = None
-        elif cfg.paths[name] == "":
-            raise UserError(f"paths.{name}: it is empty\ngive it a folder; . is that of the project")
         elif cfg.paths[name] is not None:
             cfg.paths[name] = str(absolute(cfg.paths[name], project.root))
     OmegaConf.set_struct(cfg, True)
-    return cfg  # type: ignore[no-any-return]
+    return cfg, plain
 
 
 def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
@@ -235,20 +135,6 @@ def masked(override: str) -> str:
     return without_keys(override)
 
 
-def as_word(value: Any) -> str:
-    """A plain value in Hydra's grammar."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {as_word(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(as_word, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return str(value).lower().replace("none", "null")
-    if isinstance(value, str) and not PLAIN_WORD.fullmatch(value):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{escaped}'"
-    return str(value)
-
-
 def without_words(text: str, words: list[str]) -> str:
     """A message without the secrets of the command line, which it may repeat."""
     for word in words:
@@ -265,4 +151,10 @@ def own_words() -> list[str]:
     """The overrides of the running command, without the machinery's; secrets hidden."""
     if not HydraConfig.initialized():
         return []
-    return [masked(word) for word in HydraConfig.get().overrides.task]
+    return [masked(word) for word in task_words()]
+
+
+def task_words() -> list[str]:
+    """The overrides of the running command as Hydra got them, without the machinery's; references are not resolved."""
+    words: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return [str(word) for word in words]

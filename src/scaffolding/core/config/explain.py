@@ -1,18 +1,26 @@
 """Composing errors in words."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
-from ..errors import UserError, at_mark, nearest
-from ..tree import leaves
+from ..errors import nearest
+from .faults import ABSENT, Fault
 from .grammar import SEVERAL, key_of
 
-KINDS = {"converted to Integer": "a whole number", "converted to Float": "a number", "a valid bool": "true or false"}
+KINDS = {  # what OmegaConf says of a value, and what a setting of that kind wants
+    "converted to Integer": "not a whole number",
+    "converted to Float": "not a number",
+    "a valid bool": "not true or false",
+    "not Optional": "it needs a value, not null",
+    "to string": "not a text",
+    "Cannot convert": "not a text",
+    "merge DictConfig with": "not a mapping",
+}
 
 
 def groups(folder: Path) -> dict[str, list[str]]:
@@ -21,21 +29,27 @@ def groups(folder: Path) -> dict[str, list[str]]:
     return {name: options for name, options in found.items() if options}
 
 
-def unknown_key(key: str, keys: list[str], configs: Path) -> UserError:
-    """The error for a key that no YAML declares, with the nearest one that is."""
+def unknown_key(key: str, keys: list[str], configs: Path, value: Any = ABSENT) -> Fault:
+    """The fault of a key that no YAML declares, with the nearest one that is."""
     near = nearest(key, keys)[0]
     place = "configs/base.yaml"
     if near.partition(".")[0] in groups(configs):
         place = f"configs/{near.partition('.')[0]}/"
     add = f"to add a key, write +{key}=VALUE, or declare it in YAML"
     if key.partition(".")[0] in ("run", "loader", "paths"):
-        add = "a key of run, loader or paths is added in config.py"
-    return UserError(f"{key}: no such key\nnearest: {near} (declared in {place})\n{add}")
+        add = "to add a key of run, loader or paths, declare it in config.py and base.yaml"
+    elif key.partition(".")[0] not in {known.partition(".")[0] for known in keys}:
+        add = "to add a new part of the config, declare it in config.py"
+    return Fault(key, value, "no such key", f"nearest: {near} (declared in {place})\n{add}")
 
 
-def explain(
-    error: BaseException, configs: Path, overrides: list[str], compose: Callable[[list[str]], Any]
-) -> UserError:
+def unknown_option(group: str, option: str, options: list[str]) -> Fault:
+    """The fault of a choice that is not there."""
+    near = ", ".join(nearest(option, options)) or "none"
+    return Fault(group, option, "no such option", f"nearest: {near}; options: {', '.join(options) or 'none'}")
+
+
+def explain(error: BaseException, configs: Path, overrides: list[str], compose: Callable[[list[str]], Any]) -> Fault:
     """A composing error in words: key, value, what is allowed or nearest.
 
     Args:
@@ -49,22 +63,25 @@ def explain(
         cause = cause.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted(error.options or groups(configs).get(group, []))
-        near = ", ".join(nearest(option, options)) or "none"
-        return UserError(f"{group}={option}: no such option\nnearest: {near}; options: {', '.join(options) or 'none'}")
+        return unknown_option(group, option, sorted(error.options or groups(configs).get(group, [])))
     found = re.search(r"Could not (?:override|delete from config\.(?: The key)?) '([^']+)'", text)
     if found:
         known = _known(overrides, configs, compose)
         wrong = found[1]
         if wrong in known:  # the key is there, one within its value is not
             wrong = str(getattr(cause, "full_key", None) or wrong)
-        return unknown_key(wrong, known, configs)
+        return unknown_key(wrong, known, configs, _value_of(wrong, overrides))
+    found = re.search(r"An item is already at '([^']+)'", text)
+    if found:
+        word = f"{found[1]}={_value_of(found[1], overrides)}"
+        return Fault(found[1], ABSENT, "it is set already", f"leave out the +: {word}")
     found = re.search(r"Error merging override (.+)", text)
     if found:
-        return _wrong_kind(found[1], str(cause).splitlines()[0])
+        key, _, value = found[1].partition("=")
+        return wrong_kind(key, value, str(cause).splitlines()[0])
     found = re.search(r"Missing mandatory value: ([\w.]+)", text)
     if found:
-        return UserError(f"{found[1]} is not set\ngive {found[1]}=VALUE")
+        return Fault(found[1], ABSENT, "not set", f"give {found[1]}=VALUE")
     found = re.search(r"Interpolation key '([^']+)' not found\s+full_key: ([\w.]+)", text)
     if found:
         return _no_such_reference(found[2], found[1], configs)
@@ -72,31 +89,36 @@ def explain(
     if found:
         group = found[1] or found[2]
         words = [word.lstrip("+") for word in overrides if key_of(word) == group and word.startswith("+")]
-        return UserError(f"{group}: chosen already\nleave out the +: {(words or [f'{group}=...'])[0]}")
-    misread = at_mark(cause)
-    if misread is not None:
-        return misread
+        return Fault(group, ABSENT, "chosen already", f"leave out the +: {(words or [f'{group}=...'])[0]}")
+    mark = getattr(cause, "problem_mark", None)
+    if mark is not None:
+        place = f"{mark.name}:{mark.line + 1}:{mark.column + 1}"
+        return Fault("", ABSENT, f"not valid YAML: {getattr(cause, 'problem', cause)}", place=place)
     for word in overrides:
         group, _, option = word.partition("=")
         items = {item.strip() for item in option.strip("[]").split(",")}
         if group in SEVERAL and option.startswith("[") and items <= set(groups(configs).get(group, ())):
             continue
         if group in groups(configs) and (option in ("", "null") or option[0] in "[{"):
-            return UserError(f"{word}: no such option\noptions: {', '.join(groups(configs)[group])}")
-    key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
-    lines = "; ".join(line for line in text.splitlines()[:2] if line)
-    return UserError(f"{key}: {lines}" if key else lines)
+            return Fault(group, option, "no such option", f"options: {', '.join(groups(configs)[group])}")
+    key = getattr(cause, "full_key", None) or getattr(error, "full_key", None) or ""
+    return Fault(str(key), ABSENT, "; ".join(line for line in text.splitlines()[:2] if line))
 
 
-def _wrong_kind(word: str, problem: str) -> UserError:
-    """The error for a setting whose value is of another kind than config.py says; `problem` is OmegaConf's sentence."""
-    key, _, value = word.partition("=")
+def _value_of(key: str, overrides: list[str]) -> Any:
+    """What a command line gives a key; ABSENT: nothing, or it removes the key."""
+    given = [word.partition("=") for word in overrides if key_of(word) == key]
+    return next((value for _, equals, value in given if equals), ABSENT)
+
+
+def wrong_kind(key: str, value: Any, problem: str) -> Fault:
+    """The fault of a value of another kind than config.py says; `problem` is OmegaConf's sentence."""
     if "is not a ListConfig" in problem:
-        return UserError(f"{word}: not a list\ngive one: {key}=[{value}]")
-    for said, wanted in KINDS.items():
+        return Fault(key, value, "not a list", f"give one: {key}=[{value}]")
+    for said, wrong in KINDS.items():
         if said in problem:
-            return UserError(f"{word}: not {wanted}")
-    return UserError(f"{word}: {problem}")
+            return Fault(key, value, wrong)
+    return Fault(key, value, problem)
 
 
 def _known(overrides: list[str], configs: Path, compose: Callable[[list[str]], Any]) -> list[str]:
@@ -107,17 +129,26 @@ def _known(overrides: list[str], configs: Path, compose: Callable[[list[str]], A
         config: Any = OmegaConf.to_container(compose(chosen))
     except Exception:  # whatever else is wrong with the command line: this one is being told already
         return list(options)
-    return [*config, *(name for name, _ in leaves(config))]
+    return list(keys_of(config))
 
 
-def _no_such_reference(key: str, other: str, configs: Path) -> UserError:
-    """The error for a key that refers to one which the chosen files do not have: what would have it."""
+def keys_of(config: dict[str, Any], key: str = "") -> Iterator[str]:
+    """The dotted keys of a plain config; lists are not entered."""
+    for name, value in config.items():
+        yield f"{key}{name}"
+        if isinstance(value, dict):
+            yield from keys_of(value, f"{key}{name}.")
+
+
+def _no_such_reference(key: str, other: str, configs: Path) -> Fault:
+    """The fault of a key that refers to one which the chosen files do not have: what would have it."""
     group, _, fact = other.partition(".")
     files = {name: configs / group / f"{name}.yaml" for name in groups(configs).get(group, ())}
     having = [name for name, file in files.items() if re.search(rf"(?m)^{re.escape(fact)}:", file.read_text("utf-8"))]
     choose, why = "", "is not a key"
     if having:
         choose = f"choose one that has it ({', '.join(f'{group}={name}' for name in having)}), "
-    if fact:
+    if fact and group in groups(configs):
         why = f"the chosen {group} does not have"
-    return UserError(f"{key} refers to {other}, which {why}\n{choose}declare {other} in YAML, or set {key} itself")
+    advice = f"{choose}declare {other} in YAML, or set {key} itself"
+    return Fault(key, ABSENT, f"it refers to {other}, which {why}", advice)

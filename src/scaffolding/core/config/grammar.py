@@ -2,8 +2,10 @@
 
 import dataclasses
 import itertools
+import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,10 +17,11 @@ from ..errors import UserError
 
 WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
 SHORT = {"-c": "--cfg", "-p": "--package"}
+PLAIN_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_*][\w.*-]*", re.ASCII)
 SEVERAL = ("plots", "tracker")  # groups of which a run may choose several
 OPTIONS = (
     *WITH_VALUE, "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
-    "--shell-completion", "-sc", "--experimental-rerun", "--info", "-i",
+    "--shell-completion", "-sc", "--experimental-rerun", "--info", "-i", "--check",
 )  # fmt: skip
 
 
@@ -52,6 +55,13 @@ def config_dirs(words: list[str]) -> list[str]:
     """The folders that --config-dir names on a command line."""
     found = [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
     return found + [place for word, place in itertools.pairwise(words) if word in ("--config-dir", "-cd")]
+
+
+def search_path(folders: list[str]) -> list[str]:
+    """The word that adds folders of configs where Hydra composes without a command line; none without folders."""
+    if not folders:
+        return []
+    return [f"hydra.searchpath=[{','.join(quoted(f'file://{Path(folder).absolute()}') for folder in folders)}]"]
 
 
 def key_of(word: str) -> str:
@@ -89,14 +99,29 @@ def readable(words: list[str], schema: Any, is_sweep: bool) -> list[str]:
     That is the value of a setting that may be any text, and what Hydra cannot read where it looks like words or a path.
 
     Raises:
-        UserError: several values without --multirun; what Hydra cannot read, with quotes to be pasted.
+        UserError: several values without --multirun; what Hydra cannot read, with quotes to be pasted. The first one.
     """
+    found = list(reading(words, schema, is_sweep))
+    for text in found:
+        if isinstance(text, UserError):
+            raise text
+    return [text for text in found if isinstance(text, str)]
+
+
+def reading(words: list[str], schema: Any, is_sweep: bool) -> Iterator[str | UserError]:
+    """Each word as in `readable`, or what is wrong with it."""
     texts, lists = set(free_texts(schema)), set(free_texts(schema, kinds=(list[str],)))
-    return [_readable(word, texts, lists, is_sweep) for word in words]
+    for word in words:
+        try:
+            yield _readable(word, texts, lists, is_sweep)
+        except UserError as error:
+            yield error
 
 
 def _readable(word: str, texts: set[str], lists: set[str], is_sweep: bool) -> str:
-    key, _, value = word.partition("=")
+    key, equals, value = word.partition("=")
+    if not equals and not key.startswith("~"):
+        raise UserError(f"{word}: it has no value\nwrite {word}=VALUE")
     name, is_quoted, parsed, problem = key.lstrip("+"), f"{key}={quoted(value)}", None, ""
     if value in ("", "null") or name.startswith("hydra"):
         return word
@@ -124,7 +149,9 @@ def _readable(word: str, texts: set[str], lists: set[str], is_sweep: bool) -> st
     looks_like_text = any(letter in "/~" or letter.isspace() or not letter.isascii() for letter in value)
     if looks_like_text and value[0] not in "[{('\"" and not is_sweep:
         return is_quoted
-    raise UserError(f"{word}: {problem}\nif it is one text, put it into quotes: {shlex.quote(is_quoted)}")
+    raise UserError(
+        f"{word}: it cannot be read ({problem})\nif it is one text, put it into quotes: {shlex.quote(is_quoted)}"
+    )
 
 
 def _with_texts(word: str, items: Any) -> str:
@@ -142,3 +169,17 @@ def _with_texts(word: str, items: Any) -> str:
 def _is_plain_text(parsed: Override, value: str) -> bool:
     """Whether Hydra takes a value for the text that stands there, or for what stands in its quotes."""
     return value[0] in "'\"" or parsed.value() == value
+
+
+def as_word(value: Any) -> str:
+    """A plain value in Hydra's grammar."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {as_word(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_word, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    if isinstance(value, str) and not PLAIN_WORD.fullmatch(value):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    return str(value)

@@ -1,9 +1,11 @@
-"""Where a number came from: commit, uncommitted work, packages, machine, command line."""
+"""Where a number came from: commit, uncommitted work, packages, machine, command line, what set which setting."""
 
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import json
+import math
 import os
 import platform
 import sys
@@ -11,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from loguru import logger
 
-from ..config.compose import masked
+from ..config.compose import COMPOSE_ERRORS, masked, task_words
+from ..config.grammar import key_of, search_path
 from ..errors import ONE_LINE, UserError
 from ..folder.folder import replacing, storage_error, write_text
 from ..folder.reading import read_json
+from ..preflight.origins import Origins, find_origins, read_word, set_by
 from ..secrets import hide_secrets
 from .git import GitError
 from .patch import Changes, archive, uncommitted_changes
@@ -127,6 +132,38 @@ def read_record(run: Path) -> dict[str, Any]:
     return found
 
 
+def settings_by_place(project: Any, before: dict[str, Any]) -> dict[str, Any]:
+    """What set the settings of this session, as `set_by` in origins.py; empty where no command line composed them.
+
+    Of a resume or rerun it holds what its words change in the config of the run. `before` is what provenance.json says
+    already: it tells when the run was created. Files that were edited since then would name wrong lines, so nothing is
+    said, and a warning tells why.
+    """
+    if not HydraConfig.initialized():
+        return {}
+    hydra, found = HydraConfig.get(), Origins()
+    words = task_words()
+    if hydra.job.config_name != "base":  # the config is that of a run
+        for word in words:
+            read_word(word, (), found)
+        return set_by(found)
+    folders = [Path(one.path) for one in hydra.runtime.config_sources if one.schema == "file"]
+    typed, parent = {key_of(word) for word in sys.argv[1:]}, before.get("parent") or {}  # argv: as launch left it
+    sources = {}
+    if parent:
+        overrides = f"{Path(str(parent.get('run'))).name}/overrides.yaml"
+        sources = {word: overrides for word in words if key_of(word) not in typed}
+    try:
+        for file in itertools.chain.from_iterable(folder.rglob("*.yaml") for folder in folders):
+            if file.stat().st_mtime > before.get("created", math.inf):
+                raise UserError(f"{file} was edited since the run started")
+        search = search_path([str(folder) for folder in folders if folder != project.configs])
+        return set_by(find_origins(project, [*search, *words], sources=sources))
+    except (*COMPOSE_ERRORS, OSError) as error:
+        logger.warning(f"provenance.json does not say which place set which setting: {error}")
+        return {}
+
+
 def record(run: Path, project: Any, device: torch.device, num_processes: int, step: int) -> None:
     """Write provenance.json and changes.patch of a run (after the first step: packages take a while to list).
 
@@ -145,6 +182,7 @@ def record(run: Path, project: Any, device: torch.device, num_processes: int, st
         now = keep_changes(run, project, f"_{step}" if is_resumed else "") | describe(
             project.sources, device, num_processes
         )
+        now["set_by"] = settings_by_place(project, before)
         if is_resumed:
             del now["packages"]
             now = {"resumed": [*before.get("resumed", ()), {"step": step, **now}]}

@@ -8,13 +8,13 @@ from typing import Any
 import yaml
 from loguru import logger
 
-from ..config.build import check_specs
 from ..config.compose import Project, own_words, portable
 from ..config.usage import change_of
 from ..errors import Ended, UserError
 from ..folder import folder
 from ..folder.facts import Facts
 from ..folder.reading import MAX_FACTS, read_bytes
+from ..preflight.blocks import check_specs
 from ..provenance.provenance import code_hash, read_record
 from ..secrets import hide_secrets, is_hidden
 from ..state import checkpoint

@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from ..config.compose import COMPOSE_ERRORS, NOT_KEPT, VERSION, Project, as_word, compose_unchecked, composing_error
-from ..config.grammar import key_of, quoted
+from ..config.compose import COMPOSE_ERRORS, NOT_KEPT, VERSION, Project, compose_unchecked, composing_error
+from ..config.grammar import as_word, key_of, search_path
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
 from ..tree import leaves, specs
@@ -72,8 +72,8 @@ def check_together(words: list[str], own: list[str], places: list[str], project:
     Raises:
         UserError: they make what is not trusted, or they do not compose.
     """
-    search = f"hydra.searchpath=[{','.join(quoted(f'file://{Path(place).absolute()}') for place in places)}]"
-    own = [search, *(word for word in own if not OverridesParser.create().parse_override(word).is_sweep_override())]
+    single = [word for word in own if not OverridesParser.create().parse_override(word).is_sweep_override()]
+    own = [*search_path(places), *single]
     try:
         mine = _composed(own, project)
         choices = [word for word in words if (project.configs / key_of(word)).is_dir()]
@@ -82,7 +82,7 @@ def check_together(words: list[str], own: list[str], places: list[str], project:
     except UserError:
         raise
     except COMPOSE_ERRORS as error:
-        raise composing_error(error, project, [*words, *own[1:]]) from error
+        raise composing_error(error, project, [*words, *own]) from error
     ours = needed_trust(mine, project)
     check_trusted(config, project, [*trust, *ours])
     known = {key: {part: [value] for part, value in leaves(spec)} for key, spec in specs(files)}

@@ -1,0 +1,3 @@
+"""A module that cannot be imported, for scripts/template/messages.py."""
+
+import nosuch_library  # noqa: F401
