@@ -1,7 +1,5 @@
 """What came out of a sweep: its table, its best run, its report. Does not import torch."""
 
-import importlib
-import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -103,12 +101,13 @@ def _print_best(runs: Sequence[Run]) -> None:
 
 def _write_report(folder: Path, runs: list[Path]) -> None:
     """Write the page that compares the runs; one that cannot be written costs a line."""
-    name = f"{__package__.rpartition('.')[0]}.report"
-    if not runs or importlib.util.find_spec(name) is None:
+    if not runs:
         return
+    from ..report.write import write_report  # a look at a sweep does not need it
+
     file = folder / "report.html"
     try:
-        importlib.import_module(f"{name}.write").write_report(runs, file, title=folder.name)
+        write_report(runs, file, title=folder.name)
         print(f"report:   {file}")
     except Exception as error:
         print(f"report:   not written: {type(error).__name__}: {cell(str(error))}")
