@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..clock import is_waiting_for_data, training_seconds
 from ..errors import CONTROL, UserError
 from ..folder.reading import MAX_FACTS, open_plain, read_bytes, read_json, read_yaml
 from ..folder.summary import read_summary
@@ -69,14 +70,11 @@ def read_run(run: Path) -> dict[str, Any]:
 def advice(seconds: dict[str, float]) -> str:
     """What would make a run faster, in a sentence; "" where nothing stands out.
 
-    Waiting for data is only worth a word where the device has nothing else to do: where it is behind, the host waits
-    for it when it reads values to log them.
+    Waiting for data is only worth a word where the device has nothing else to do.
     """
     total = sum(seconds.values())
-    training = sum(seconds.get(phase, 0.0) for phase in ("data", "forward", "backward", "step"))
-    data, log = seconds.get("data", 0.0), seconds.get("log", 0.0)
-    if training and data > SLOW * training and log < 0.05 * training:
-        share = f"{100 * data / training:.0f} %"
+    if is_waiting_for_data(seconds):
+        share = f"{100 * seconds['data'] / training_seconds(seconds):.0f} %"
         return f"Training waits for data {share} of its time: raise loader.num_workers, or keep the data in memory."
     phase = max(SAVERS, key=lambda phase: seconds.get(phase, 0.0))
     if total > 60 and seconds.get(phase, 0.0) > SLOW * total:  # of a shorter run it does not matter

@@ -57,12 +57,14 @@ def make_page(data: dict[str, Any]) -> str:
     as one: whatever the runs say stays text.
     """
     library, library_hash = _library()
-    script = "\n".join(_text(f"{name}.js") for name in SCRIPTS)
+    scripts, scripts_hash = _scripts()
+    boot = _text("boot.js")
     parts = {
         "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         "library": library,
-        "scripts": f"{_hash(script.encode())} {library_hash}",
-        "script": script,
+        "scripts": scripts,
+        "boot": boot,
+        "hashes": f"{_hash(boot.encode())} {scripts_hash} {library_hash}",
         "style": _text("page.css"),
     }
     return Template(_text("page.html")).substitute(parts)
@@ -70,13 +72,23 @@ def make_page(data: dict[str, Any]) -> str:
 
 @functools.cache
 def _library() -> tuple[str, str]:
-    """BokehJS, compressed and in base64, and the hash of what the page unpacks."""
+    """BokehJS, as `_packed` gives it."""
     spec = importlib.util.find_spec("bokeh")  # this does not import it
     file = Path(spec.origin).parent / BOKEH if spec is not None and spec.origin else None
     if file is None or not file.exists():
         raise UserError("a report needs the package bokeh, whose BokehJS draws its charts\nrun pdm install")
-    code = file.read_bytes()
-    return base64.b64encode(zlib.compress(code)).decode(), _hash(code)
+    return _packed(file.read_bytes())
+
+
+@functools.cache
+def _scripts() -> tuple[str, str]:
+    """The scripts of the page itself, as `_packed` gives them."""
+    return _packed("\n".join(_text(f"{name}.js") for name in SCRIPTS).encode())
+
+
+def _packed(code: bytes) -> tuple[str, str]:
+    """A script, compressed and in base64, and the hash of what the page unpacks."""
+    return base64.b64encode(zlib.compress(code, 9)).decode(), _hash(code)
 
 
 def _hash(code: bytes) -> str:

@@ -7,13 +7,7 @@ let library = null;
 
 /** BokehJS, unpacked and started once. */
 function loadLibrary() {
-    library ||= (async () => {
-        const packed = Uint8Array.from(atob(document.getElementById("library").textContent), (byte) =>
-            byte.charCodeAt(0),
-        );
-        const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-        document.head.append(element("script", {}, await new Response(stream).text()));
-    })();
+    library ||= runPacked("library");
     return library;
 }
 

@@ -166,7 +166,7 @@ function showTime(run) {
         element(
             "p",
             { class: "dim" },
-            "Wall time of the host, of the whole run. Where a GPU is behind, the host waits for it in log, or in forward.",
+            "Wall time of the host, of the whole run. In device, it waits until the device has done what it was given.",
         ),
     );
 }
