@@ -161,7 +161,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
     if shows_config:  # done here, not by Hydra, so that it is checked
         options = [word for word in options if word not in ("--cfg", "job", "--resolve")]
 
-    jobs = Jobs(rest) if is_sweep else None
+    jobs = Jobs(rest, is_quiet=only_checks or shows_config) if is_sweep else None
 
     def job(composed: DictConfig) -> Any:
         remove_listing(made)

@@ -52,12 +52,14 @@ class Jobs:
 
     Args:
         words: of the command line, which all jobs share.
+        is_quiet: whether the beginning of a job is not worth a line: none of them trains.
         folder: where their runs are.
         own: of each job by number, the words that are not those of all.
         told: of each job that failed: which one, and why.
     """
 
     words: list[str]
+    is_quiet: bool = False
     folder: Path | None = None
     own: dict[int, list[str]] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
@@ -67,7 +69,8 @@ class Jobs:
         hydra, shared = HydraConfig.get(), set(map(masked, self.words))
         self.folder = Path(hydra.sweep.dir)
         self.own[hydra.job.num] = [word for word in own_words() if word not in shared]
-        logger.info(f"job {hydra.job.num}: {' '.join(self.own[hydra.job.num])}")
+        if not self.is_quiet:
+            logger.info(f"job {hydra.job.num}: {' '.join(self.own[hydra.job.num])}")
 
     def note_failure(self, error: Exception) -> None:
         """Say of the job that has just failed why it did, and keep it for the end."""

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from loguru import logger
 
@@ -30,6 +30,7 @@ from ..tracking.follow import End
 from ..trust.targets import needed_trust
 from .cause import explain
 from .console import ProgressBar, command
+from .exits import no_early_exit
 from .failure import cause_of
 from .new import clear, create
 from .record import Record, Start
@@ -157,7 +158,7 @@ class Run:
         folder.acquire(self.path)
         folder.written.append(self.path)
         code, lines = 0, list[str]()
-        with self.stop, self._log_file(), self._no_early_exit():
+        with self.stop, self._log_file(), no_early_exit(self._write_status):
             self._write_status("running")  # only now: a signal before would end the process, and the run read as died
             (self.path / summary.FILE).unlink(missing_ok=True)
             self.clock.start(self.state.position == 0)
@@ -284,22 +285,3 @@ class Run:
                 self.progress = stack.enter_context(ProgressBar(self.state, self.num_steps, self.clock))
             stack.enter_context(transcript.to_file(self.path / "log.txt"))
             yield
-
-    @contextlib.contextmanager
-    def _no_early_exit(self) -> Iterator[None]:
-        """While active, os._exit(0) of a library does not make a job script take the run for finished."""
-        leave, own = os._exit, os.getpid()
-
-        def leave_with_a_word(status: int) -> NoReturn:
-            if os.getpid() == own:  # not a forked worker
-                frame = traceback.extract_stack()[-2]
-                logger.error(f"os._exit({status}) in {frame.filename}:{frame.lineno} ended the run before its end")
-                self._write_status("failed", f"os._exit({status})")
-                status = status or 1
-            leave(status)
-
-        os._exit = leave_with_a_word
-        try:
-            yield
-        finally:
-            os._exit = leave
