@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from ..errors import RunError
-from ..signals import deaths_ignored, signals_blocked
+from ..signals import deaths_ignored, ignore, signals_blocked
 from ..state import keys
 from .samples import Failed, KeyedSamples
 
@@ -281,5 +281,7 @@ def _begin(worker: int) -> None:
     """A run that is killed leaves no worker behind, not even one that hangs (Linux). Then the worker says it lives."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    elif sys.platform == "win32":
+        ignore()
     info: Any = get_worker_info()
     info.dataset.at_work[worker, 1] = 0
