@@ -1,4 +1,4 @@
-"""JSON schemas of the YAML files in configs/, by which an editor completes keys, explains them, and marks what is wrong.
+"""JSON schemas of the YAML files in configs/, with which an editor completes keys, explains them, and marks mistakes.
 
     python scripts/schema.py          # writes .vscode/schemas/; VS Code does it when the folder is opened
 
