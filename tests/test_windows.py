@@ -26,8 +26,8 @@ print("all", len(sys.argv) - 1)
 """
 
 
-def run(*words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(words, env=DISGUISED, capture_output=True, text=True, timeout=300)
+def run(*words: str, code: int = 0, env: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(words, env=DISGUISED | (env or {}), capture_output=True, text=True, timeout=300)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -47,6 +47,16 @@ def test_a_dev_run_passes_its_rehearsal(output_root: Path) -> None:
     assert read_status(folder)["status"] == "finished"
     model = folder / "model.pt"
     assert not model.is_symlink() and model.read_bytes() == (folder / "checkpoints/best.pt").read_bytes()
+
+
+def test_what_windows_cannot_do_is_refused(output_root: Path) -> None:
+    words = [*TINY, f"paths.output_root={output_root}"]
+    forked = run(*command(*words, "loader.num_workers=1", "loader.start_method=fork"), code=2).stderr
+    assert "loader.start_method=fork: not on this system\nallowed: spawn" in forked
+    several = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    refused = run(*command(*words, "run.accumulate=2"), code=2, env=several).stderr
+    assert "several processes train together on Linux and macOS only" in refused
+    assert not output_root.exists()
 
 
 def test_ctrl_break_stops_a_run_that_nobody_else_may_have_meanwhile(output_root: Path, tmp_path: Path) -> None:

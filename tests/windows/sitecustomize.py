@@ -61,6 +61,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "sys": {"platform": "win32"},
     "signal": {"SIGBREAK": BREAK, "CTRL_BREAK_EVENT": BREAK},
     "subprocess": {"Popen": Popen, "run": run, "CREATE_NEW_PROCESS_GROUP": 0x200},
+    "multiprocessing": {"get_all_start_methods": lambda: ["spawn"]},
     "ctypes": {"WinDLL": Kernel, "WinError": OSError},
 }
 

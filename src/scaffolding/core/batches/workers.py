@@ -18,7 +18,7 @@ from loguru import logger
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from ..errors import RunError
+from ..errors import RunError, UserError
 from ..signals import deaths_ignored, ignore, signals_blocked
 from ..state import keys
 from .samples import Failed, KeyedSamples
@@ -58,6 +58,9 @@ class Workers:
 
     def __init__(self, loader: "Loader", num_workers: int, start_method: str | None, timeout: float | None) -> None:
         self.name, self.dataset, self.timeout = loader.name, loader.dataset, timeout
+        known = multiprocessing.get_all_start_methods()
+        if start_method not in (None, *known):
+            raise UserError(f"loader.start_method={start_method}: not on this system\nallowed: {', '.join(known)}")
         self.samples = KeyedSamples(loader.dataset, loader.name, loader.seed, num_workers)
         self.order = Order(weakref.proxy(loader))  # no cycle: workers end with the last reference
         self.loader: DataLoader[Any] = DataLoader(
