@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import operator
+import pkgutil
 import re
 import types
 import typing
@@ -18,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from scaffolding.core.config.explain import groups
@@ -81,7 +81,7 @@ def comments(text: str) -> dict[str, str]:
 def block(target: str, more: tuple[str, ...] = ()) -> Schema | None:
     """The schema of a block with this `_target_`; None: it takes anything, or its arguments are not known."""
     try:
-        parameters = inspect.signature(get_object(target)).parameters.values()
+        parameters = inspect.signature(pkgutil.resolve_name(target)).parameters.values()
     except (ImportError, AttributeError, ValueError, TypeError):  # a package that is not installed, a class in C
         return None
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
