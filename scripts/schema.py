@@ -105,6 +105,19 @@ def blocks(found: Mapping[str, str]) -> list[Schema]:
     return rules
 
 
+def part(found: Mapping[str, str], group: str) -> Schema:
+    """The schema of what a file sets of a group: a key that one of its blocks takes, or a network's name."""
+    keys = {"_target_", *OF_GROUPS.get(group, ())}
+    for target in [target for target, each in found.items() if each == group]:
+        known = block(target)
+        if known is None:
+            return ANY
+        keys |= set(known["properties"])
+    of_network = {"type": ["object", "null"]}
+    without_target = {"properties": dict.fromkeys(sorted(keys), True), "additionalProperties": of_network}
+    return {"allOf": [ANY, {"if": {"not": {"required": ["_target_"]}}, "then": without_target}]}
+
+
 def defaults(options: dict[str, list[str]], group: str, parts: list[str]) -> Schema:
     """The schema of a `defaults:` list; its texts may name options of the file's own group, and `parts` of files."""
     own = options.get(group, [])
@@ -124,36 +137,46 @@ def read(file: Path) -> Any:
     return OmegaConf.to_container(OmegaConf.load(file)) or {}
 
 
-def schemas(configs: Path) -> dict[str, Schema]:
-    """A schema for each folder of configs/, and one, "base", for the files beside them."""
-    options = groups(configs)
-    parts = [f"/{file.relative_to(configs).with_suffix('')}" for file in sorted(configs.glob("_*/*.yaml"))]
-    named: dict[str, str] = {}
+def targets(configs: Path) -> dict[str, str]:
+    """Every `_target_` that the files name, and the group that it is of."""
+    found: dict[str, str] = {}
     for file in sorted(configs.rglob("*.yaml")):
         for key, spec in specs(read(file)):
             is_optimizer = "optimizer" in (file.parent.name, key.partition(".")[0])
-            named[str(spec["_target_"])] = "optimizer" if is_optimizer else file.parent.name
-    known = {target: group for target, group in named.items() if "${" not in target and target != "???"}
-    said = comments((configs / "base.yaml").read_text("utf-8"))
-    whole: Schema = {}
+            found[str(spec["_target_"])] = "optimizer" if is_optimizer else file.parent.name
+    return {target: group for target, group in found.items() if "${" not in target and target != "???"}
+
+
+def sections(base: str) -> Schema:
+    """The schema of each key of the whole config."""
+    said, found = comments(base), {}
     for field in dataclasses.fields(PROJECT.schema):
-        whole[field.name] = ANY
+        found[field.name] = ANY
         if dataclasses.is_dataclass(field.type):
-            inner = {each.name: setting(each, said.get(f"{field.name}.{each.name}", "")) for each in
-                     dataclasses.fields(field.type)}  # fmt: skip
-            whole[field.name] = {"type": "object", "properties": inner, "additionalProperties": False}
-    shared = {"value": {"allOf": blocks(known), "additionalProperties": ANY, "items": ANY}}
-    written = {}
+            settings = dataclasses.fields(field.type)
+            inner = {each.name: setting(each, said.get(f"{field.name}.{each.name}", "")) for each in settings}
+            found[field.name] = {"type": "object", "properties": inner, "additionalProperties": False}
+    return found
+
+
+def schemas(configs: Path) -> dict[str, Schema]:
+    """A schema for each folder of configs/, and one, "base", for the files that lie in none."""
+    options, known = groups(configs), targets(configs)
+    parts = [f"/{file.relative_to(configs).with_suffix('').as_posix()}" for file in sorted(configs.glob("_*/*.yaml"))]
+    whole = sections((configs / "base.yaml").read_text("utf-8"))
+    whole["optimizer"] = part(known, "optimizer")
+    of_value = {"allOf": blocks(known), "additionalProperties": ANY, "items": ANY}
+    found = {}
     for group in ("base", *options, "_shared"):
         listed = defaults(options, group, parts)
-        everything = {"properties": whole | {"defaults": listed}, "additionalProperties": False}
-        partly = {"allOf": [ANY, {"properties": {"defaults": listed}}]}
+        everything: Schema = {"properties": whole | {"defaults": listed}, "additionalProperties": False}
+        own = {"allOf": [ANY, {"properties": {"defaults": listed}}]}
         # a file of a group that holds the group's own name, or `loss`, sets keys of the whole config
         is_whole = {"anyOf": [{"required": [key]} for key in ("loss", group)]}
-        rule: Schema = everything if group in GLOBAL else {"if": is_whole, "then": everything, "else": partly}
-        written[group] = {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object", **rule}
-        written[group]["$defs"] = shared
-    return written
+        rule: Schema = everything if group in GLOBAL else {"if": is_whole, "then": everything, "else": own}
+        head = {"$schema": "http://json-schema.org/draft-07/schema#", "$defs": {"value": of_value}}
+        found[group] = head | {"type": "object"} | rule
+    return found
 
 
 def main() -> None:

@@ -165,6 +165,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     f"{CORE}/system.py": [
         ("a lock that workers inherit", "fcntl.lockf(file, ", "fcntl.flock(file, "),
+        ("a lock is not taken on Windows", "msvcrt.locking(number, msvcrt.LK_NBLCK, 1)", "pass"),
         ("a Ctrl-C stops trackers", '{"start_new_session": True}', '{"start_new_session": False}'),
     ],
     f"{CORE}/folder/facts.py": [

@@ -56,6 +56,7 @@ WRONG = {
     "a text for an argument": (
         "scheduler", "schedule: {_target_: scaffolding.schedules.cosine, warmup: long}", "long"
     ),
+    "a typo in a part of a block": ("base", "optimizer: {lrr: 3e-4}", "3"),
     "deep in a recipe": (
         "experiment", "plots: {curves: {_target_: scaffolding.plot.curves.Curves, colour: red}}", "colour"
     ),
@@ -77,6 +78,7 @@ def test_what_is_right_is_not_marked(schemas: dict[str, Any]) -> None:
         " loader: {limit_train: 0.1}, metrics: {auroc: {_target_: other.package.Metric, anything: 3}}}",
         "experiment": "{defaults: [{override /plots: [curves, first_batch]}, _self_], model: {depth: 3}}",
         "data": "{dataset: {_target_: mine.Birds, root: '${paths.data}'}, num_classes: 3, any_fact: [1, {a: b}]}",
+        "mode": "{optimizer: {generator: {_target_: torch.optim.SGD, lr: 1}, discriminator: {lr: 2}}}",
         "optimizer": "{_target_: torch.optim.AdamW, lr: '???', groups: [{max_ndim: 1}]}",
     }
     for group, text in right.items():

@@ -39,12 +39,13 @@ def lock(file: IO[Any], is_shared: bool = False) -> None:
     A forked process does not inherit it. Windows has no shared locks, so there one counts as the other.
     """
     if sys.platform == "win32":
-        position = file.tell()
-        file.seek(LOCKED_BYTE)
+        number = file.fileno()
+        position = os.lseek(number, 0, os.SEEK_CUR)
+        os.lseek(number, LOCKED_BYTE, os.SEEK_SET)  # it locks from where the file stands
         try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(number, msvcrt.LK_NBLCK, 1)
         finally:
-            file.seek(position)
+            os.lseek(number, position, os.SEEK_SET)
     else:
         fcntl.lockf(file, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 

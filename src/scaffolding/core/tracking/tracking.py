@@ -96,7 +96,7 @@ class TrackerProcess:
 
     def _write(self, content: Any) -> None:
         """Write a line, if the process is still there."""
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # on Windows, a broken pipe has another name
             self.stdin.write(json.dumps(content).encode() + b"\n")
             self.stdin.flush()
 
@@ -113,7 +113,7 @@ class TrackerProcess:
             self.give_up("not everything was delivered in time")
             system.kill_session(self.process)
             self.process.wait()
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             self.stdin.close()
         self.thread.join(1.0)  # the last reports; a child of the tracker may keep the pipe open
 
