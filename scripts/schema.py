@@ -88,8 +88,7 @@ def block(target: str, more: tuple[str, ...] = ()) -> Schema | None:
         return None
     keys: Schema = {name: {} for name in (*HYDRA, *more, "defaults")}
     for parameter in parameters:
-        kind = parameter.annotation
-        keys[parameter.name] = ANY if isinstance(kind, str) or parameter.default is kind else value(kind)
+        keys[parameter.name] = value(parameter.annotation)
     return {"properties": keys, "additionalProperties": False}
 
 
@@ -174,7 +173,7 @@ def schemas(configs: Path) -> dict[str, Schema]:
         # a file of a group that holds the group's own name, or `loss`, sets keys of the whole config
         is_whole = {"anyOf": [{"required": [key]} for key in ("loss", group)]}
         rule: Schema = everything if group in GLOBAL else {"if": is_whole, "then": everything, "else": own}
-        head = {"$schema": "http://json-schema.org/draft-07/schema#", "$defs": {"value": of_value}}
+        head: Schema = {"$schema": "http://json-schema.org/draft-07/schema#", "$defs": {"value": of_value}}
         found[group] = head | {"type": "object"} | rule
     return found
 
