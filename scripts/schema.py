@@ -31,7 +31,7 @@ REFERENCE: Schema = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}  # to anothe
 KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", types.NoneType: "null", list: "array"}
 HYDRA = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 OF_GROUPS = {"optimizer": ("groups",)}  # keys of a block that are not arguments
-ANY = {"$ref": "#/$defs/value"}
+ANY: Schema = {"$ref": "#/$defs/value"}
 GLOBAL = ("base", "local", "experiment", "mode")  # files that set keys of the whole config
 
 
