@@ -6,6 +6,7 @@ Known of a file: the fields of config.py with their types and ranges, the option
 arguments of everything that a file of configs/ names under `_target_`. Run it again after you have added to these.
 """
 
+import argparse
 import dataclasses
 import inspect
 import json
@@ -21,10 +22,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from scaffolding.core.config.explain import groups
+from scaffolding.config import PROJECT_ROOT, Config
 from scaffolding.core.intervals import FORM, is_limit, parse
-from scaffolding.core.tree import specs
-from scaffolding.experiment import PROJECT
 
 Schema = dict[str, Any]
 REFERENCE: Schema = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}  # to another value; or it must be given
@@ -138,6 +137,8 @@ def read(file: Path) -> Any:
 
 def targets(configs: Path) -> dict[str, str]:
     """Every `_target_` that the files name, and the group that it is of."""
+    from scaffolding.core.tree import specs
+
     found: dict[str, str] = {}
     for file in sorted(configs.rglob("*.yaml")):
         for key, spec in specs(read(file)):
@@ -149,7 +150,7 @@ def targets(configs: Path) -> dict[str, str]:
 def sections(base: str) -> Schema:
     """The schema of each key of the whole config."""
     said, found = comments(base), {}
-    for field in dataclasses.fields(PROJECT.schema):
+    for field in dataclasses.fields(Config):
         found[field.name] = ANY
         if dataclasses.is_dataclass(field.type):
             settings = dataclasses.fields(field.type)
@@ -160,6 +161,8 @@ def sections(base: str) -> Schema:
 
 def schemas(configs: Path) -> dict[str, Schema]:
     """A schema for each folder of configs/, and one, "base", for the files that lie in none."""
+    from scaffolding.core.config.explain import groups
+
     options, known = groups(configs), targets(configs)
     parts = [f"/{file.relative_to(configs).with_suffix('').as_posix()}" for file in sorted(configs.glob("_*/*.yaml"))]
     whole = sections((configs / "base.yaml").read_text("utf-8"))
@@ -179,9 +182,10 @@ def schemas(configs: Path) -> dict[str, Schema]:
 
 
 def main() -> None:
-    folder = PROJECT.root / ".vscode" / "schemas"
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    folder = PROJECT_ROOT / ".vscode" / "schemas"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, schema in schemas(PROJECT.root / "configs").items():
+    for name, schema in schemas(PROJECT_ROOT / "configs").items():
         (folder / f"{name}.json").write_text(json.dumps(schema, indent=1) + "\n", "utf-8")
     print(f"wrote {folder}")
 
