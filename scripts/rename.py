@@ -47,6 +47,7 @@ RECIPES = {
     "shakespeare_gpt": ("shakespeare", "transformer"),
 }
 EXAMPLES = {"data": DATA, "model": {name: [f"{name}.py"] for name in MODELS}}
+SHARED = ("classification", "sample_quality", "text_windows")  # files of configs/_shared, of use to some of them
 SCRIPTS = {"transformer": "scripts/sample.py"}  # of no use without that model
 
 
@@ -116,6 +117,9 @@ def delete_examples(keep: dict[str, list[str]], package: str, texts: dict[str, s
             texts[name] = re.sub(rf"\b{group}=(?:{names})\b", f"{group}={first}", text)
     recipes = [name for name, (data, model) in RECIPES.items() if not (data in keep["data"] and model in keep["model"])]
     unwanted += [f"configs/experiment/{name}.yaml" for name in recipes]
+    configs = [text for name, text in texts.items() if name.startswith("configs/") and name not in unwanted]
+    idle = [name for name in SHARED if not any(f"/_shared/{name}" in text for text in configs)]
+    unwanted += [f"configs/_shared/{name}.yaml" for name in idle]
     return [name for name in dict.fromkeys(unwanted) if (ROOT / name).exists()]
 
 

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import random
-import resource
 import shutil
 import stat
 import zipfile
@@ -81,6 +80,8 @@ def failing(call: str, number: int) -> Iterator[None]:
     name, _, size = call.partition(" ")
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         if name == "write":
+            import resource  # Windows lacks it
+
             limits = resource.getrlimit(resource.RLIMIT_FSIZE)
             stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
             resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), limits[1]))

@@ -199,7 +199,7 @@ def test_a_run_that_may_not_be_written_or_read_is_refused_in_words(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     with monkeypatch.context() as patch:  # deleted while this waits: the lock that it then gets locks nothing
-        patch.setattr(folder.fcntl, "lockf", lambda *arguments: shutil.rmtree(tmp_path / "run", ignore_errors=True))
+        patch.setattr(folder.system, "lock", lambda *arguments: shutil.rmtree(tmp_path / "run", ignore_errors=True))
         (tmp_path / "run").mkdir()
         for _ in range(2):  # the second time, it is not there
             with pytest.raises(UserError, match=r"run was deleted meanwhile\nrun the command again"):

@@ -53,6 +53,30 @@ class Started:
         return False
 
 
+class Spawned(Started):
+    """A program at work where nothing can be forked: it imports everything itself."""
+
+    def __init__(self, argv: list[str], stdout: Path, stderr: Path, cwd: Path | None, env: dict[str, str]) -> None:
+        with open(stdout, "ab") as out, open(stderr, "ab") as err:
+            command = [sys.executable, plain.__file__, *argv]
+            self.process = subprocess.Popen(
+                command, cwd=cwd, env=os.environ | env, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+            )
+        super().__init__(self.process.pid, stdout, stderr)
+
+    def wait(self, seconds: float = TIMEOUT) -> int | None:
+        """The exit code; None: it is still at work after so many seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.code = self.process.wait(seconds)
+        return self.code
+
+    def send(self, number: int, to_group: bool = True) -> bool:
+        """Send a signal to it alone; False: it is gone."""
+        is_there = self.process.poll() is None
+        self.process.send_signal(number)
+        return is_there
+
+
 def start(
     argv: list[str], stdout: Path, stderr: Path, cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> Started:
@@ -62,6 +86,8 @@ def start(
     """
     for file in (stdout, stderr):
         file.touch()
+    if not hasattr(os, "fork"):
+        return Spawned([*map(str, argv)], stdout, stderr, cwd, env or {})
     files = {"stdout": str(stdout), "stderr": str(stderr)}
     job = {"argv": [*map(str, argv)], "cwd": str(cwd or Path.cwd()), "env": env or {}, **files}
     return Started(_ask(job), stdout, stderr)

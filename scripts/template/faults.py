@@ -173,14 +173,18 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("the jobs of a sweep lie with the other runs", "cfg.paths.output = HydraConfig.get().sweep.dir", "pass"),
         ("main's result is lost", "return main(cfg)", "main(cfg)"),
     ],
+    f"{CORE}/system.py": [
+        ("a lock that workers inherit", "fcntl.lockf(file, ", "fcntl.flock(file, "),
+        ("a lock is not taken on Windows", "msvcrt.locking(number, msvcrt.LK_NBLCK, 1)", "pass"),
+        ("a Ctrl-C stops trackers", '{"start_new_session": True}', '{"start_new_session": False}'),
+    ],
     f"{CORE}/folder/facts.py": [
         ("the final test stays when a run goes on", ' or row["split"] == "test"', ""),
         ("cut rows are lost", "        if lines:\n", "        if False:\n"),
     ],
     f"{CORE}/folder/folder.py": [
-        ("a lock is not taken", "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
+        ("a lock is not taken", "system.lock(file)", "pass"),
         ("the lock of a deleted folder counts", "if not path.exists() or not", "if False and not"),
-        ("a lock that workers inherit", "fcntl.lockf(file, ", "fcntl.flock(file, "),
         ("files are not flushed to the disk", "os.fsync(file.fileno())", "pass"),
     ],
     f"{CORE}/provenance/patch.py": [
@@ -262,8 +266,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a killed run leaves its trackers", "os._exit(1)  # when the run", "pass  # when the run"),
     ],
     f"{CORE}/tracking/tracking.py": [
-        ("a Ctrl-C stops trackers", "start_new_session=True", "start_new_session=False"),
-        ("a tracker that hangs is left", "os.killpg(self.process.pid, signal.SIGKILL)", "pass"),
+        ("a tracker that hangs is left", "system.kill_session(self.process)", "pass"),
     ],
     f"{CORE}/state/checkpoint.py": [
         ("sharded parameters are fused", "    if is_sharded and", "    if False and"),

@@ -158,6 +158,7 @@ def test_the_list_of_examples_is_that_of_the_folders() -> None:
     files = {f"{group}/{path.name}" for group in ("data", "model") for path in (package / group).glob("*.*")}
     own = {f"data/{file}" for files in data.values() for file in files} | {f"model/{name}.py" for name in models}
     assert files - {"data/__init__.py", "model/__init__.py"} == own
+    assert [path.stem for path in sorted((ROOT / "configs/_shared").glob("*.yaml"))] == sorted(listed["SHARED"])
     for name, pair in recipes.items():
         text = (ROOT / f"configs/experiment/{name}.yaml").read_text()
         assert re.findall(r"override /(?:data|model): (\w+)", text) == list(pair)
@@ -175,6 +176,8 @@ def test_only_the_template_s_own_examples_go(fork: Path) -> None:
     names = {name for name in after if re.match(r"configs/(data|model|experiment)/", name)}
     assert names == {*own[:2], "configs/data/shakespeare.yaml", "configs/data/mnist.yaml", "configs/model/mlp.yaml",
                      "configs/model/transformer.yaml", "configs/experiment/shakespeare_gpt.yaml"}  # fmt: skip
+    shared = {name for name in after if name.startswith("configs/_shared/")}
+    assert shared == {"configs/_shared/classification.yaml", "configs/_shared/text_windows.yaml"}  # no samples
     assert {"src/bird_calls/data/digits_b.py", "src/bird_calls/data/text.py", "scripts/sample.py"} <= set(after)
     assert b"\n  - data: shakespeare\n  - model: transformer\n" in after["configs/base.yaml"]
     assert b"data=shakespeare mode=dev" in after["src/bird_calls/train.py"]

@@ -76,7 +76,8 @@ class Transcript:
 transcript = Transcript()
 speaking = threading.RLock()  # held during `silence()`; other threads take it before they log, so they wait
 above_bar: list[Callable[[str], None]] = []  # shows lines above a progress bar, while there is one
-os.register_at_fork(after_in_child=above_bar.clear)  # workers have no bar; the lock of their copy may be taken
+if sys.platform != "win32":  # nothing forks there
+    os.register_at_fork(after_in_child=above_bar.clear)  # workers have no bar; the lock of their copy may be taken
 
 
 class Stream:

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ from typing import Any
 
 from .errors import Ended
 
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break, on Windows
+STOP_SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 SAME_REQUEST = 0.5  # seconds in which the same signal does not count as a second one: Slurm and torchrun both send it
 
 
@@ -85,6 +87,9 @@ def ends_at_once() -> Iterator[None]:
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
     """Worker processes started here never see stop signals: only the run itself decides when to stop."""
+    if sys.platform == "win32":  # it blocks none: workers call `ignore`
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -92,10 +97,15 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def ignore() -> None:
+    """Ignore all stop signals from now on: what a worker process does where none can be blocked."""
+    handle(signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def deaths_ignored() -> Iterator[None]:
     """DataLoader raises an error wherever the main thread is when a worker dies; not so while they are made to."""
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
         yield
         return
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -18,8 +18,8 @@ from loguru import logger
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from ..errors import RunError
-from ..signals import deaths_ignored, signals_blocked
+from ..errors import RunError, UserError
+from ..signals import deaths_ignored, ignore, signals_blocked
 from ..state import keys
 from .samples import Failed, KeyedSamples
 
@@ -58,6 +58,9 @@ class Workers:
 
     def __init__(self, loader: "Loader", num_workers: int, start_method: str | None, timeout: float | None) -> None:
         self.name, self.dataset, self.timeout = loader.name, loader.dataset, timeout
+        known = multiprocessing.get_all_start_methods()
+        if start_method not in (None, *known):
+            raise UserError(f"loader.start_method={start_method}: not on this system\nallowed: {', '.join(known)}")
         self.samples = KeyedSamples(loader.dataset, loader.name, loader.seed, num_workers)
         self.order = Order(weakref.proxy(loader))  # no cycle: workers end with the last reference
         self.loader: DataLoader[Any] = DataLoader(
@@ -281,5 +284,7 @@ def _begin(worker: int) -> None:
     """A run that is killed leaves no worker behind, not even one that hangs (Linux). Then the worker says it lives."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    elif sys.platform == "win32":
+        ignore()
     info: Any = get_worker_info()
     info.dataset.at_work[worker, 1] = 0

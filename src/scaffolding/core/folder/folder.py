@@ -5,7 +5,6 @@ Does not import torch.
 
 import contextlib
 import errno
-import fcntl
 import os
 import random
 import re
@@ -20,6 +19,7 @@ from typing import IO, Any
 
 from loguru import logger
 
+from .. import system
 from ..errors import StorageError, UserError
 from .reading import open_here, read_json
 
@@ -131,10 +131,10 @@ def acquire(run: Path, note: bool = True) -> None:
     begin = time.monotonic()
     while path not in _held:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(file)
             _held[path] = file
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
+            if error.errno not in system.IN_USE:
                 logger.warning(f"{path}: no locks here ({error.strerror}); do not carry a run on twice at a time")
                 _held[path] = file
             if time.monotonic() - begin > LOCK_WAIT:
@@ -182,12 +182,12 @@ def read_status(path: Path) -> dict[str, Any]:
         return content
     try:
         with open(lock, opener=open_here) as held:
-            fcntl.lockf(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            system.lock(held, is_shared=True)
         content["status"] = "died"
     except FileNotFoundError:
         content["status"] = "died"
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
+        if error.errno not in system.IN_USE:
             content["status"] = "died"
     return content
 
@@ -205,7 +205,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        system.replace(aside, path)
         _sync_folder(path.parent)
     except BaseException as error:
         if isinstance(error, OSError):
@@ -231,14 +231,14 @@ def link(path: Path, other: Path) -> None:
         with open(path, "rb") as source, replacing(other) as copy:
             shutil.copyfileobj(source, copy)
         return
-    os.replace(aside, other)
+    system.replace(aside, other)
     aside.unlink(missing_ok=True)  # renaming one name of a file to another of the same file does nothing
     _sync_folder(other.parent)
 
 
 def _sync_folder(folder: Path) -> None:
     """Make renames in `folder` survive a power cut, where the file system can flush folders (CIFS, FUSE cannot)."""
-    if os.name != "posix":
+    if system.IS_WINDOWS:
         return  # a folder cannot be opened there
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from .. import system
 from ..errors import UserError
 
 MAX_SIZE, MAX_DEPTH = 300_000, 30  # of a file of settings: bytes, levels of nesting
@@ -24,7 +25,7 @@ SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C: ten tim
 def open_plain(file: Path, max_size: int) -> Iterator[BinaryIO]:
     """Open a plain file of at most `max_size` bytes; UserError: it is another thing, or cannot be read."""
     try:
-        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as stream:
+        with open(os.open(file, os.O_RDONLY | system.PLAIN_FILE), "rb") as stream:
             found = os.fstat(stream.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise UserError(f"{file} is not a plain file")
@@ -102,4 +103,4 @@ def check_plain_files(folder: Path) -> None:
 
 def open_here(path: str, flags: int) -> int:
     """An `opener` that does not write through links, which a stranger's folder may have."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    return os.open(path, flags | system.PLAIN_FILE, 0o666)

@@ -58,6 +58,11 @@ def connect(cfg: Any, is_resumed: bool = False) -> Any:
     count = num_processes()
     if count == 1:
         return ONE_PROCESS
+    if sys.platform == "win32":
+        raise UserError(
+            f"WORLD_SIZE={count}: several processes train together on Linux and macOS only"
+            "\nstart one process, or work in WSL, which is a Linux on Windows"
+        )
     if cfg.run.accumulate < count:
         size, smaller = cfg.loader.batch_size, max(1, cfg.loader.batch_size // count)
         if is_resumed:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..system import NEW_SESSION
+
 TIMEOUT = 30.0  # seconds for all that git is asked
 # of the environment only what says where to search and whom to trust; not, for example, the index of a hook
 KEPT = ("GIT_CONFIG", "GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM", "GIT_EXEC_PATH")
@@ -68,7 +70,7 @@ class Git:
                 raise subprocess.TimeoutExpired(command, TIMEOUT)
             done = subprocess.run(  # in a new session: a Ctrl-C is meant for the run
                 command, cwd=self.top, input=given, capture_output=True, timeout=left, env=self.environment,
-                start_new_session=True,
+                **NEW_SESSION,
             )  # fmt: skip
         except FileNotFoundError:
             raise GitError("git is not installed") from None
@@ -79,7 +81,8 @@ class Git:
         if done.returncode:
             first = done.stderr.decode(errors="replace").strip().partition("\n")[0]
             raise GitError(f"git {words[0]}: {first or f'exit code {done.returncode}'}")
-        return done.stdout
+        output: bytes = done.stdout
+        return output
 
     def lines(self, *words: str, given: bytes = b"") -> list[str]:
         return os.fsdecode(self(*words, given=given)).splitlines()

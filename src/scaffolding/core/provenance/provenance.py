@@ -108,8 +108,9 @@ def _printable(name: str) -> str:
 def write_private(file: Path, content: bytes) -> None:
     """Replace a file that only its owner may read: what is not committed may not be meant for others."""
     with replacing(file) as stream:
-        with contextlib.suppress(OSError):  # not every file system knows modes
-            os.fchmod(stream.fileno(), 0o600)
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):  # not every file system knows modes
+                os.fchmod(stream.fileno(), 0o600)
         stream.write(content)
 
 

@@ -1,7 +1,5 @@
 """What a run records: rows, written to facts/, where trackers read them, and shown; and checkpoints."""
 
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -10,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from loguru import logger
 
+from .. import system
 from ..clock import training_seconds
 from ..errors import RunError, StorageError
 from ..folder.facts import COLUMNS, SECONDS, Facts, is_timing
@@ -177,5 +176,4 @@ def peak_memory() -> float:
     """Peak memory in bytes: of the GPU if one is used, else of this process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return float(torch.cuda.max_memory_allocated())
-    unit = 1.0 if sys.platform == "darwin" else 1024.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return float(system.peak_memory())

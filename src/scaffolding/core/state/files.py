@@ -8,7 +8,7 @@ from typing import Any
 from loguru import logger
 
 from ..errors import DamagedError, UserError
-from ..folder.folder import NAME
+from ..folder.folder import NAME, link
 from .checkpoint import Parts, check_whole, link_checkpoint, load, others, save, step_in
 
 STEP = re.compile(r"step_\d+\.pt")  # a copy that somebody keeps, step_22_keep.pt, is never removed
@@ -50,8 +50,16 @@ class CheckpointFiles:
     def keep_best(self) -> None:
         """Make best.pt, and model.pt in the run's folder, the latest checkpoint; StorageError as in `save`."""
         link_checkpoint(self.latest, self.best)
-        with contextlib.suppress(OSError):  # it exists, or the file system has no links: best.pt is there anyway
+        with contextlib.suppress(OSError):  # the disk is full: best.pt is there anyway
+            if not self.model.is_symlink():
+                self._point_to_best()
+
+    def _point_to_best(self) -> None:
+        """Make model.pt a link to best.pt or, where links are not allowed (Windows), the same file, or a copy of it."""
+        try:
             self.model.symlink_to(self.best.relative_to(self.model.parent))
+        except OSError:
+            link(self.best, self.model)
 
     def steps(self) -> list[Path]:
         """The step_<N>.pt, oldest first."""

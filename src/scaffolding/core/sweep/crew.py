@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config.grammar import key_of
 from ..signals import handle
+from ..system import NEW_SESSION, ask_to_stop
 from .points import Sweep, best
 
 
@@ -45,16 +46,16 @@ class Crew:
         with open(file, "ab") as output:
             self.begins[job] = output.tell()
             # in a separate session: a Ctrl-C reaches it through `stop` alone, once
-            options: Any = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, "start_new_session": True}
+            options: Any = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, **NEW_SESSION}
             self.processes[job] = subprocess.Popen(self.sweep.command(job), env=self.environment(job), **options)
         print(f"job{job} begins: {self.sweep.describe(job)}", flush=True)
         if self.asked is not None:  # while it was being started
-            self.processes[job].send_signal(self.asked)
+            ask_to_stop(self.processes[job], self.asked)
 
     def stop(self, number: int) -> None:
         self.asked = number
         for process in list(self.processes.values()):
-            process.send_signal(number)
+            ask_to_stop(process, number)
 
     def end(self) -> None:
         """Stop those that are still at work, and wait until they have saved."""

@@ -68,10 +68,10 @@ def open_sweep(root: Path, schema: Any, name: str, words: list[str], is_search: 
 def read_sweep(root: Path, folder: Path, place: list[str]) -> Sweep:
     """The sweep of a folder. The words of this place win over those of the first call."""
     kept = folder / "place.txt"
-    first = shlex.split(kept.read_text()) if kept.exists() else []
+    first = shlex.split(kept.read_text("utf-8")) if kept.exists() else []
     place = list({key_of(word): word for word in [*first, *place]}.values())
-    points = [shlex.split(line) for line in (folder / "points.txt").read_text().splitlines()]
-    sweep = Sweep(root, folder, shlex.split((folder / "words.txt").read_text()), place, points)
+    points = [shlex.split(line) for line in (folder / "points.txt").read_text("utf-8").splitlines()]
+    sweep = Sweep(root, folder, shlex.split((folder / "words.txt").read_text("utf-8")), place, points)
     sweep.is_search = sweep.study().exists()
     return sweep
 
@@ -91,7 +91,7 @@ def refuse(name: str, before: Sweep, words: list[str]) -> NoReturn:
             f"--trials: {name} is a grid, whose points Optuna cannot choose: {before.folder}"
             "\nleave --trials out to do what is missing; choose another name for a search"
         )
-    queue = f", and a queue has it ({before.note().read_text().strip()})" if before.note().exists() else ""
+    queue = f", and a queue has it ({before.note().read_text('utf-8').strip()})" if before.note().exists() else ""
     raise UserError(
         f"{name}: {before.folder} is a sweep of other words: {shlex.join(before.words)}{queue}"
         "\nleave the words out to do what is missing; choose another name for another sweep"

@@ -32,7 +32,7 @@ def is_on_queue(sweep: Sweep, is_again: bool, goes_there: bool) -> bool:
         return False
     if num_left and not is_again:
         print(f"{num_left} of {len(sweep.points)} points are not finished, and a queue has them:")
-        print(f"    {note.read_text().strip()}")
+        print(f"    {note.read_text('utf-8').strip()}")
         print("nothing is started or submitted; once the queue has none of them, --again does what is not finished")
         return True
     if not (num_left and goes_there):

@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +29,7 @@ from typing import Any
 import yaml
 from loguru import logger
 
+from .. import system
 from ..output import speaking
 from ..signals import StopFlag
 from . import follow
@@ -78,7 +78,7 @@ class TrackerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C is for the run
+            **system.NEW_SESSION,  # a Ctrl-C is for the run
         )
         self.stdin: Any = self.process.stdin
         at_work.add(self)
@@ -96,7 +96,7 @@ class TrackerProcess:
 
     def _write(self, content: Any) -> None:
         """Write a line, if the process is still there."""
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # on Windows, a broken pipe has another name
             self.stdin.write(json.dumps(content).encode() + b"\n")
             self.stdin.flush()
 
@@ -111,10 +111,9 @@ class TrackerProcess:
                 self.process.wait(5.0)  # what libraries do at the exit
         if self.process.poll() is None:
             self.give_up("not everything was delivered in time")
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)  # its children, too
+            system.kill_session(self.process)
             self.process.wait()
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             self.stdin.close()
         self.thread.join(1.0)  # the last reports; a child of the tracker may keep the pipe open
 
@@ -169,7 +168,8 @@ def _leave_to_parent() -> None:
         process.stdin.close()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+if sys.platform != "win32":  # nothing forks there
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def warn(name: str, folder: Path, trust: Iterable[str], why: str) -> None:
