@@ -5,6 +5,7 @@ each, STRIKE="9" or "metric 2" sends the process a signal at its ninth, or at th
 it is SIGKILL), KILL_AT="7" is short for STRIKE="update 7", KILL_CHILD names a child process that gets the signal in its
 place, and FAIL="metric 2" makes that one fail: a full disk where it is a system call, else a bug. Where several
 processes train together, KILL_RANK names the one that is struck ("all": each of them).
+NO_LINKS names the calls that fail as on a file system without links: "link symlink".
 """
 
 import contextlib
@@ -83,6 +84,15 @@ def marked(call: Any, name: str) -> Any:
 if {"TRACE", "STRIKE", "FAIL"} & os.environ.keys():
     for each in ("replace", "link", "fsync"):
         setattr(os, each, marked(getattr(os, each), each))
+
+
+def no_link(*_: Any, **__: Any) -> None:
+    """os.link or os.symlink on a file system that has no links."""
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+for each in os.environ.get("NO_LINKS", "").split():
+    setattr(os, each, no_link)
 
 
 def hang_as_forked() -> None:

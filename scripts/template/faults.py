@@ -264,7 +264,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     f"{CORE}/state/files.py": [
         ("all checkpoints are kept", "old.unlink(missing_ok=True)", "pass"),
-        ("model.pt is missing", "self.model.symlink_to(", "str("),
+        ("model.pt is missing", "self.best)\n        self.point_to_best()", "self.best)"),
+        ("a copy of the best stays old", "link_checkpoint(self.best, self.model)", "str(self.best)"),
     ],
     f"{CORE}/state/progress.py": [
         ("more is worse", "return value > self.best", "return value < self.best"),
@@ -353,7 +354,7 @@ FIRST: dict[str, str] = {
     f"{CORE}/tracking/follow.py": "tracking",
     f"{CORE}/tracking/tracking.py": "tracking",
     f"{CORE}/state/checkpoint.py": "checkpoint",
-    f"{CORE}/state/files.py": "checkpoint resume",
+    f"{CORE}/state/files.py": "folder checkpoint resume",
     f"{CORE}/state/progress.py": "loop resume",
     "configs/mode/dev.yaml": "loop batteries",
     "configs/mode/overfit.yaml": "loop batteries",

@@ -7,7 +7,7 @@ from typing import Any
 
 from loguru import logger
 
-from ..errors import DamagedError, UserError
+from ..errors import DamagedError, StorageError, UserError
 from ..folder.folder import NAME
 from .checkpoint import Parts, check_whole, link_checkpoint, load, others, save, step_in
 
@@ -50,8 +50,23 @@ class CheckpointFiles:
     def keep_best(self) -> None:
         """Make best.pt, and model.pt in the run's folder, the latest checkpoint; StorageError as in `save`."""
         link_checkpoint(self.latest, self.best)
-        with contextlib.suppress(OSError):  # it exists, or the file system has no links: best.pt is there anyway
+        self.point_to_best()
+
+    def point_to_best(self) -> None:
+        """Make model.pt a symbolic link to best.pt or, where the file system has none, the same file, or a copy of it.
+
+        The last two do not follow when best.pt is replaced: whoever replaces it calls this again.
+        """
+        with contextlib.suppress(OSError):  # it exists, or there are no symbolic links
             self.model.symlink_to(self.best.relative_to(self.model.parent))
+        if self.model.is_symlink():
+            return
+        try:
+            link_checkpoint(self.best, self.model)
+        except StorageError as error:
+            with contextlib.suppress(OSError):  # rather none than that of another step
+                self.model.unlink(missing_ok=True)
+            logger.warning(f"{error}; checkpoints/best.pt is there")
 
     def steps(self) -> list[Path]:
         """The step_<N>.pt, oldest first."""
@@ -138,6 +153,7 @@ class CheckpointFiles:
         if file != self.best and self.best.exists():
             set_aside(self.best)
             link_checkpoint(file, self.best)
+            self.point_to_best()
         return file
 
     def _others(self) -> list[Path]:
