@@ -17,7 +17,10 @@ FILES = python_files(FOLDER)
 IMPORTS = [found for file in FILES for found in imports(FOLDER, file)]
 
 # imported inside the functions that use them; coolname is small, but draws from the global generator at its import
-HEAVY = {"coolname", "datasets", "matplotlib", "rich", "tokenizers", "torchmetrics", "torchvision", "wandb"}
+HEAVY = {
+    "PIL", "coolname", "datasets", "matplotlib", "onnxruntime", "rich", "tokenizers", "torchmetrics", "torchvision",
+    "wandb",
+}  # fmt: skip
 # what most runs do not use: it, too, may be imported where it is needed
 LATER = ("core/resume/", "core/checks/", "core/batches/workers.py", "core/processes/several.py", "parallel.py")
 LATER_OF_TORCH = ("torch.distributed",)
