@@ -47,7 +47,8 @@ def check_onnx(model: nn.Module, call: Call, program: Any, file: Path, tolerance
 
     try:
         with contextlib.redirect_stdout(None):  # it prints its progress
-            torch.onnx.export(program, dynamo=True, verbose=False).save(file)
+            exported: Any = torch.onnx.export(program, dynamo=True, verbose=False)
+            exported.save(file)
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     except Exception as error:  # torch and onnxruntime each have many classes of them
         raise UserError(
