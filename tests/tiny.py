@@ -589,3 +589,38 @@ class WeightedLoss(TinyLoss):
         counted = (labels == 1).float()
         losses = F.cross_entropy(model(points), labels, reduction="none")
         return (losses * counted).sum() / counted.sum().clamp_min(1), {"weight": counted.sum()}
+
+
+class HalfTied(NestedNet):
+    """A tied weight, a buffer that is kept, one that the constructor computes, and one drawn anew each time."""
+
+    def __init__(self, num_features: int, num_classes: int, is_drawn: bool = False) -> None:
+        super().__init__(num_features, num_classes)
+        self.layers[0][1].weight = self.layers[0][0].weight
+        self.register_buffer("mean", torch.full((num_features,), 0.5))
+        self.register_buffer("scale", torch.ones(num_features) * 2, persistent=False)
+        if is_drawn:
+            self.register_buffer("noise", torch.rand(num_features), persistent=False)
+
+    def forward(self, points: Tensor) -> Tensor:
+        self.mean: Tensor
+        self.scale: Tensor
+        if self.training:
+            self.mean.lerp_(points.mean(0), 0.1)
+        return super().forward((points - self.mean) * self.scale)
+
+
+class FileOfPoints(StillPoints):
+    """Points that a user may have in a file: numbers, one a line. Where AWAY is set, the data are not there."""
+
+    def __init__(self, split: str, num_items: int) -> None:
+        if "AWAY" in os.environ:
+            raise FileNotFoundError("no points here")
+        super().__init__(split, num_items)
+
+    @staticmethod
+    def read_file(path: Path) -> Tensor:
+        numbers = [float(line) for line in path.read_text().split()]
+        if len(numbers) != 8:
+            raise ValueError(f"{len(numbers)} numbers, and a point has 8")
+        return torch.tensor(numbers)
