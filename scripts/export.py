@@ -105,9 +105,12 @@ def write(exp: Any, args: Any, folder: Path) -> Iterator[str]:
     facts = describe(exp, args.checkpoint, call)
     facts["tokenizer"] = write_tokenizer(exp, folder)
     (folder / "inference.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    strange = [name for name, value in exp.eval_model.state_dict().items() if not is_dense(value)]
+    if strange:
+        raise UserError(f"model.safetensors: {strange[0]} is not a dense tensor, and it can hold nothing else")
     try:
         save_model(exp.eval_model, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    except (ValueError, RuntimeError, KeyError, AttributeError) as error:  # extra states, sparse weights, views
+    except (ValueError, RuntimeError, KeyError, AttributeError) as error:  # parts of one tensor, ...
         raise UserError(f"model.safetensors: it cannot hold these weights: {first_line(error)}") from error
     (folder / "model.safetensors").chmod((folder / "inference.json").stat().st_mode)  # it would be for its owner alone
     yield f"model.safetensors: {check_weights(exp, folder)} tensors are those of {args.checkpoint}, bit by bit"
@@ -127,6 +130,13 @@ def write(exp: Any, args: Any, folder: Path) -> Iterator[str]:
     if args.onnx:
         largest = check_onnx(exp.eval_model, call, program, folder / "model.onnx", args.tolerance)
         yield f"model.onnx: largest difference {largest:.2g} on {where} (tolerance {args.tolerance:g})"
+
+
+def is_dense(value: Any) -> bool:
+    """Whether a part of a state_dict is a tensor that lies in memory as a whole: not sparse, and no extra state."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided
 
 
 def describe(exp: Any, checkpoint: str, call: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Train, assert_same_run, generators, tree
+from conftest import TINY, Train, assert_same_run, generators, tree
 from test_loop import SEARCH
 
 from scaffolding.config import PROJECT_ROOT
@@ -46,6 +46,8 @@ def test_a_run_from_python_can_be_carried_on(
     program, *words = line.split()[2:]
     assert Path(program) == PROJECT.sources / "train.py"
     done = train(*words, "run.budget=30")
+    train("fork=python", "run.budget=2", *TINY[:2], "run.name=forked", f"paths.output_root={output_root}")
+    assert "data=noisy" in yaml.safe_load((output_root / "forked" / "overrides.yaml").read_text())
     assert "resuming" in done.stderr and Facts(output_root / "python" / "facts").rows()[-1]["step"] > 24
 
 

@@ -14,7 +14,7 @@ import torch
 from conftest import BASE, TESTS, TINY, Train, run_train, tree
 from test_scripts import SCRIPTS
 from tiny import NestedNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.folder.facts import Facts
@@ -40,6 +40,24 @@ class Undecided(NestedNet):
         if points.sum() > 0:
             points = points * 2
         return super().forward(points)
+
+
+class Counted(nn.ModuleList):
+    """Blocks with a state that is not a tensor."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"count": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        pass
+
+
+class Stateful(NestedNet):
+    """A part of it has a state that is not a tensor."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        self.layers = Counted(self.layers)
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +286,17 @@ def test_an_evaluation_is_that_of_the_run(train: Train, output_root: Path) -> No
     ):
         done = script("evaluate.py", run, *words, code=2)
         assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@there("evaluate.py")
+def test_it_does_not_hide_the_installed_package_of_its_name(tmp_path: Path) -> None:
+    """Scripts find their own folder first on the path; a metric may come from the package `evaluate`."""
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "evaluate" / "__init__.py").write_text("installed = True\n")
+    code = (
+        f"import sys; sys.path[:0] = [{str(SCRIPTS)!r}, {str(tmp_path)!r}]; import evaluate; assert evaluate.installed"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @there("profile_step.py")

@@ -238,6 +238,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("another torch is not told", "if now != before:", "if False:"),
     ],
     f"{CORE}/session/new.py": [
+        ("words of Python are lost", "[*words, *exp.words]", "[*words]"),
         ("the jobs of a sweep have no number", 'suffix = f"_job{hydra.job.num}"', 'suffix = ""'),
     ],
     f"{CORE}/session/run.py": [
@@ -305,6 +306,19 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "scripts/find_hardest.py": [
         ("the easiest items", "descending=True", "descending=False"),
     ],
+    "scripts/export.py": [
+        ("an export is not compared", "if difference is not None:", "if False:"),
+    ],
+    "scripts/predict.py": [
+        ("outputs are probabilities", "shares = output.softmax(dim=0)", "shares = output"),
+        ("any array is taken", "if values.shape[1:] != like.shape or", "if"),
+    ],
+    "scripts/evaluate.py": [
+        ("always the test split", "evaluate(exp, args.split)", 'evaluate(exp, "test")'),
+    ],
+    f"{CORE}/inference/traced.py": [
+        ("any output is near enough", "if not difference <= tolerance:", "if False:"),
+    ],
 }  # fmt: skip
 
 # By the file of a fault: the tests that run before the others, in this order. It only saves time.
@@ -362,6 +376,11 @@ FIRST: dict[str, str] = {
     "configs/base.yaml": "config",
     "scripts/runs.py": "scripts",
     "scripts/find_hardest.py": "scripts",
+    "scripts/export.py": "inference",
+    "scripts/predict.py": "inference",
+    "scripts/evaluate.py": "inference",
+    f"{CORE}/session/new.py": "fit",
+    f"{CORE}/inference/traced.py": "inference",
 }
 
 # Faults that no quick test finds, and why that is so.
