@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -15,13 +16,14 @@ from unittest.mock import Mock
 
 import coolname
 import pytest
-from conftest import generators
+from conftest import BASE, Train, generators
 
 from scaffolding.core.errors import UserError
 from scaffolding.core.find import find_run, list_runs, open_run, read_output_root, shortest_name
 from scaffolding.core.folder import folder
 from scaffolding.core.folder.folder import claim, read_status
 from scaffolding.core.state.files import find_checkpoint
+from scaffolding.experiment import Experiment
 
 
 def test_twenty_simultaneous_starts_get_twenty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,3 +226,17 @@ def test_status(tmp_path: Path) -> None:
     assert read_status(tmp_path)["status"] == "running"  # another machine's processes cannot be seen from here
     (tmp_path / "status.json").write_text(json.dumps(content | {"status": "finished"}))
     assert read_status(tmp_path)["status"] == "finished"
+
+
+@pytest.mark.parametrize("missing", ["symlink", "link symlink"])
+def test_model_is_the_best_checkpoint_where_there_are_no_links(train: Train, output_root: Path, missing: str) -> None:
+    """Fails where a copy of the first best checkpoint stays while later ones are better; also after a kill."""
+    env, run = {"NO_LINKS": missing}, output_root / "run"
+    train(*BASE, "run.name=run", env=env | {"KILL_AT": "12"}, code=-signal.SIGKILL)
+    (run / "model.pt").write_bytes(b"as a kill between the two files leaves it")
+    train("resume=run", env=env)
+    model, best = run / "model.pt", run / "checkpoints" / "best.pt"
+    assert (run / "facts" / "events.jsonl").read_text().count('"on_best"') > 1
+    assert not model.is_symlink() and model.samefile(best) == (missing == "symlink")
+    assert model.read_bytes() == best.read_bytes()
+    assert Experiment.from_path(run, trust=("tiny",)).state.step == read_status(run)["best_step"]

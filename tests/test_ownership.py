@@ -18,7 +18,8 @@ IMPORTS = [found for file in FILES for found in imports(FOLDER, file)]
 
 # imported inside the functions that use them; coolname is small, but draws from the global generator at its import
 HEAVY = {
-    "coolname", "datasets", "matplotlib", "rich", "tensorboard", "tokenizers", "torchmetrics", "torchvision", "wandb",
+    "PIL", "coolname", "datasets", "matplotlib", "onnxruntime", "rich", "tensorboard", "tokenizers", "torchmetrics",
+    "torchvision", "wandb",
 }  # fmt: skip
 # what most runs do not use: it, too, may be imported where it is needed
 LATER = (

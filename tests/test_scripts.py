@@ -1,5 +1,6 @@
 """Analysis scripts and the notebook, on a real run. One that has been deleted is not asked for."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,12 @@ def run_without_torch(script: Path, *words: object) -> str:
 @pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda script: script.name)
 def test_help_costs_no_torch(script: Path) -> None:
     assert "usage: " in run_without_torch(script, "--help")
+
+
+def test_the_list_of_scripts_is_complete() -> None:
+    """One that has been deleted may still stand in it."""
+    listed = re.findall(r"python scripts/(\w+\.py)", (SCRIPTS / "README.md").read_text())
+    assert {script.name for script in SCRIPTS.glob("*.py")} <= set(listed)
 
 
 @pytest.mark.skipif(not HARDEST.exists(), reason="find_hardest.py has been deleted")

@@ -5,6 +5,7 @@ each, STRIKE="9" or "metric 2" sends the process a signal at its ninth, or at th
 it is SIGKILL), KILL_AT="7" is short for STRIKE="update 7", KILL_CHILD names a child process that gets the signal in its
 place, and FAIL="metric 2" makes that one fail: a full disk where it is a system call, else a bug. Where several
 processes train together, KILL_RANK names the one that is struck ("all": each of them).
+NO_LINKS names the calls that fail as on a file system without links: "link symlink".
 """
 
 import contextlib
@@ -83,6 +84,15 @@ def marked(call: Any, name: str) -> Any:
 if {"TRACE", "STRIKE", "FAIL"} & os.environ.keys():
     for each in ("replace", "link", "fsync"):
         setattr(os, each, marked(getattr(os, each), each))
+
+
+def no_link(*_: Any, **__: Any) -> None:
+    """os.link or os.symlink on a file system that has no links."""
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+for each in os.environ.get("NO_LINKS", "").split():
+    setattr(os, each, no_link)
 
 
 def hang_as_forked() -> None:
@@ -635,3 +645,38 @@ class BrokenNet(nn.Sequential):
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__(nn.Sequential(BrokenLayer(num_features, 16), nn.ReLU()), nn.Linear(16, num_classes))
+
+
+class HalfTied(NestedNet):
+    """A tied weight, a buffer that is kept, one that the constructor computes, and one drawn anew each time."""
+
+    def __init__(self, num_features: int, num_classes: int, is_drawn: bool = False) -> None:
+        super().__init__(num_features, num_classes)
+        self.layers[0][1].weight = self.layers[0][0].weight
+        self.register_buffer("mean", torch.full((num_features,), 0.5))
+        self.register_buffer("scale", torch.ones(num_features) * 2, persistent=False)
+        if is_drawn:
+            self.register_buffer("noise", torch.rand(num_features), persistent=False)
+
+    def forward(self, points: Tensor) -> Tensor:
+        self.mean: Tensor
+        self.scale: Tensor
+        if self.training:
+            self.mean.lerp_(points.mean(0), 0.1)
+        return super().forward((points - self.mean) * self.scale)
+
+
+class FileOfPoints(StillPoints):
+    """Points that a user may have in a file: numbers, one a line. Where AWAY is set, the data are not there."""
+
+    def __init__(self, split: str, num_items: int) -> None:
+        if "AWAY" in os.environ:
+            raise FileNotFoundError("no points here")
+        super().__init__(split, num_items)
+
+    @staticmethod
+    def read_file(path: Path) -> Tensor:
+        numbers = [float(line) for line in path.read_text().split()]
+        if len(numbers) != 8:
+            raise ValueError(f"{len(numbers)} numbers, and a point has 8")
+        return torch.tensor(numbers)

@@ -252,6 +252,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("another torch is not told", "if now != before:", "if False:"),
     ],
     f"{CORE}/session/new.py": [
+        ("words of Python are lost", "[*words, *exp.words]", "[*words]"),
         ("the jobs of a sweep have no number", 'suffix = f"_job{hydra.job.num}"', 'suffix = ""'),
     ],
     f"{CORE}/session/run.py": [
@@ -277,7 +278,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     f"{CORE}/state/files.py": [
         ("all checkpoints are kept", "old.unlink(missing_ok=True)", "pass"),
-        ("model.pt is missing", "self.model.symlink_to(", "str("),
+        ("model.pt is missing", "self.best)\n        self.point_to_best()", "self.best)"),
+        ("a copy of the best stays old", "link_checkpoint(self.best, self.model)", "str(self.best)"),
     ],
     f"{CORE}/state/progress.py": [
         ("more is worse", "return value > self.best", "return value < self.best"),
@@ -352,6 +354,19 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "scripts/find_hardest.py": [
         ("the easiest items", "descending=True", "descending=False"),
     ],
+    "scripts/export.py": [
+        ("an export is not compared", "if difference is not None:", "if False:"),
+    ],
+    "scripts/predict.py": [
+        ("outputs are probabilities", "shares = output.softmax(dim=0)", "shares = output"),
+        ("any array is taken", "if values.shape[1:] != like.shape or", "if"),
+    ],
+    "scripts/evaluate.py": [
+        ("always the test split", "evaluate(exp, args.split)", 'evaluate(exp, "test")'),
+    ],
+    f"{CORE}/inference/traced.py": [
+        ("any output is near enough", "if not difference <= tolerance:", "if False:"),
+    ],
 }  # fmt: skip
 
 # By the file of a fault: the tests that run before the others, in this order. It only saves time.
@@ -409,7 +424,7 @@ FIRST: dict[str, str] = {
     f"{CORE}/tracking/follow.py": "tracking",
     f"{CORE}/tracking/tracking.py": "tracking",
     f"{CORE}/state/checkpoint.py": "checkpoint",
-    f"{CORE}/state/files.py": "checkpoint resume",
+    f"{CORE}/state/files.py": "folder checkpoint resume",
     f"{CORE}/state/progress.py": "loop resume",
     "configs/mode/dev.yaml": "loop batteries",
     "configs/mode/overfit.yaml": "loop batteries",
@@ -421,6 +436,11 @@ FIRST: dict[str, str] = {
     f"{CORE}/table/seeds.py": "table runs",
     f"{CORE}/table/best.py": "table runs",
     "scripts/find_hardest.py": "scripts",
+    "scripts/export.py": "inference",
+    "scripts/predict.py": "inference",
+    "scripts/evaluate.py": "inference",
+    f"{CORE}/session/new.py": "fit",
+    f"{CORE}/inference/traced.py": "inference",
 }
 
 # Faults that no quick test finds, and why that is so.

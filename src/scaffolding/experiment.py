@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dotenv import load_dotenv
 from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -21,7 +22,7 @@ from .core.checks.losses import check_run
 from .core.checks.plan import choose_monitors
 from .core.clock import Clock
 from .core.config.build import build, by_network, interval_of, subnetworks, takes_total
-from .core.config.compose import Project, compose_config, lasting, portable
+from .core.config.compose import Project, compose_config, lasting, masked, own_words, portable
 from .core.config.plugins import import_plugins
 from .core.errors import UserError
 from .core.find import find_run
@@ -79,6 +80,7 @@ class Experiment:
         self.state = RunState()
         self.path: Path | None = None
         self.run: Any = NoRun()
+        self.words = own_words()  # of the command line that made it, for overrides.yaml
         self.processes = processes
         if self.settings.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
@@ -124,8 +126,21 @@ class Experiment:
 
     @classmethod
     def from_config(cls, *overrides: str, device: str | None = None) -> "Experiment":
-        """Build an experiment from the words of a command line: `from_config("data=digits", "mode=dev")`."""
-        return cls(compose_config(PROJECT, list(overrides)), device)
+        """Build an experiment from the words of a command line: `from_config("data=digits", "mode=dev")`.
+
+        UserError: a word is wrong, or is one of those that go on from another run, which the command line alone does.
+        """
+        load_dotenv(PROJECT_ROOT / ".env")  # as `launch` does
+        cfg = compose_config(PROJECT, list(overrides))
+        for verb in ("resume", "fork", "rerun"):
+            if cfg[verb]:
+                raise UserError(
+                    f"{verb}={cfg[verb]}: a run is carried on by the command line: train.py {verb}={cfg[verb]}"
+                    "\nExperiment.from_path loads a run, and Experiment.from_config describes a new one"
+                )
+        exp = cls(cfg, device)
+        exp.words = [masked(word) for word in overrides if not word.startswith("hydra.")]
+        return exp
 
     @classmethod
     def from_path(

@@ -31,8 +31,14 @@ from scaffolding.schedules import advance, read, split_of
 
 
 def main(cfg: DictConfig) -> float | None:
-    """Build or resume, train, test the best weights, report. Returns the best monitored value, for sweeps."""
+    """What a command line asks for. Returns the best monitored value, for sweeps."""
     exp = Experiment(cfg, processes=connect(cfg))  # this process, or all those that torchrun or srun started
+    fit(exp)
+    return exp.state.best
+
+
+def fit(exp: Experiment) -> None:
+    """Begin or resume a run, train, test the best weights, report. Python may call it: scripts/README.md shows how."""
     exp.prepare()  # whatever is wrong with data, optimizers or schedules shows before a folder is made
     keys.seed_all(keys.key(exp.settings.seed, "train"))
     exp.run = Run.begin(exp)  # a new folder, or that of `resume=`
@@ -41,7 +47,6 @@ def main(cfg: DictConfig) -> float | None:
         test(exp)
         plot.draw(exp, "end")
         report(exp, main)
-    return exp.state.best
 
 
 def train(exp: Experiment) -> None:

@@ -3,6 +3,7 @@
 import functools
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor
 
-from . import check_sum, download, wrong_sum
+from . import check_sum, download, read_image, wrong_sum
 
 MEAN = (0.4914, 0.4822, 0.4465)  # red, green, blue of the training pixels, scaled to 0..1
 STD = (0.2470, 0.2435, 0.2616)
@@ -39,6 +40,8 @@ class CIFAR10:
     Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
     """
 
+    normalisation: ClassVar = {"divisor": 255, "mean": list(MEAN), "std": list(STD)}
+
     def __init__(
         self, root: str, split: str, augment: bool = False, sample: bool = False, scratch: str | None = None
     ) -> None:
@@ -55,6 +58,12 @@ class CIFAR10:
         self.augment = augment and split == "train"
         self.scale = 1 / (255 * torch.tensor(STD).view(3, 1, 1))
         self.shift = -torch.tensor(MEAN).view(3, 1, 1) / torch.tensor(STD).view(3, 1, 1)
+
+    @staticmethod
+    def read_file(path: Path) -> Tensor:
+        """An image file as one of shape (3, 32, 32), normalised; ValueError as in `read_image`."""
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        return (read_image(path, (3, 32, 32)) - mean) / std
 
     def __len__(self) -> int:
         return len(self.images)

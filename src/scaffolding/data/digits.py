@@ -1,10 +1,13 @@
 """UCI handwritten digits: 1,797 grey images of 8x8 pixels in ten classes, shipped with the package."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from . import read_image
 
 MEAN, STD = 4.89, 6.02  # of the training pixels, which range from 0 to 16
 
@@ -25,6 +28,8 @@ class Digits:
     1998; the test part.
     """
 
+    normalisation: ClassVar = {"divisor": 255 / 16, "mean": [MEAN], "std": [STD]}
+
     def __init__(self, split: str) -> None:
         if split not in ("train", "test"):
             raise ValueError(f"split={split!r}: this dataset has no validation split; set data.val_from_train")
@@ -34,6 +39,11 @@ class Digits:
         pixels = torch.from_numpy(rows[:, :64].astype(np.float32)).reshape(-1, 1, 8, 8)
         self.images = pixels.sub_(MEAN).div_(STD)
         self.labels = torch.from_numpy(rows[:, 64].copy())
+
+    @staticmethod
+    def read_file(path: Path) -> Tensor:
+        """An image file as one of shape (1, 8, 8), normalised; ValueError as in `read_image`."""
+        return (16 * read_image(path, (1, 8, 8), is_dark=True) - MEAN) / STD
 
     def __len__(self) -> int:
         return len(self.images)

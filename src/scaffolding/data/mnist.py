@@ -2,12 +2,13 @@
 
 import gzip
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import check_sum, download
+from . import check_sum, download, read_image
 
 MEAN, STD = 0.1307, 0.3081  # of the training pixels, scaled to 0..1
 
@@ -42,6 +43,8 @@ class MNIST:
     Proceedings of the IEEE, 1998.
     """
 
+    normalisation: ClassVar = {"divisor": 255, "mean": [MEAN], "std": [STD]}
+
     def __init__(self, root: str, split: str, sample: bool = False) -> None:
         if split not in ("train", "test"):
             raise ValueError(f"split={split!r}: this dataset has no validation split; set data.val_from_train")
@@ -56,6 +59,11 @@ class MNIST:
         pixels = torch.from_numpy(images.astype(np.float32)).unsqueeze(1)
         self.images = pixels.div_(255).sub_(MEAN).div_(STD)  # in place: the full set would else be held twice
         self.labels = torch.from_numpy(labels.astype(np.int64))
+
+    @staticmethod
+    def read_file(path: Path) -> Tensor:
+        """An image file as one of shape (1, 28, 28), normalised; ValueError as in `read_image`."""
+        return (read_image(path, (1, 28, 28), is_dark=True) - MEAN) / STD
 
     def __len__(self) -> int:
         return len(self.images)

@@ -132,6 +132,20 @@ class Text:
         windows = self.windows.index_select(0, self.starts.index_select(0, indices)).long()
         return windows[:, :-1], windows[:, 1:]
 
+    def read_file(self, path: Path) -> Tensor:
+        """The last `seq_len` tokens of a text file, or all of a shorter one, int64, shape (num_tokens,).
+
+        ValueError: it is empty or not UTF-8, or has characters that the vocabulary does not have.
+        """
+        try:
+            tokens = self.tokenizer.encode(path.read_text("utf-8-sig")).long()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not a text in UTF-8: byte {error.start}") from error
+        if not len(tokens):
+            raise ValueError("there is no text in it")
+        logger.info(f"{path}: {len(tokens)} tokens, of which the last {min(len(tokens), self.seq_len)} are used")
+        return tokens[-self.seq_len :]
+
     def state_dict(self) -> dict[str, Any]:
         """What tells this text from another; that of the training split holds the vocabulary."""
         state: dict[str, Any] = {"text": self.digest}

@@ -65,8 +65,9 @@ def rehearse(exp: Any, main: Main) -> list[str]:
             logger.info(f"rehearsing the resume from step {steps[copies[0]]} in another process")
             _wait(exp, process, copies[0])
             proof = f"{compare(exp.path, copies[0], steps[copies[0]], 'in another process, ')} tensors identical"
-        if not (exp.cfg.resume or exp.cfg.rerun) and processes.count == 1:  # their words say little; last, as nothing
-            words = [word for folder in config_dirs() for word in ("--config-dir", folder)]  # else may run
+        # the words of a resume or rerun say little, and a notebook has none; last, as nothing else may run
+        if program() and not (exp.cfg.resume or exp.cfg.rerun) and processes.count == 1:
+            words = [word for folder in config_dirs() for word in ("--config-dir", folder)]
             if exp.cfg.fork:
                 words += [f"fork={exp.cfg.fork}", *exp.run.trust_words]
             words += prod_words()

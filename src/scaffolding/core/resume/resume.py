@@ -163,6 +163,8 @@ def _repair(exp: Any, files: CheckpointFiles, latest: Path, bests: list[Path | N
         _replace(files.best, bests[0])
     elif exp.monitor is None:  # a kill came between the checkpoint and its link
         files.keep_best()
+    if files.best.exists():  # a kill came between best.pt and model.pt
+        files.point_to_best()
     files.prune(exp.state.step, exp.settings.num_checkpoints)  # a kill came before the end of older ones
 
 

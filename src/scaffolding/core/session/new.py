@@ -11,7 +11,6 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ..config.compose import own_words
 from ..folder import folder
 from ..state.checkpoint import link_checkpoint
 
@@ -32,7 +31,7 @@ def create(
     """Claim and lock a new folder, and write what the run is; of several processes, the first one does.
 
     Args:
-        exp: its config is written, with the overrides of the command line.
+        exp: its config is written, with the words that it was made of.
         parent: the run that this one comes from.
         words: overrides that made the parent, where this command line does not repeat them.
         links: checkpoints that the run starts from, by the names that they get.
@@ -48,7 +47,7 @@ def _create(exp: Any, parent: dict[str, Any] | None, words: Iterable[str], links
         suffix = f"_job{hydra.job.num}"  # the runs of a sweep; not those by which one of them looks ahead
     path = folder.claim(output, name, suffix)
     folder.write_text(path / "provenance.json", json.dumps({"created": time.time(), "parent": parent}) + "\n")
-    folder.write_text(path / "overrides.yaml", yaml.safe_dump([*words, *own_words()], allow_unicode=True))
+    folder.write_text(path / "overrides.yaml", yaml.safe_dump([*words, *exp.words], allow_unicode=True))
     (path / "checkpoints").mkdir(exist_ok=True)
     for name, file in links.items():
         link_checkpoint(file, path / "checkpoints" / f"{name}.pt")

@@ -29,7 +29,7 @@ from ..state.progress import RunState
 from ..tracking.follow import End
 from ..trust.targets import needed_trust
 from .cause import explain
-from .console import ProgressBar, command
+from .console import ProgressBar, command, program
 from .exits import no_early_exit
 from .failure import cause_of
 from .new import clear, create
@@ -58,7 +58,12 @@ class Run:
 
     @classmethod
     def begin(cls, exp: Any) -> "Run":
-        """Claim a folder for a new run, or go on from another run as resume=, fork= or rerun= says."""
+        """Claim a folder for a new run, or go on from another run as resume=, fork= or rerun= says.
+
+        UserError: the experiment has a run already.
+        """
+        if exp.path is not None:
+            raise UserError(f"this experiment is the run {exp.path}\nbuild another one with Experiment.from_config")
         if exp.cfg.resume or exp.cfg.fork or exp.cfg.rerun:
             from ..resume.resume import WAYS  # only where there is another run
 
@@ -220,7 +225,10 @@ class Run:
                 name = shortest_name(self.path, place or self.project.output_root)
                 words = [f"resume={name}", *more]
                 break
-        return f"{command()} {shlex.join([*words, *self.trust_words])}"
+        start = command()
+        if not program():  # a notebook, or a script that has another purpose
+            start = f"python {shlex.quote(str(self.project.sources / 'train.py'))}"
+        return f"{start} {shlex.join([*words, *self.trust_words])}"
 
     @property
     def trust_words(self) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from loguru import logger
 
-from ..errors import DamagedError, UserError
-from ..folder.folder import NAME, link
+from ..errors import DamagedError, StorageError, UserError
+from ..folder.folder import NAME
 from .checkpoint import Parts, check_whole, link_checkpoint, load, others, save, step_in
 
 STEP = re.compile(r"step_\d+\.pt")  # a copy that somebody keeps, step_22_keep.pt, is never removed
@@ -50,16 +50,23 @@ class CheckpointFiles:
     def keep_best(self) -> None:
         """Make best.pt, and model.pt in the run's folder, the latest checkpoint; StorageError as in `save`."""
         link_checkpoint(self.latest, self.best)
-        with contextlib.suppress(OSError):  # the disk is full: best.pt is there anyway
-            if not self.model.is_symlink():
-                self._point_to_best()
+        self.point_to_best()
 
-    def _point_to_best(self) -> None:
-        """Make model.pt a link to best.pt or, where links are not allowed (Windows), the same file, or a copy of it."""
-        try:
+    def point_to_best(self) -> None:
+        """Make model.pt a symbolic link to best.pt or, where the file system has none, the same file, or a copy of it.
+
+        The last two do not follow when best.pt is replaced: whoever replaces it calls this again.
+        """
+        with contextlib.suppress(OSError):  # it exists, or there are no symbolic links
             self.model.symlink_to(self.best.relative_to(self.model.parent))
-        except OSError:
-            link(self.best, self.model)
+        if self.model.is_symlink():
+            return
+        try:
+            link_checkpoint(self.best, self.model)
+        except StorageError as error:
+            with contextlib.suppress(OSError):  # rather none than that of another step
+                self.model.unlink(missing_ok=True)
+            logger.warning(f"{error}; checkpoints/best.pt is there")
 
     def steps(self) -> list[Path]:
         """The step_<N>.pt, oldest first."""
@@ -146,6 +153,7 @@ class CheckpointFiles:
         if file != self.best and self.best.exists():
             set_aside(self.best)
             link_checkpoint(file, self.best)
+            self.point_to_best()
         return file
 
     def _others(self) -> list[Path]:
