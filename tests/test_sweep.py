@@ -158,7 +158,7 @@ def test_only_what_is_missing_or_failed_is_done_again(
     assert sweep(program, monkeypatch, tmp_path, "--jobs", "2", *CONFIGS, *GRID, code=1) == [*range(6)]
     said = capsys.readouterr().out
     assert "job1 failed (exit code -9): optimizer.lr=0.01 run.seed=2\n    ended by SIGKILL\n" in said
-    assert "job4 failed (exit code 1): optimizer.lr=0.03 run.seed=1\n    ZeroDivisionError: planted\n" in said
+    assert "job4 failed (exit code 1): optimizer.lr=0.03 run.seed=1\n    error: ZeroDivisionError: planted\n" in said
     assert (
         "6 runs: 4 finished, 1 died, 1 failed; " in said
         and "\njob4 failed (optimizer.lr=0.03 run.seed=1): ZeroDivisionError: planted\n" in said
