@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from .config.compose import Project, masked, own_words, without_words
 from .config.grammar import key_of, unquoted
-from .errors import RunError, UserError
+from .errors import CodeError, RunError, UserError
 from .find import absolute
 from .folder.folder import NAME, TIME
 
@@ -76,6 +76,8 @@ class Jobs:
         """Say of the job that has just failed why it did, and keep it for the end."""
         number, cause = HydraConfig.get().job.num, without_words(str(error), self.words)
         logger.error(f"job {number}: {cause}")
+        if isinstance(error, CodeError):  # the rest has just been said
+            cause = cause.partition("\n")[0]
         if not isinstance(error, UserError | RunError):
             cause = f"{type(error).__name__}: {cause}"
         self.told.append(f"{self.at_work()}: {cause}")
