@@ -1,4 +1,4 @@
-"""A run of config version 4 and checkpoint format 3: it loads, goes on as it would have, can be forked, is in tables."""
+"""A run of config version 4 and checkpoint format 3: it loads, goes on as it would have, is forked, is in tables."""
 
 import math
 import shutil

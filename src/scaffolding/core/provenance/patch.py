@@ -6,6 +6,7 @@ Only plumbing is asked, which a user's settings for diffs do not reach.
 import hashlib
 import io
 import os
+import re
 import stat
 import tarfile
 import tempfile
@@ -73,6 +74,12 @@ def uncommitted_changes(root: Path, sources: Iterable[Path]) -> Changes:
             error.commit = git.commit
             raise
         return changes
+
+
+def files_of(patch: bytes) -> list[str]:
+    """The names of the files that a patch changes, in its order; special letters as git writes them."""
+    heads = re.findall(rb'(?m)^diff --git "?a/(.*?)"? "?b/', patch)  # no line of content begins like that
+    return [head.decode(errors="replace") for head in heads]
 
 
 def _patch(git: Git, chosen: list[Entry], left_out: dict[str, str]) -> bytes:

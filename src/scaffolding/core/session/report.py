@@ -64,8 +64,9 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
     trust = ""
     if run.trust:
         trust = f", trust={tuple(run.trust)}"
-    checkpoint = CheckpointFiles(run.path).best_or_latest().stem
-    run.closing.append(f'load:     exp = Experiment.from_path("{run.path}", checkpoint="{checkpoint}"{trust})')
+    if run.is_kept:
+        checkpoint = CheckpointFiles(run.path).best_or_latest().stem
+        run.closing.append(f'load:     exp = Experiment.from_path("{run.path}", checkpoint="{checkpoint}"{trust})')
     if settings.target_loss is not None:
         outcome = (
             f"did NOT fall below {settings.target_loss} in {exp.state.step} steps: a bug, unless noise keeps it above"
