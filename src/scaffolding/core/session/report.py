@@ -32,7 +32,7 @@ def describe_start(exp: Any, micro_batches: list[Any], metrics: dict[str, Tensor
             logger.warning(
                 f"{name} is {now}, was {str(before).translate(ONE_LINE):.100}: from here on the last bits may differ"
             )
-    exp.processes.first(provenance.record, exp.path, exp.project, exp.device, exp.processes.count, exp.state.step)
+    exp.processes.first(provenance.record, exp.path, exp)
     if exp.state.step > 1:
         return
     losses = ", ".join(_describe_loss(exp, metrics, name) for name in metrics if name.endswith("loss"))
