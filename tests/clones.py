@@ -43,12 +43,22 @@ def train_file(clone: Path) -> Path:
     return next(clone.glob("src/*/train.py"))
 
 
-def call(clone: Path, file: Path, *words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+def environment(clone: Path) -> dict[str, str]:
+    """The environment in which a clone runs its own code, and finds what the tests build."""
+    return os.environ | ENV | {"PYTHONPATH": os.pathsep.join([str(clone / "src"), str(TESTS)])}
+
+
+def call(
+    clone: Path, file: Path, *words: str, code: int = 0, env: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
     """Run a file of a clone, with its code, without a terminal."""
-    path = os.pathsep.join([str(clone / "src"), str(TESTS)])
     done = subprocess.run(
         [sys.executable, str(file), *words],
-        cwd=clone, env=os.environ | ENV | {"PYTHONPATH": path}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=clone,
+        env=environment(clone) | (env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
