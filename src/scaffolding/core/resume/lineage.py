@@ -33,8 +33,8 @@ def fork(exp: Any, create: Any) -> Path:
         if newest is None:
             raise UserError(f"fork={run.name}: it has no checkpoint yet\nfork_state=true needs one")
         file, content = newest
-        load_state(exp, content, run.name, changes_since(exp, run, content))
         exp.processes.first(check_data, exp, run)
+        load_state(exp, content, run.name, changes_since(exp, run, content))
         if exp.num_steps <= exp.state.step:
             raise UserError(
                 f"run.budget: {exp.num_steps} steps, and {run.name} has done {exp.state.step}\ngive a larger run.budget"

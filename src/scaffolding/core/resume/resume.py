@@ -164,6 +164,7 @@ def resume(exp: Any, create: Any) -> Path:
             if exp.num_steps == step or not keys & changes.keys():
                 logger.info(f"{run} is finished at step {step}; {what} would carry it on")
                 raise Ended(0)
+        exp.processes.first(check_data, exp, run)  # first: it names the files, if items are refused
         # with what an earlier resume= changed, too, if it was killed before it saved: config.yaml says it already
         load_state(exp, content, run.name, changes)
         is_start = (read_record(run).get("parent") or {}).get("kept") == "state" and step_in(files.parent) == step
@@ -175,7 +176,6 @@ def resume(exp: Any, create: Any) -> Path:
         exp.processes.first(_repair, exp, files, file, bests)
     if changes:
         announce(exp, changes)
-    exp.processes.first(check_data, exp, run)
     exp.processes.first(_warn_of_code, run, exp.project)
     logger.info(f"resuming {run} at step {exp.state.step} of {exp.num_steps}")
     exp.processes.first(_note_changes, exp, run, changes)
