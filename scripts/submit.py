@@ -25,6 +25,7 @@ from scaffolding.core.find import read_path, read_setting
 from scaffolding.core.folder.folder import LOCK, NAME, RESERVED, acquire, write_text
 from scaffolding.core.provenance.git import GitError
 from scaffolding.core.provenance.patch import Changes, uncommitted_changes
+from scaffolding.core.provenance.worktree import add_worktree, project_in, remove_worktree, submodules
 from scaffolding.core.sweep.points import composed
 from scaffolding.core.sweep.queue import program_for, quoted
 
@@ -32,16 +33,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = next(ROOT.glob("src/*/train.py")).parent
 MARK, PATCH = "commit.txt", "changes.patch"  # in the job's folder: what its code is
 SUBMITTED = "submitted.txt"  # there, too: the words of the run; as old as the last submit
-GITLINK = "160000"  # the mode by which git knows a submodule
-
-
-def git(folder: Path, *words: str, given: bytes = b"") -> str:
-    """What git says in a folder; UserError: it fails."""
-    command = ["git", "-c", f"core.hooksPath={os.devnull}", *words]
-    done = subprocess.run(command, cwd=folder, input=given, capture_output=True)
-    if done.returncode:
-        raise UserError(f"git {words[0]} in {folder}: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout.decode().strip()
 
 
 def code_of_now() -> Changes:
@@ -56,20 +47,13 @@ def code_of_now() -> Changes:
         raise UserError(f"{ROOT}: {error}\nthe code is pinned by git: git init, git add and git commit it") from error
     if changes.commit is None:
         raise UserError(f"{ROOT}: git has no commit yet\nthe code is pinned by git: git add and git commit it")
-    empty = submodules()
+    empty = submodules(ROOT)
     for name in empty:
         print(f"the job's code lacks {name} (a git submodule: its folder is empty there)", file=sys.stderr)
     for name, why in changes.left_out.items():
         if name not in empty:
             print(f"the job's code lacks what is not committed of {name} ({why})", file=sys.stderr)
     return changes
-
-
-def submodules() -> list[str]:
-    """The git submodules of the repository, which a worktree does not fill."""
-    top = Path(git(ROOT, "rev-parse", "--show-toplevel"))
-    entries = git(top, "ls-files", "--stage", "-z").split("\0")
-    return [entry.partition("\t")[2] for entry in entries if entry.startswith(GITLINK)]
 
 
 def pin(job: Path, changes: Changes) -> Path:
@@ -85,21 +69,13 @@ def pin(job: Path, changes: Changes) -> Path:
             f"{job.name}: {job} has other code: commit {mark.read_text()[:10]} with what is in {PATCH} there"
             f"\nanother name starts another run; from {code} itself, the job can be submitted again"
         )
-    top = Path(git(ROOT, "rev-parse", "--show-toplevel"))
-    project = code / ROOT.relative_to(top.resolve())
+    project = project_in(ROOT, code)
     if mark.exists() and project.exists():
         return project
     if code.exists():  # half made, by a kill
         shutil.rmtree(code)
     patch.write_bytes(changes.patch)
-    # by force: git may still know a worktree that was here, and has been deleted
-    git(ROOT, "worktree", "add", "--force", "--quiet", "--detach", str(code), str(changes.commit))
-    if changes.patch:
-        git(code, "apply", "--whitespace=nowarn", "-", given=changes.patch)
-    if (ROOT / "configs/local.yaml").exists():
-        shutil.copyfile(ROOT / "configs/local.yaml", project / "configs/local.yaml")
-    if (ROOT / ".env").exists():
-        (project / ".env").symlink_to(ROOT / ".env")
+    add_worktree(ROOT, code, str(changes.commit), changes.patch)
     write_text(mark, str(changes.commit))  # last: with it, the code is whole
     return project
 
@@ -169,7 +145,7 @@ def submit(file: Path, name: str, words: list[str], options: list[str]) -> str:
     except UserError:  # a git or a queue that cannot
         if is_new:
             with contextlib.suppress(UserError):  # git may not know it yet
-                git(ROOT, "worktree", "remove", "--force", str(job / "code"))
+                remove_worktree(ROOT, job / "code")
             shutil.rmtree(job)
         elif before is not None:
             write_text(submitted, before[0])

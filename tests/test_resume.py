@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 import zygote
+from clones import call, commit, make_clone, train_file
 from conftest import BASE, ENV, TESTS, TRAIN, Train, assert_same_run, latest, run_train, tree, wait_until
 
 from scaffolding.core.checks.rehearsal import first_difference
@@ -298,6 +299,28 @@ def test_code_that_changed_since_is_told_once(train: Train, output_root: Path) -
     assert done.stderr.count("has changed since run ran: it goes on with that of now") == 1
     assert f"git worktree add ../again 0123abc; git -C ../again apply {file.with_name('changes.patch')}" in done.stderr
     assert "has changed since" not in train("resume=run").stderr  # it is that of the last resume
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_the_files_of_code_that_changed_since_are_named(tmp_path: Path) -> None:
+    """Fails where a change that was not committed when the run began, and is now, counts as one."""
+    clone = make_clone(tmp_path / "clone")
+    file, sources = train_file(clone), train_file(clone).parent
+    file.write_text(f"{file.read_text()}# edited before the run\n")
+    call(clone, file, *BASE, "run.name=run")
+    commit(clone)
+    losses = sources / "losses.py"
+    losses.write_text(f"{losses.read_text()}# edited after it\n")
+    (clone / "notes.txt").write_text("not code\n")
+    done = call(clone, file, "resume=run", "run.budget=28", "trust=tiny")
+    assert f"\nfiles that differ: {losses.relative_to(clone)}\nget it back with: git worktree add" in done.stderr
+    shutil.rmtree(clone / ".git")
+    losses.write_text(f"{losses.read_text()}# and again\n")
+    limits = {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    done = call(clone, file, "resume=run", "run.budget=32", "trust=tiny", env=limits)
+    record = json.loads((clone / "_output/run/provenance.json").read_text())
+    now, before = (record["resumed"][index]["code"] for index in (1, 0))
+    assert f"\nits hash is {now}, was {before}\n" in done.stderr
 
 
 # --- damage

@@ -187,6 +187,22 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("the lock of a deleted folder counts", "if not path.exists() or not", "if False and not"),
         ("files are not flushed to the disk", "os.fsync(file.fileno())", "pass"),
     ],
+    f"{CORE}/provenance/policy.py": [
+        ("code that is not committed is not refused", 'if wanted in ("warn", "refuse"):', 'if wanted == "warn":'),
+        ("a job is run without being kept", "if wanted == EPHEMERAL and carried_on:", "if False:"),
+    ],
+    f"{CORE}/session/ephemeral.py": [
+        ("an ephemeral run is kept", "with _deleted_at_the_end(cfg.paths.output):", "with contextlib.nullcontext():"),
+    ],
+    f"{CORE}/provenance/worktree.py": [
+        ("a worktree lacks what is not committed", "if patch:\n        git(place", "if False:\n        git(place"),
+    ],
+    f"{CORE}/provenance/since.py": [
+        ("the code of a run is that of its commit", "        if patch:", "        if False:"),
+    ],
+    f"{CORE}/provenance/data.py": [
+        ("data of another size are the same", '("count", "size", "hash")', '("count",)'),
+    ],
     f"{CORE}/provenance/patch.py": [
         ("the patch lacks new files", "found.setdefault(name, Entry(name))", "pass"),
         ("the patch has key files", "if is_key_file(path.name):", "if False:"),
@@ -397,7 +413,12 @@ FIRST: dict[str, str] = {
     f"{CORE}/launch.py": "config loop scripts verbs",
     f"{CORE}/folder/facts.py": "facts resume",
     f"{CORE}/folder/folder.py": "folder",
+    f"{CORE}/provenance/data.py": "data",
     f"{CORE}/provenance/patch.py": "provenance secrets",
+    f"{CORE}/provenance/policy.py": "policy",
+    f"{CORE}/provenance/since.py": "resume",
+    f"{CORE}/provenance/worktree.py": "recreate submit",
+    f"{CORE}/session/ephemeral.py": "policy",
     f"{CORE}/provenance/provenance.py": "provenance",
     f"{CORE}/optimizers.py": "groups",
     f"{CORE}/signals.py": "resume console",

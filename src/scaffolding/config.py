@@ -107,6 +107,7 @@ class RunConfig:
     patience: int | None = at_least(1, COURSE)
     target_loss: float | None = setting(COURSE)
     rehearse_resume: bool = setting(FREE)
+    provenance: str = one_of("allow", "warn", "refuse", "ephemeral", change=FREE)
 
 
 @dataclass

@@ -42,6 +42,7 @@ from .core.precision import (
 )
 from .core.preflight.blocks import check_specs
 from .core.processes.connect import ONE_PROCESS
+from .core.provenance.data import of_datasets, recorded, warn_of_data
 from .core.provenance.provenance import numerics
 from .core.secrets import hide_secrets
 from .core.session.run import NoRun
@@ -227,6 +228,8 @@ class Experiment:
 
         limits = (loader.limit_train, loader.limit_eval)
         splits = self.processes.in_turn(lambda: make_splits(read, self.cfg.data, *limits))  # downloaded once
+        if self.path is not None:  # of a loaded run, whose files may be others now
+            warn_of_data(self.path.name, recorded(self.path), of_datasets(self, splits))
         return {name: self._restored(f"datasets.{name}", split) for name, split in splits.items()}
 
     def num_seen(self, config: dict[str, Any]) -> int:

@@ -34,7 +34,8 @@ class Split:
     come several times; n is the same every epoch; what is random is drawn from `generator`.
 
     A dataset with `state_dict` and `load_state_dict` (a vocabulary, statistics) is kept in checkpoints; the latter may
-    raise a ValueError where the state is of other data.
+    raise a ValueError where the state is of other data. One with `fingerprint() -> str` says itself which data it has;
+    of others, the files that they name are compared (core/provenance/data.py) where a run goes on or is loaded.
 
     Args:
         dataset: any map-style dataset.

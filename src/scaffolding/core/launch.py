@@ -71,8 +71,10 @@ from .multirun import Jobs, remove_listing, settings_of_hydra, summary
 from .output import install
 from .preflight.blocks import check_specs
 from .processes.connect import SPEAK_AFTER, connect, leave_together, num_processes, rank
+from .provenance.policy import settle
 from .secrets import without_keys
 from .session.console import command, note_program
+from .session.ephemeral import kept_nowhere
 from .signals import handle
 
 gc.enable()
@@ -81,6 +83,8 @@ if "triton" not in sys.modules:  # what is frozen is never freed, and triton com
 
 VERBS = ("resume", "fork", "rerun")
 CHECK = "--check"  # an option: look at the config, and at nothing else
+YES = "-y"  # an option: the answer to the question that run.provenance=refuse asks
+SEVERAL = ("--multirun", "-m")
 TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong input
 
 Job = Callable[[DictConfig], Any]
@@ -123,7 +127,8 @@ def launch(main: Job, project: Project) -> None:
 
 def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
     options, words = split_options(words)
-    is_sweep = bool({"--multirun", "-m"} & set(options))
+    is_sweep = bool(set(SEVERAL) & set(options))
+    carried_on = next((word for word in [*options, *words] if word in SEVERAL or key_of(word) in ("job", "resume")), "")
     words = _words_of_one_run(options, words, is_sweep, project)
     pairs = [word.partition("=") for word in words]
     given = {key.lstrip("+"): unquoted(value) for key, _, value in pairs if value != "null"}
@@ -159,8 +164,8 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         if key in given and verb != "fork":
             raise UserError(f"{key}={given[key]}: only works with fork=RUN, which starts a new run from another")
     shows_config = "--cfg job" in " ".join(options) and "--package" not in options
-    resolves, only_checks = "--resolve" in options, CHECK in options
-    options = [word for word in options if word != CHECK]
+    resolves, only_checks, says_yes = "--resolve" in options, CHECK in options, YES in options
+    options = [word for word in options if word not in (CHECK, YES)]
     if shows_config:  # done here, not by Hydra, so that it is checked
         options = [word for word in options if word not in ("--cfg", "job", "--resolve")]
 
@@ -190,13 +195,15 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
             which = f"{jobs.at_work()}: " if jobs is not None else ""
             print(f"{which}the config is sound; no data were read, and nothing was created")
             return None
+        settle(cfg, project, processes.first, carried_on, says_yes)
         if is_sweep:  # its jobs lie together
             cfg.paths.output = HydraConfig.get().sweep.dir
         sys.argv[1:] = map(masked, [*options, *words])  # libraries may note down what they find there
         gc.disable()  # building the first optimizer imports half of torch; --help does without it
         torch.optim.SGD([torch.zeros(1)])
         gc.enable()
-        return main(cfg)
+        with kept_nowhere(cfg, processes):
+            return main(cfg)
 
     sys.argv[1:] = [*source, *options, *more, *rest]
     raised: list[Exception] = []

@@ -103,6 +103,7 @@ def _config(exp: Any, again: Path) -> Any:
     with open_dict(cfg):
         cfg.resume, cfg.fork, cfg.rerun = str(again), None, None
         cfg.tracker, cfg.plots, cfg.run.rehearse_resume = {}, {}, False
+        cfg.run.provenance = "allow"  # that has been settled
         cfg.loader.num_workers = 0  # nothing may depend on it, and workers take seconds to start
     return cfg
 

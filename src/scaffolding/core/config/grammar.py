@@ -21,7 +21,7 @@ PLAIN_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_*][\w.*-]*", re.
 SEVERAL = ("plots", "tracker")  # groups of which a run may choose several
 OPTIONS = (
     *WITH_VALUE, "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
-    "--shell-completion", "-sc", "--experimental-rerun", "--info", "-i", "--check",
+    "--shell-completion", "-sc", "--experimental-rerun", "--info", "-i", "--check", "-y",
 )  # fmt: skip
 
 

@@ -76,6 +76,7 @@ def help_text(project: Project, words: list[str]) -> str:
         "  plots=[A,B]         several options of a group whose files are named blocks: plots, tracker",
         "  --multirun KEY=A,B  one run per value",
         "  --config-dir DIR    a folder of your own configs; --cfg job prints the composed config",
+        "  -y                  yes: with run.provenance=refuse, run without keeping anything",
         "  --check             look at the config, and at nothing else: every fault, or that it is sound",
         "",
         "keys of configs/base.yaml, and what a changed one does when a run is resumed:",

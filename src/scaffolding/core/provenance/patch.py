@@ -6,6 +6,7 @@ Only plumbing is asked, which a user's settings for diffs do not reach.
 import hashlib
 import io
 import os
+import re
 import stat
 import tarfile
 import tempfile
@@ -17,6 +18,7 @@ from ..secrets import find_key, is_key_file
 from .git import Git, GitError
 
 MAX_FILE, MAX_TOTAL = 5_000_000, 20_000_000  # bytes: a file, and all files, of a patch or archive
+MAX_PATCH = 3 * MAX_TOTAL  # bytes: a patch has the old lines as well, and binary files in letters
 SOURCES = {".py", ".pyx", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".yaml", ".yml", ".toml", ".json", ".ipynb"}
 LOCAL = "local.yaml"  # ignored on purpose: its settings are in the run's config
 DIFF = ("--cached", "--patch", "--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff",
@@ -58,21 +60,32 @@ def uncommitted_changes(root: Path, sources: Iterable[Path]) -> Changes:
     """
     with tempfile.TemporaryDirectory() as scratch:
         git = Git(root, Path(scratch))
-        changes = Changes(git.commit)
-        try:
-            chosen = _choose(git, _differing(git, root, sources), changes.left_out)
-            git.environment["GIT_INDEX_FILE"] = str(Path(scratch, "committed"))
-            changes.patch = _patch(git, chosen, changes.left_out)
-            if find_key(changes.patch):  # in lines that were taken out
-                held = [
-                    entry for entry in chosen if entry.mode != MISSING and find_key(git("cat-file", "blob", entry.blob))
-                ]
-                changes.left_out |= {entry.name: "what is committed holds a key" for entry in held}
-                changes.patch = _patch(git, [entry for entry in chosen if entry not in held], changes.left_out)
-        except GitError as error:
-            error.commit = git.commit
-            raise
-        return changes
+        return changes_in(git, root, sources)
+
+
+def changes_in(git: Git, root: Path, sources: Iterable[Path]) -> Changes:
+    """As `uncommitted_changes`; afterwards the index of `git` is what the patch makes of the commit."""
+    changes = Changes(git.commit)
+    try:
+        chosen = _choose(git, _differing(git, root, sources), changes.left_out)
+        git.environment["GIT_INDEX_FILE"] += "_committed"
+        changes.patch = _patch(git, chosen, changes.left_out)
+        if find_key(changes.patch):  # in lines that were taken out
+            held = [
+                entry for entry in chosen if entry.mode != MISSING and find_key(git("cat-file", "blob", entry.blob))
+            ]
+            changes.left_out |= {entry.name: "what is committed holds a key" for entry in held}
+            changes.patch = _patch(git, [entry for entry in chosen if entry not in held], changes.left_out)
+    except GitError as error:
+        error.commit = git.commit
+        raise
+    return changes
+
+
+def files_of(patch: bytes) -> list[str]:
+    """The names of the files that a patch changes, in its order; special letters as git writes them."""
+    heads = re.findall(rb'(?m)^diff --git "?a/(.*?)"? "?b/', patch)  # no line of content begins like that
+    return [head.decode(errors="replace") for head in heads]
 
 
 def _patch(git: Git, chosen: list[Entry], left_out: dict[str, str]) -> bytes:

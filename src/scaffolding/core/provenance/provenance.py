@@ -23,6 +23,7 @@ from ..folder.folder import replacing, storage_error, write_text
 from ..folder.reading import read_json
 from ..preflight.origins import Origins, find_origins, read_word, set_by
 from ..secrets import hide_secrets
+from .data import of_experiment
 from .git import GitError
 from .patch import Changes, archive, uncommitted_changes
 
@@ -165,12 +166,12 @@ def settings_by_place(project: Any, before: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def record(run: Path, project: Any, device: torch.device, num_processes: int, step: int) -> None:
+def record(run: Path, exp: Any) -> None:
     """Write provenance.json and changes.patch of a run (after the first step: packages take a while to list).
 
     Those of a resumed run are added under "resumed" and as changes_<step>.patch; a rehearsal has none.
     """
-    file = run / "provenance.json"
+    file, project, step = run / "provenance.json", exp.project, exp.state.step
     try:
         before = read_record(run)
     except UserError as error:
@@ -181,9 +182,10 @@ def record(run: Path, project: Any, device: torch.device, num_processes: int, st
     is_resumed = "commit" in before
     try:
         now = keep_changes(run, project, f"_{step}" if is_resumed else "") | describe(
-            project.sources, device, num_processes
+            project.sources, exp.device, exp.processes.count
         )
         now["set_by"] = settings_by_place(project, before)
+        now["data"] = of_experiment(exp)
         if is_resumed:
             del now["packages"]
             now = {"resumed": [*before.get("resumed", ()), {"step": step, **now}]}

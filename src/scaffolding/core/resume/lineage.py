@@ -10,7 +10,7 @@ from ..provenance.provenance import read_record
 from ..state import checkpoint
 from ..state.files import CheckpointFiles
 from ..tree import changed_keys
-from .restore import best_of, changes_since, config_of, load_state, load_weights, resumed_with, words_of
+from .restore import best_of, changes_since, check_data, config_of, load_state, load_weights, resumed_with, words_of
 from .rules import announce
 
 
@@ -33,6 +33,7 @@ def fork(exp: Any, create: Any) -> Path:
         if newest is None:
             raise UserError(f"fork={run.name}: it has no checkpoint yet\nfork_state=true needs one")
         file, content = newest
+        exp.processes.first(check_data, exp, run)
         load_state(exp, content, run.name, changes_since(exp, run, content))
         if exp.num_steps <= exp.state.step:
             raise UserError(
@@ -86,6 +87,7 @@ def rerun(exp: Any, create: Any) -> Path:
     run = Path(exp.cfg.rerun)
     announce(exp, changed_keys(config_of(exp, run), exp.config))
     _warn_of_changes(run)
+    exp.processes.first(check_data, exp, run)
     parent = {"verb": "rerun", "run": str(run), "kept": (read_record(run).get("parent") or {}).get("kept")}
     links = start_like(exp, run)
     path: Path = create(exp, parent, words_of(run), links)

@@ -13,6 +13,7 @@ from ..errors import DamagedError, UserError
 from ..folder.reading import MAX_FACTS, read_text, read_yaml
 from ..intervals import in_steps
 from ..optimizers import spare
+from ..provenance.data import of_experiment, recorded, warn_of_data
 from ..provenance.provenance import numerics
 from ..secrets import hide_secrets
 from ..state.checkpoint import step_in
@@ -145,6 +146,21 @@ def _check_content(exp: Any, content: dict[str, Any], run: str) -> None:
                 f"if nothing has changed, {ORDERS}"
             )
         logger.warning(f"{text}, or another machine computes other last bits")
+
+
+def check_data(exp: Any, run: Path) -> None:
+    """Compare the data with those of a run, which goes on or is repeated: a warning names the files that changed.
+
+    Raises:
+        UserError: a dataset says by its `fingerprint()` that it is another one.
+    """
+    before, now = recorded(run), of_experiment(exp)
+    for key in [key for key in before if isinstance(before[key], str) and before[key] != now.get(key, before[key])]:
+        raise UserError(
+            f"data: {key} is {now[key]}, and was {before[key]:.100} when {run.name} ran"
+            f"\ngive back the data that it was trained on, or start a new run with fork={run.name}"
+        )
+    warn_of_data(run.name, before, now)
 
 
 def _set_optimizers(optimizers: dict[str, Any], built: dict[str, list[dict[str, Any]]], key: str, value: Any) -> None:

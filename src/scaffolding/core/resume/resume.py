@@ -10,12 +10,15 @@ from loguru import logger
 
 from ..config.compose import Project, own_words, portable
 from ..config.usage import change_of
-from ..errors import Ended, UserError
+from ..errors import ONE_LINE, Ended, UserError
 from ..folder import folder
 from ..folder.facts import Facts
 from ..folder.reading import MAX_FACTS, read_bytes
 from ..preflight.blocks import check_specs
-from ..provenance.provenance import code_hash, read_record
+from ..provenance.git import GitError
+from ..provenance.patch import MAX_PATCH
+from ..provenance.provenance import NUM_SAID, code_hash, read_record
+from ..provenance.since import changed_since
 from ..secrets import hide_secrets, is_hidden
 from ..state import checkpoint
 from ..state.checkpoint import step_in
@@ -23,9 +26,10 @@ from ..state.files import CheckpointFiles, set_aside
 from ..tree import changed_keys, leaves
 from ..trust.config import read_config
 from .lineage import fork, rerun, start_like
-from .restore import CHANGES, best_of, changes_since, config_of, load_state, words_of
+from .restore import CHANGES, best_of, changes_since, check_data, config_of, load_state, words_of
 from .rules import announce, refuse
 
+HEX = re.compile(r"[0-9a-f]{7,64}")  # of a commit
 PATIENCE = {"run.patience", "run.monitor", "run.monitor_mode"}
 
 
@@ -83,21 +87,42 @@ def _warn_of_code(run: Path, project: Project) -> None:
     if last.get("code", "") not in ("", code_hash(project.sources)):
         logger.warning(
             f"the code in {project.sources} has changed since {run.name} ran: it goes on with that of now"
-            f"\n{_way_back(run, last)}"
+            f"\n{_what_differs(run, last, project)}\n{_way_back(run, last)}"
         )
+
+
+def _kept_code(run: Path, known: dict[str, Any]) -> tuple[Path, Path]:
+    """The patch and, where git did not know it, the archive with the code of a start or resume."""
+    suffix = ""
+    if known.get("step"):  # of a resume
+        suffix = f"_{known['step']}"
+    return run / f"changes{suffix}.patch", run / f"sources{suffix}.tar.gz"
+
+
+def _what_differs(run: Path, known: dict[str, Any], project: Project) -> str:
+    """The files of code that differ from those of a start or resume, if git knows them; else the hashes."""
+    patch, packed = _kept_code(run, known)
+    try:
+        if packed.exists() or not patch.is_file() or HEX.fullmatch(str(known.get("commit"))) is None:
+            raise GitError("git did not know that code")
+        content = read_bytes(patch, MAX_PATCH)
+        names = changed_since(project.root, project.sources, known["commit"], content)
+    except (GitError, UserError):  # the commit may have been dropped, the patch be damaged
+        names = []
+    if not names:
+        return f"its hash is {code_hash(project.sources)}, was {known['code']!s:.100}"
+    more = f" and {len(names) - NUM_SAID} more" if len(names) > NUM_SAID else ""
+    return f"files that differ: {', '.join(name.translate(ONE_LINE) for name in names[:NUM_SAID])}{more}"
 
 
 def _way_back(run: Path, known: dict[str, Any]) -> str:
     """How to get the code back of a start or resume, as provenance.json has it; commands that are fit to be pasted."""
-    suffix = ""
-    if known.get("step"):  # of a resume
-        suffix = f"_{known['step']}"
-    patch, packed = run / f"changes{suffix}.patch", run / f"sources{suffix}.tar.gz"
+    patch, packed = _kept_code(run, known)
     if packed.exists():  # git did not know it
         return f"get it back from: {packed}"
     has_changes = patch.is_file() and patch.stat().st_size > 0  # git refuses to apply an empty patch
     commit = str(known.get("commit"))
-    if re.fullmatch(r"[0-9a-f]{7,64}", commit) is None:  # a stranger's
+    if HEX.fullmatch(commit) is None:  # a stranger's
         return f"check out the code it ran{f', and apply {patch}' if has_changes else ''}"
     way = f"get it back with: git worktree add ../again {commit}"
     if has_changes:
@@ -139,6 +164,7 @@ def resume(exp: Any, create: Any) -> Path:
             if exp.num_steps == step or not keys & changes.keys():
                 logger.info(f"{run} is finished at step {step}; {what} would carry it on")
                 raise Ended(0)
+        exp.processes.first(check_data, exp, run)  # first: it names the files, if items are refused
         # with what an earlier resume= changed, too, if it was killed before it saved: config.yaml says it already
         load_state(exp, content, run.name, changes)
         is_start = (read_record(run).get("parent") or {}).get("kept") == "state" and step_in(files.parent) == step
@@ -150,7 +176,7 @@ def resume(exp: Any, create: Any) -> Path:
         exp.processes.first(_repair, exp, files, file, bests)
     if changes:
         announce(exp, changes)
-    _warn_of_code(run, exp.project)
+    exp.processes.first(_warn_of_code, run, exp.project)
     logger.info(f"resuming {run} at step {exp.state.step} of {exp.num_steps}")
     exp.processes.first(_note_changes, exp, run, changes)
     return run

@@ -32,7 +32,7 @@ def describe_start(exp: Any, micro_batches: list[Any], metrics: dict[str, Tensor
             logger.warning(
                 f"{name} is {now}, was {str(before).translate(ONE_LINE):.100}: from here on the last bits may differ"
             )
-    exp.processes.first(provenance.record, exp.path, exp.project, exp.device, exp.processes.count, exp.state.step)
+    exp.processes.first(provenance.record, exp.path, exp)
     if exp.state.step > 1:
         return
     losses = ", ".join(_describe_loss(exp, metrics, name) for name in metrics if name.endswith("loss"))
@@ -64,8 +64,9 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
     trust = ""
     if run.trust:
         trust = f", trust={tuple(run.trust)}"
-    checkpoint = CheckpointFiles(run.path).best_or_latest().stem
-    run.closing.append(f'load:     exp = Experiment.from_path("{run.path}", checkpoint="{checkpoint}"{trust})')
+    if run.is_kept:
+        checkpoint = CheckpointFiles(run.path).best_or_latest().stem
+        run.closing.append(f'load:     exp = Experiment.from_path("{run.path}", checkpoint="{checkpoint}"{trust})')
     if settings.target_loss is not None:
         outcome = (
             f"did NOT fall below {settings.target_loss} in {exp.state.step} steps: a bug, unless noise keeps it above"

@@ -22,6 +22,7 @@ from ..find import absolute, created, shortest_name
 from ..folder import folder, summary
 from ..folder.facts import Facts
 from ..output import transcript
+from ..provenance.policy import EPHEMERAL
 from ..secrets import without_keys
 from ..signals import StopFlag, Stopped
 from ..state.files import CheckpointFiles
@@ -82,6 +83,7 @@ class Run:
         self.clock, self.meter, self.explain = exp.clock, exp.meter, functools.partial(explain, exp)
         self.project, self.close_loaders, self.processes = exp.project, exp.close, exp.processes
         self.processes.first(clear, path)
+        self.is_kept = self.settings.provenance != EPHEMERAL
         self.stop = StopFlag()
         if self.processes.count > 1:
             self.stop.agree = self.processes.agree
@@ -191,7 +193,7 @@ class Run:
                 logger.debug(told)  # log.txt has it always
                 cause = self.processes.cause(cause_of(error, self), self.path)
                 latest = CheckpointFiles(self.path).latest
-                good = latest if latest.exists() else "none"
+                good = latest if self.is_kept and latest.exists() else "none"
                 kind = type(error if isinstance(cause, CodeError) else cause).__name__
                 logger.error(f"failed at step {self.state.step}: {kind}; last good checkpoint: {good}")
                 reason = str(cause) if isinstance(cause, CodeError) else f"{kind}: {cause}"
@@ -203,9 +205,10 @@ class Run:
                 self.close_loaders()
                 if "record" in vars(self) and "tracking" in vars(self.record):  # they have been used
                     self.record.tracking.finish(End(code, self.state.step), self.stop)
-                lines += self._write_report()
-                lines += [f"run:      {self.path}", f"resume:   {self._resume_command()}", *self.closing]
-                print("\n".join(lines), flush=True)
+                if self.is_kept:
+                    lines += self._write_report()
+                    lines += [f"run:      {self.path}", f"resume:   {self._resume_command()}"]
+                print("\n".join([*lines, *self.closing]), flush=True)
                 folder.release(self.path)
 
     def leave_if_asked(self) -> None:

@@ -95,7 +95,10 @@ def composed(train: Path, words: list[str]) -> Any:
     done = subprocess.run([sys.executable, str(train), *words, "--cfg", "job"], capture_output=True, text=True)
     if done.returncode:
         raise UserError(done.stderr.strip().rpartition("error: ")[2])
-    return yaml.safe_load(done.stdout)
+    config = yaml.safe_load(done.stdout)
+    if config["run"].get("provenance") == "ephemeral":
+        raise UserError("run.provenance=ephemeral: nothing would be kept of what is started here\nleave it out")
+    return config
 
 
 def best(status: dict[str, Any]) -> str:
