@@ -107,6 +107,7 @@ class RunConfig:
     patience: int | None = at_least(1, COURSE)
     target_loss: float | None = setting(COURSE)
     rehearse_resume: bool = setting(FREE)
+    console_level: str = one_of("debug", "info", "warning", "error", change=FREE)
 
 
 @dataclass

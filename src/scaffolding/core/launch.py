@@ -65,7 +65,7 @@ from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
 from .folder.folder import acquire, storage_error, written
 from .multirun import Jobs, remove_listing, settings_of_hydra, summary
-from .output import install
+from .output import install, show_from
 from .preflight.blocks import check_specs
 from .processes.connect import SPEAK_AFTER, connect, leave_together, num_processes, rank
 from .secrets import without_keys
@@ -172,6 +172,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
             if shows_config:
                 print(OmegaConf.to_yaml(composed, resolve=resolves), end="")
                 return None
+            show_from(cfg.run.console_level, project.package)
             processes = None if only_checks else connect(cfg, verb == "resume")
             import_plugins(cfg.imports, project.root)
             check_specs(plain, is_new=True)
