@@ -61,6 +61,7 @@ from .config.faults import FaultsError
 from .config.grammar import config_dirs, key_of, readable, search_path, split_options, unquoted
 from .config.plugins import import_plugins
 from .config.project import check_files
+from .config.replace import check_all_found, replace_texts
 from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
 from .folder.folder import acquire, storage_error, written
@@ -168,12 +169,16 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         try:
             if not source:  # composed of this checkout's files
                 check_files(HydraConfig.get().runtime, project)
+            replaced = replace_texts(composed, task_words())
+            check_all_found(replaced, inherited)
             cfg, plain = checked_and_plain(composed, project)
             if shows_config:
                 print(OmegaConf.to_yaml(composed, resolve=resolves), end="")
                 return None
             show_from(cfg.run.console_level, project.package)
             processes = None if only_checks else connect(cfg, verb == "resume")
+            for (old, new), keys in replaced.items():
+                logger.info(f"{new} replaces {old} in {', '.join(keys) or 'no value'}")
             import_plugins(cfg.imports, project.root)
             check_specs(plain, is_new=True)
         except FaultsError as error:

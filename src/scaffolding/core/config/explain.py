@@ -25,7 +25,9 @@ KINDS = {  # what OmegaConf says of a value, and what a setting of that kind wan
 
 def groups(folder: Path) -> dict[str, list[str]]:
     """Config groups below a folder and their options; a folder `_...` holds parts of files, not options."""
-    found = {sub.name: sorted(file.stem for file in sub.glob("*.yaml")) for sub in sorted(folder.glob("[!_]*/"))}
+    folders = [*sorted(folder.glob("[!_]*/")), *sorted(folder.glob("[!_]*/[!_]*/"))]  # model/encoder/: of a part
+    names = {sub.relative_to(folder).as_posix(): sub for sub in folders}
+    found = {name: sorted(file.stem for file in sub.glob("*.yaml")) for name, sub in names.items()}
     return {name: options for name, options in found.items() if options}
 
 
@@ -65,6 +67,8 @@ def explain(error: BaseException, configs: Path, overrides: list[str], compose: 
         group, _, option = error.missing_cfg_file.rpartition("/")
         return unknown_option(group, option, sorted(error.options or groups(configs).get(group, [])))
     found = re.search(r"Could not (?:override|delete from config\.(?: The key)?) '([^']+)'", text)
+    if found and "/" in found[1] and found[1] in groups(configs):
+        return _no_such_part(found[1], _value_of(found[1], overrides), configs)
     if found:
         known = _known(overrides, configs, compose)
         wrong = found[1]
@@ -103,6 +107,14 @@ def explain(error: BaseException, configs: Path, overrides: list[str], compose: 
             return Fault(group, option, "no such option", f"options: {', '.join(groups(configs)[group])}")
     key = getattr(cause, "full_key", None) or getattr(error, "full_key", None) or ""
     return Fault(str(key), ABSENT, "; ".join(line for line in text.splitlines()[:2] if line))
+
+
+def _no_such_part(part: str, value: Any, configs: Path) -> Fault:
+    """The fault of a choice for a part (model/encoder) that the chosen file has not: which files have it."""
+    group = part.partition("/")[0]
+    files = sorted((configs / group).glob("*.yaml"))
+    having = [f"{group}={file.stem}" for file in files if re.search(rf"(?m)^ *- /?{part}\b", file.read_text("utf-8"))]
+    return Fault(part, value, f"the chosen {group} has no such part", f"choose one that has it: {', '.join(having)}")
 
 
 def _value_of(key: str, overrides: list[str]) -> Any:
