@@ -34,6 +34,18 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("metrics remember the last evaluation", "metric.reset()", "pass"),
         ("evaluation draws from training's generators", ', keys.keyed(seed, "evaluate", split):', ":"),
     ],
+    f"{CORE}/config/replace.py": [
+        ("replace= changes targets", ' or name == "_target_"', ""),
+        ("replace= changes what is referred to", "part if index % 2 else part.replace(*pair)", "part.replace(*pair)"),
+        ("replace= may replace nothing", "if not keys and (old, new) not in known:", "if False:"),
+        ("replace= changes what a run is", " and (_is_absolute(before) or _is_absolute(after))", ""),
+    ],
+    f"{CORE}/config/append.py": [
+        ("append: replaces the list", "[*before, *items]", "items"),
+    ],
+    f"{CORE}/session/card.py": [
+        ("a notebook reads a run's texts as HTML", "<td>{html.escape(text)}</td>", "<td>{text}</td>"),
+    ],
     f"{CORE}/meter.py": [
         ("a row weighs steps, not items", "value * num_items", "value"),
         ("a row has the last step alone", "if name not in own:", "if name not in values:"),
@@ -382,6 +394,11 @@ FIRST: dict[str, str] = {
     f"{CORE}/provenance/patch.py": "provenance secrets",
     f"{CORE}/provenance/provenance.py": "provenance",
     f"{CORE}/optimizers.py": "groups",
+    f"{CORE}/config/replace.py": "replace",
+    f"{CORE}/config/append.py": "append",
+    f"{CORE}/session/card.py": "card",
+    f"{SRC}/data/vocabulary.py": "text",
+    f"{SRC}/data/text.py": "text",
     f"{CORE}/signals.py": "resume console",
     f"{CORE}/find.py": "verbs loading config",
     f"{CORE}/means.py": "metrics processes",

@@ -83,6 +83,7 @@ class RunConfig:
     name: str | None = setting(IDENTITY)
     description: str = setting(FREE)
     tags: list[str] = setting(FREE)
+    loop: str = setting(IDENTITY)
     seed: int = at_least(0, IDENTITY)
     budget: str = setting(COURSE, *BUDGET)
     schedule_budget: str | None = setting(COURSE, *BUDGET)
@@ -164,6 +165,7 @@ class Config:
     fork_weights: str = "all"
     rerun: str | None = None
     replace: Any = None
+    append: Any = field(default_factory=dict)
 
 
 # Arguments that losses had in runs of format 1 and read from the model now, by their names below the package.

@@ -614,6 +614,12 @@ class Experiment:
         self._tell_progress(state)
         return state
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from .core.session.card import card  # a run does not need it
+
+        return card(self.path, type(self.model).__name__, sum(part.numel() for part in self.model.parameters()))
+
     def __repr__(self) -> str:
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         where = "not run"

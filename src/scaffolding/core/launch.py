@@ -61,10 +61,11 @@ from .config.faults import FaultsError
 from .config.grammar import config_dirs, key_of, readable, search_path, split_options, unquoted
 from .config.plugins import import_plugins
 from .config.project import check_files
-from .config.replace import check_all_found, replace_texts
+from .config.replace import check_all_found, rewrite
 from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
 from .folder.folder import acquire, storage_error, written
+from .loops import loop_of
 from .multirun import Jobs, remove_listing, settings_of_hydra, summary
 from .output import install, show_from
 from .preflight.blocks import check_specs
@@ -169,7 +170,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         try:
             if not source:  # composed of this checkout's files
                 check_files(HydraConfig.get().runtime, project)
-            replaced = replace_texts(composed, task_words())
+            replaced = rewrite(composed, task_words())
             check_all_found(replaced, inherited)
             cfg, plain = checked_and_plain(composed, project)
             if shows_config:
@@ -189,6 +190,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
             check(cfg, verb, run, given, project)
             if verb == "resume" and processes:  # the run may be finished, and then nothing of it changes
                 processes.first(acquire, run, False)
+        loop = loop_of(cfg.run.loop, main, project)
         if processes is None:
             which = f"{jobs.at_work()}: " if jobs is not None else ""
             print(f"{which}the config is sound; no data were read, and nothing was created")
@@ -199,7 +201,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         gc.disable()  # building the first optimizer imports half of torch; --help does without it
         torch.optim.SGD([torch.zeros(1)])
         gc.enable()
-        return main(cfg)
+        return loop(cfg)
 
     sys.argv[1:] = [*source, *options, *more, *rest]
     raised: list[Exception] = []

@@ -25,11 +25,11 @@ from .grammar import as_word, readable
 from .project import COMPOSE_ERRORS as COMPOSE_ERRORS
 from .project import Project as Project
 from .project import check_files, hydra_at
-from .replace import check_all_found, replace_texts
+from .replace import check_all_found, rewrite
 
 NOT_KEPT = ("resume", "fork", "fork_state", "fork_weights", "rerun")  # how a run starts; not in its config
 
-NOT_WRITTEN = (*NOT_KEPT, "replace")  # config.yaml has what it made of the values; overrides.yaml has the word
+NOT_WRITTEN = (*NOT_KEPT, "replace", "append")  # config.yaml has what they made; overrides.yaml has the words
 
 VERSION = 4  # of a run's config.yaml; 1 had none, 2 drew splits by run.seed, 3 took a limit of 1.0 for one item
 
@@ -39,7 +39,7 @@ def compose_config(project: Project, overrides: list[str]) -> DictConfig:
     try:
         words = readable(overrides, project.schema, is_sweep=False)
         composed = compose_unchecked(project, words)
-        check_all_found(replace_texts(composed, words))
+        check_all_found(rewrite(composed, words))
         return checked(composed, project)
     except (UserError, *COMPOSE_ERRORS) as error:
         from ..preflight.gather import refusal  # only where something is wrong

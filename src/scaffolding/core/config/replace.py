@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ..errors import UserError
+from .append import append_items
 from .grammar import key_of
 
 KEY = "replace"
@@ -47,6 +48,12 @@ def _unreadable(word: str) -> UserError:
         f"{word}: it is not a pair of texts\nwrite 'replace=[OLD,NEW]', or several: 'replace=[[OLD,NEW],[OLD,NEW]]'; "
         "put numbers, and texts with spaces or commas, into quotes"
     )
+
+
+def rewrite(composed: DictConfig, words: list[str]) -> Replaced:
+    """Do to a composed config what `append:` and all `replace=` among the words say; returns what was replaced."""
+    append_items(composed)
+    return replace_texts(composed, words)
 
 
 def replace_texts(composed: DictConfig, words: Iterable[str]) -> Replaced:

@@ -25,7 +25,7 @@ from ..config.faults import ABSENT, UNKNOWN, Fault, FaultsError, noted
 from ..config.grammar import SEVERAL, key_of, reading
 from ..config.plugins import import_plugins
 from ..config.project import COMPOSE_ERRORS, Project, file_faults, hydra_at, shown_path
-from ..config.replace import check_all_found, replace_texts
+from ..config.replace import check_all_found, rewrite
 from ..errors import UserError
 from ..tree import walk
 from .blocks import spec_faults
@@ -218,9 +218,8 @@ class Draft:
 
     def _replace(self, words: list[str], composed: DictConfig) -> None:
         """Replace texts as the words say; a pair that replaces nothing is a fault."""
-        found = replace_texts(composed, words)
         try:
-            check_all_found(found, self.sources)
+            check_all_found(rewrite(composed, words), self.sources)
         except UserError as error:
             wrong, _, advice = str(error).partition("\n")
             key, _, wrong = wrong.partition(": ")

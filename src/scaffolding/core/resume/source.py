@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from loguru import logger
 
+from ..config.append import KEY as APPEND
 from ..config.compose import Project, masked
 from ..config.grammar import config_dirs, key_of
 from ..config.replace import KEY as REPLACE
@@ -74,5 +75,5 @@ def source_of(
             )
     # as it was checked: Hydra does not read the folder
     content = open_config(run, project, trust)
-    ConfigStore.instance().store("config of the run", content | {REPLACE: None})
+    ConfigStore.instance().store("config of the run", content | {REPLACE: None, APPEND: {}})
     return verb, run, ["--config-name", "config of the run"], []

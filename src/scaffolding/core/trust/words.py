@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from ..config.compose import COMPOSE_ERRORS, NOT_KEPT, VERSION, Project, compose_unchecked, composing_error
 from ..config.grammar import as_word, key_of, search_path
 from ..config.replace import KEY as REPLACE
-from ..config.replace import replace_texts
+from ..config.replace import rewrite
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
 from ..tree import leaves, specs
@@ -105,7 +105,7 @@ def check_together(words: list[str], own: list[str], places: list[str], project:
 
 def _composed(words: list[str], project: Project) -> Any:
     composed = compose_unchecked(project, words)
-    replace_texts(composed, words)
+    rewrite(composed, words)
     return OmegaConf.to_container(composed, resolve=True)
 
 
