@@ -42,6 +42,10 @@ def test_values_change_and_keys_and_targets_do_not(words: tuple[str, ...]) -> No
     cfg = composed(*words, "run.name=noisy_run", "replace=[[/server,/home/me],[noisy,quiet]]")
     assert cfg.data.folder == "/home/me/points" and list(cfg.data.files) == ["/home/me/a", "/home/me/b", "rest"]
     assert cfg.data.label == "quiet" and cfg.run.name == "noisy_run"
+    chained = composed(*words, "replace=[[noisy,num_classes],[num_classes,still]]")
+    assert (
+        chained.data.label == "still" and chained.data.num_classes == chained.model.num_classes
+    )  # not what is in ${...}
     before = composed(*words)
     assert cfg.data.dataset == before.data.dataset and cfg.model == before.model
 

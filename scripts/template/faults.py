@@ -183,7 +183,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("wrong input ends like a failed run", "1 if written else 2))  #", "1))  #"),
         (".env is not read", 'dotenv.load_dotenv(project.root / ".env")', "dotenv"),
         ("the jobs of a sweep lie with the other runs", "cfg.paths.output = HydraConfig.get().sweep.dir", "pass"),
-        ("main's result is lost", "return main(cfg)", "main(cfg)"),
+        ("main's result is lost", "return loop(cfg)", "main(cfg)"),
     ],
     f"{CORE}/folder/facts.py": [
         ("the final test stays when a run goes on", ' or row["split"] == "test"', ""),
@@ -214,7 +214,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a run keeps the scratch disk of a machine", 'get("change") == "machine"', 'get("change") == "none"'),
         ("latest may be a dev run", 'if not key.startswith("dev/")', ""),
     ],
+    f"{SRC}/data/text.py": [
+        ("special tokens take ids of the text", "num_ids = vocab_size - num_special_tokens", "num_ids = vocab_size"),
+    ],
     f"{CORE}/output.py": [
+        ("the console shows all messages", '"level": level.upper()', '"level": "INFO"'),
         ("nothing reaches log.txt", 'file.write(text.encode(errors="backslashreplace"))', "pass"),
     ],
     f"{CORE}/modes.py": [

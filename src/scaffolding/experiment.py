@@ -43,6 +43,7 @@ from .core.preflight.blocks import check_specs
 from .core.processes.connect import ONE_PROCESS
 from .core.provenance.provenance import numerics
 from .core.secrets import hide_secrets
+from .core.session.card import card
 from .core.session.run import NoRun
 from .core.state import checkpoint as checkpoints
 from .core.state import keys
@@ -616,8 +617,6 @@ class Experiment:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from .core.session.card import card  # a run does not need it
-
         return card(self.path, type(self.model).__name__, sum(part.numel() for part in self.model.parameters()))
 
     def __repr__(self) -> str:

@@ -12,10 +12,10 @@ from conftest import BASE, TESTS, assert_same_run
 from test_streams import BLOCKS
 
 from scaffolding.core.config.compose import compose_config
+from scaffolding.core.config.loop import loop_of
 from scaffolding.core.config.project import Project
 from scaffolding.core.errors import UserError
 from scaffolding.core.folder.folder import read_status
-from scaffolding.core.loops import loop_of
 from scaffolding.experiment import PROJECT
 
 ROOT = TESTS.parent

@@ -59,13 +59,13 @@ from .config.compose import (
 )
 from .config.faults import FaultsError
 from .config.grammar import config_dirs, key_of, readable, search_path, split_options, unquoted
+from .config.loop import loop_of
 from .config.plugins import import_plugins
 from .config.project import check_files
 from .config.replace import check_all_found, rewrite
 from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
 from .folder.folder import acquire, storage_error, written
-from .loops import loop_of
 from .multirun import Jobs, remove_listing, settings_of_hydra, summary
 from .output import install, show_from
 from .preflight.blocks import check_specs

@@ -72,6 +72,8 @@ def explain(error: BaseException, configs: Path, overrides: list[str], compose: 
     if found:
         known = _known(overrides, configs, compose)
         wrong = found[1]
+        if wrong in known and f"~{wrong}" in overrides:
+            return Fault(wrong, ABSENT, "it cannot be removed", f"to do without it: {wrong}=null")
         if wrong in known:  # the key is there, one within its value is not
             wrong = str(getattr(cause, "full_key", None) or wrong)
         return unknown_key(wrong, known, configs, _value_of(wrong, overrides))

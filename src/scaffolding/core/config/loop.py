@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .config.faults import fault
-from .config.project import Project
-from .errors import nearest
+from ..errors import nearest
+from .faults import fault
+from .project import Project
 
 MAIN = re.compile(r"(?m)^def main\(")
 
