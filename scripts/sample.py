@@ -31,7 +31,7 @@ def main() -> None:
     from scaffolding.core.find import open_run
     from scaffolding.core.state import checkpoint
     from scaffolding.core.state.files import find_checkpoint
-    from scaffolding.data.text import load_tokenizer
+    from scaffolding.data.vocabulary import load_tokenizer
     from scaffolding.experiment import PROJECT, Experiment
     from scaffolding.model.transformer import generate
 

@@ -211,7 +211,7 @@ def targets(marks: Path, evil: Path) -> dict[str, Spec]:
         "a reader of pickles": spec("torchvision.datasets.CIFAR10", root=str(marks)),
         "an archive": spec("torchvision.datasets.utils.extract_archive", str(evil), str(marks)),
         "code of a graph": spec("torchvision.models.feature_extraction.DualGraphModule", spec("torch.nn.Identity"), 1, 2, "x"),
-        "a function that writes": spec(f"{PACKAGE}.data.text.stored_byte_pairs", ["a"], 300, path),
+        "a function that writes": spec(f"{PACKAGE}.data.vocabulary.stored_byte_pairs", ["a"], 300, path),
         # no names
         "a list for a target": spec(["os.system"]),
         "a mapping for a target": spec({"_target_": "os.system"}),

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ LATENTS = ("none", "linear", "vq")
 
 
 def make(latent: str, image_shape: tuple[int, ...] = (1, 8, 8)) -> torch.nn.Module:
-    torch.manual_seed(0)
-    model = autoencoder.Autoencoder(image_shape, [8, 12], 1, latent, latent_size=3, num_codes=6)
+    torch.manual_seed(2)
+    parts = (autoencoder.ConvEncoder(image_shape, [8, 12], 1), autoencoder.ConvDecoder(image_shape, [8, 12], 1))
+    model = autoencoder.Autoencoder(*parts, latent, latent_size=3, num_codes=6)
     return model.double()
 
 
@@ -36,6 +38,22 @@ def test_wrong_settings_are_refused() -> None:
         make("vq", (1, 10, 8))
     with pytest.raises(ValueError, match="'gauss' is none of none, linear, vq"):
         make("gauss")
+
+
+@pytest.mark.parametrize("latent", LATENTS)
+def test_any_encoder_goes_with_any_decoder_of_the_same_map(latent: str) -> None:
+    shape = (3, 12, 20)
+    encoders = [autoencoder.ConvEncoder(shape, [8, 12], 1), autoencoder.MLPEncoder(shape, [16], 12, 2)]
+    decoders = [autoencoder.ConvDecoder(shape, [8, 12], 1), autoencoder.MLPDecoder(shape, [16], 12, 2)]
+    for encoder, decoder in itertools.product(encoders, decoders):
+        assert encoder.map_shape == tuple(encoder(images(2, shape).float()).shape[1:]) == (12, 3, 5)
+        model = autoencoder.Autoencoder(encoder, decoder, latent, latent_size=3, num_codes=6)
+        model(images(2, shape).float()).square().sum().backward()
+        without = {name for name, part in model.named_parameters() if part.grad is None}
+        assert {name for name in without if not name.startswith("encoder.")} == set() or latent == "none"
+        assert not without or latent == "vq"  # the choice of a code has no gradient: the loss gives the encoder one
+    with pytest.raises(ValueError, match=re.escape("makes maps of (12, 3, 5), and the decoder takes (9, 3, 5)")):
+        autoencoder.Autoencoder(encoders[0], autoencoder.MLPDecoder(shape, [16], 9, 2), latent, 3, 6)
 
 
 def test_codes_are_the_nearest_vectors() -> None:

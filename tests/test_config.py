@@ -33,7 +33,9 @@ from scaffolding.core.trust.config import read_config
 from scaffolding.experiment import PROJECT
 
 SECTIONS = ("run", "loader", "paths")
-OPTIONS = [(group, option) for group, options in groups(PROJECT.configs).items() for option in options]
+OPTIONS = [
+    (group, option) for group, options in groups(PROJECT.configs).items() if "/" not in group for option in options
+]  # those of a model's parts: test_parts.py
 OWN = {
     "data/points.yaml": """\
 dataset: {_target_: tiny.NoisyPoints, num_items: 9}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import zygote
 from conftest import BASE, ENV, TINY, TRAIN, Train, command, wait_until
+from loguru import logger
 
 from scaffolding.core import output
 from scaffolding.core.folder.folder import read_status
@@ -148,3 +149,30 @@ def test_who_configures_logging_is_left_alone(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(sys.stdout)])
     logger.error("once")
     assert capsys.readouterr().out == "once\n"
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+def test_the_console_shows_messages_from_a_level_on(train: Train, output_root: Path, level: str) -> None:
+    """The last lines are always there, and log.txt has all messages."""
+    done = train(*BASE, "run.name=run", f"run.console_level={level}")
+    assert (" INFO " in done.stderr) == (level == "info")
+    assert all(f"{name}: " in done.stdout for name in ("result", "run", "resume"))
+    log = (output_root / "run/log.txt").read_text()
+    assert log.count("train step") == 24 and "result:" in log
+    again = train("resume=run", "run.budget=26", "run.console_level=info")
+    assert "train step 26/26" in again.stderr
+
+
+def test_what_the_levels_let_through(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        for level, shown in (("debug", "dwe"), ("warning", "we"), ("error", "e")):
+            output.show_from(level, "some_package")
+            for name, letter in (("DEBUG", "d"), ("WARNING", "w"), ("ERROR", "e")):
+                logger.log(name, f"<{letter}>")
+            said = capsys.readouterr().err
+            assert "".join(letter for letter in "dwe" if f"<{letter}>" in said) == shown
+        assert logging.getLogger("some_package").level == logging.INFO
+    finally:
+        for number in output.handlers:
+            logger.remove(number)
+        output.handlers.clear()

@@ -14,6 +14,7 @@ from loguru import logger
 from pairs import options
 
 text = pytest.importorskip("scaffolding.data.text")
+vocabulary = pytest.importorskip("scaffolding.data.vocabulary")
 
 # every character is there once and in order, so the ids in a window are the positions of its characters in the text
 POSITIONS = "".join(chr(0x4E00 + position) for position in range(3000))
@@ -113,20 +114,20 @@ def test_files_and_delimiters(tmp_path: Path) -> None:
 
 
 def test_characters_round_trip_and_name_what_they_do_not_know() -> None:
-    tokenizer = text.Characters("".join(sorted("abc é🙂\n")))
+    tokenizer = vocabulary.Characters("".join(sorted("abc é🙂\n")))
     assert tokenizer.decode(tokenizer.encode("é🙂 cab\n").tolist()) == "é🙂 cab\n"
     assert tokenizer.decode([99]) == "\N{REPLACEMENT CHARACTER}"
-    with pytest.raises(ValueError, match="did not have: 'd', 'ß'"):
+    with pytest.raises(ValueError, match="does not have: 'd', 'ß'"):
         tokenizer.encode("ad ßd")
 
 
 def test_byte_pairs_encode_any_text_and_are_deterministic() -> None:
-    tokenizer = text.BytePairs.trained([PROSE], 300)
+    tokenizer = vocabulary.BytePairs.trained([PROSE], 300)
     for sample in ("", "plain", "naïve — 日本語 \r\n\t\x00 🙂  a", " lead", "x" * 200_001):
         assert tokenizer.decode(tokenizer.encode(sample).tolist()) == sample
-    code = f"from scaffolding.data.text import *; print(digest([BytePairs.trained([{PROSE!r}], 300).vocabulary]))"
+    code = f"from scaffolding.data.vocabulary import *; print(digest([BytePairs.trained([{PROSE!r}], 300).vocabulary]))"
     elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert elsewhere == text.digest([tokenizer.vocabulary]) + "\n"
+    assert elsewhere == vocabulary.digest([tokenizer.vocabulary]) + "\n"
 
 
 def test_byte_pairs_are_trained_once_on_the_training_split(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_words_of_the_training_text(tmp_path: Path) -> None:
 def test_short_segments_are_said(tmp_path: Path) -> None:
     messages: list[str] = []
     sink = logger.add(lambda message: messages.append(message.record["message"]))
-    text._say.cache_clear()
+    vocabulary.say.cache_clear()
     build(tmp_path, "train", [POSITIONS[:400], *[POSITIONS[400:405]] * 20, POSITIONS[500:600]], val_fraction=0.1)
     logger.remove(sink)
     assert messages == [
@@ -174,7 +175,10 @@ def test_short_segments_are_said(tmp_path: Path) -> None:
     [
         ({"tokenizer": "words"}, "allowed: characters, bpe"),
         ({"tokenizer": "bpe", "vocab_size": 256}, "give 257 or more"),
-        ({"vocab_size": 2999}, "3000 different characters, and data.vocab_size is 2999\ngive data.vocab_size=3000"),
+        (
+            {"vocab_size": 2999},
+            "3000 different characters, and data.vocab_size leaves 2999 ids\ngive data.vocab_size=3000",
+        ),
         ({"val_fraction": 0.96}, "together below 1"),
         ({"test_fraction": 0}, "both above 0"),
         ({"stride": 0}, "stride=0: 1 or more"),
@@ -223,3 +227,64 @@ def test_corpus_of_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         read(parts, column="body")
     with pytest.raises(ValueError, match="the parts train, "):
         read(parts, part="dev")
+
+
+def test_special_tokens_take_the_last_ids(tmp_path: Path) -> None:
+    """They change no id of the text, and a text never has them."""
+    for tokenizer, segments, vocab_size in (("characters", [POSITIONS], 3000), ("bpe", [PROSE * 3], 300)):
+        parts = [
+            build(tmp_path, "train", segments, tokenizer=tokenizer, vocab_size=vocab_size + num, num_special_tokens=num)
+            for num in (0, 5)
+        ]
+        assert torch.equal(parts[0].tokens, parts[1].tokens)
+        assert list(parts[1].special_ids) == list(range(vocab_size, vocab_size + 5)) and not parts[0].special_ids
+        assert int(parts[1].tokens.max()) < parts[1].special_ids[0]
+    with pytest.raises(ValueError, match=r"data.vocab_size leaves 2999 ids"):
+        build(tmp_path, "train", [POSITIONS], num_special_tokens=1)
+    with pytest.raises(ValueError, match=r"data.vocab_size leaves 256 ids"):
+        build(tmp_path, "train", [PROSE], tokenizer="bpe", vocab_size=300, num_special_tokens=44)
+    with pytest.raises(ValueError, match="num_special_tokens=-1: 0 or more"):
+        build(tmp_path, "train", [POSITIONS], num_special_tokens=-1)
+
+
+@pytest.mark.parametrize("kind", ["characters", "bpe"])
+def test_two_texts_share_a_vocabulary(tmp_path: Path, kind: str) -> None:
+    first = build(tmp_path, "train", [PROSE], tokenizer=kind, vocab_size=300)
+    file = tmp_path / "shared.json"
+    vocabulary.save_tokenizer(first.tokenizer, file)
+    with pytest.raises(FileExistsError):
+        vocabulary.save_tokenizer(first.tokenizer, file)
+    other = " ".join(reversed(PROSE.split(" ")))[: 2 * len(PROSE) // 3]
+    shared = {"tokenizer": kind, "vocab_size": 300, "tokenizer_file": str(file)}
+    second = build(tmp_path, "train", [other], **shared)
+    own = build(tmp_path, "train", [other], tokenizer=kind, vocab_size=300)
+    assert second.state_dict()["tokenizer"] == first.state_dict()["tokenizer"]
+    assert torch.equal(second.tokenizer.encode("the cat"), first.tokenizer.encode("the cat"))
+    assert kind == "characters" or own.state_dict()["tokenizer"] != first.state_dict()["tokenizer"]
+    size = len(first.tokenizer)
+    with pytest.raises(ValueError, match=f"{size} tokens, and data.vocab_size leaves {size - 1} ids"):
+        build(tmp_path, "train", [other], **(shared | {"vocab_size": size + 1, "num_special_tokens": 2}))
+    wrong = "bpe" if kind == "characters" else "characters"
+    with pytest.raises(ValueError, match=f"it holds {kind}\ngive data.tokenizer={kind}"):
+        build(tmp_path, "train", [other], **(shared | {"tokenizer": wrong}))
+
+
+def test_a_vocabulary_that_a_training_stored_is_a_file_too(tmp_path: Path) -> None:
+    first = build(tmp_path, "train", [PROSE], tokenizer="bpe", vocab_size=300)
+    (file,) = (tmp_path / "vocabularies").glob("*.json")
+    second = build(tmp_path, "train", [PROSE[::-1]], tokenizer="bpe", vocab_size=300, tokenizer_file=str(file))
+    assert second.state_dict()["tokenizer"] == first.state_dict()["tokenizer"]
+    assert len([*(tmp_path / "vocabularies").iterdir()]) == 1  # nothing was trained
+
+
+def test_what_is_not_a_vocabulary_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "some.json"
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        build(tmp_path, "train", [POSITIONS], tokenizer_file=str(file))
+    for content in ("", "[]", "{}", '{"kind": "characters"}', '{"model": 3}'):
+        file.write_text(content)
+        with pytest.raises(ValueError, match="it is not a vocabulary"):
+            build(tmp_path, "train", [POSITIONS], tokenizer_file=str(file))
+    file.write_text('{"kind": "characters", "vocabulary": "ab"}')
+    with pytest.raises(ValueError, match="characters that the vocabulary does not have"):
+        build(tmp_path, "train", [POSITIONS], tokenizer_file=str(file))

@@ -200,7 +200,7 @@ def test_sample_needs_the_run_s_folder_alone(text_run: Path, tmp_path: Path) -> 
     ("words", "message"),
     [
         (("no_such_run",), "'no_such_run': no such run"),
-        (("RUN", "--prompt", "ÄÖ"), "--prompt: characters that the text of the training did not have: 'Ä', 'Ö'"),
+        (("RUN", "--prompt", "ÄÖ"), "--prompt: characters that the vocabulary does not have: 'Ä', 'Ö'"),
         (("RUN", "--prompt", ""), "--prompt: one character or more"),
         (("RUN", "--checkpoint", "third"), "no checkpoint 'third'"),
         (("RUN", "--device", "quantum"), "no such device"),

@@ -37,6 +37,8 @@ OTHER = {
 
 def other(key: str, value: Any) -> str | None:
     """An override of a setting of the run; None: it may have no other value."""
+    if key == "run.loop":  # there may be only one
+        return None
     if key in OTHER:
         return f"{key}={OTHER[key]}"
     if isinstance(value, bool):

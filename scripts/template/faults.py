@@ -34,6 +34,18 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("metrics remember the last evaluation", "metric.reset()", "pass"),
         ("evaluation draws from training's generators", ', keys.keyed(seed, "evaluate", split):', ":"),
     ],
+    f"{CORE}/config/replace.py": [
+        ("replace= changes targets", ' or name == "_target_"', ""),
+        ("replace= changes what is referred to", "part if index % 2 else part.replace(*pair)", "part.replace(*pair)"),
+        ("replace= may replace nothing", "if not keys and (old, new) not in known:", "if False:"),
+        ("replace= changes what a run is", " and (_is_absolute(before) or _is_absolute(after))", ""),
+    ],
+    f"{CORE}/config/append.py": [
+        ("append: replaces the list", "[*before, *items]", "items"),
+    ],
+    f"{CORE}/session/card.py": [
+        ("a notebook reads a run's texts as HTML", "<td>{html.escape(text)}</td>", "<td>{text}</td>"),
+    ],
     f"{CORE}/meter.py": [
         ("a row weighs steps, not items", "value * num_items", "value"),
         ("a row has the last step alone", "if name not in own:", "if name not in values:"),
@@ -171,7 +183,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("wrong input ends like a failed run", "1 if written else 2))  #", "1))  #"),
         (".env is not read", 'dotenv.load_dotenv(project.root / ".env")', "dotenv"),
         ("the jobs of a sweep lie with the other runs", "cfg.paths.output = HydraConfig.get().sweep.dir", "pass"),
-        ("main's result is lost", "return main(cfg)", "main(cfg)"),
+        ("main's result is lost", "return loop(cfg)", "main(cfg)"),
     ],
     f"{CORE}/system.py": [
         ("a lock that workers inherit", "fcntl.lockf(file, ", "fcntl.flock(file, "),
@@ -222,7 +234,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a run keeps the scratch disk of a machine", 'get("change") == "machine"', 'get("change") == "none"'),
         ("latest may be a dev run", 'if not key.startswith("dev/")', ""),
     ],
+    f"{SRC}/data/text.py": [
+        ("special tokens take ids of the text", "num_ids = vocab_size - num_special_tokens", "num_ids = vocab_size"),
+    ],
     f"{CORE}/output.py": [
+        ("the console shows all messages", '"level": level.upper()', '"level": "INFO"'),
         ("nothing reaches log.txt", 'file.write(text.encode(errors="backslashreplace"))', "pass"),
     ],
     f"{CORE}/modes.py": [
@@ -421,6 +437,11 @@ FIRST: dict[str, str] = {
     f"{CORE}/session/ephemeral.py": "policy",
     f"{CORE}/provenance/provenance.py": "provenance",
     f"{CORE}/optimizers.py": "groups",
+    f"{CORE}/config/replace.py": "replace",
+    f"{CORE}/config/append.py": "append",
+    f"{CORE}/session/card.py": "card",
+    f"{SRC}/data/vocabulary.py": "text",
+    f"{SRC}/data/text.py": "text",
     f"{CORE}/signals.py": "resume console",
     f"{CORE}/find.py": "verbs loading config",
     f"{CORE}/means.py": "metrics processes",

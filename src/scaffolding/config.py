@@ -83,6 +83,7 @@ class RunConfig:
     name: str | None = setting(IDENTITY)
     description: str = setting(FREE)
     tags: list[str] = setting(FREE)
+    loop: str = setting(IDENTITY)
     seed: int = at_least(0, IDENTITY)
     budget: str = setting(COURSE, *BUDGET)
     schedule_budget: str | None = setting(COURSE, *BUDGET)
@@ -108,6 +109,7 @@ class RunConfig:
     target_loss: float | None = setting(COURSE)
     rehearse_resume: bool = setting(FREE)
     provenance: str = one_of("allow", "warn", "refuse", "ephemeral", change=FREE)
+    console_level: str = one_of("debug", "info", "warning", "error", change=FREE)
 
 
 @dataclass
@@ -163,6 +165,8 @@ class Config:
     fork_state: bool = False
     fork_weights: str = "all"
     rerun: str | None = None
+    replace: Any = None
+    append: Any = field(default_factory=dict)
 
 
 # Arguments that losses had in runs of format 1 and read from the model now, by their names below the package.
@@ -172,6 +176,7 @@ DROPPED = {
     "model.diffusion.DiffusionLoss": "num_timesteps",
     "model.autoencoder.AutoencoderLoss": "num_codes",
 }
+PARTS_OF_AUTOENCODER = ("image_shape", "channels", "num_residual_blocks")  # its arguments, before it had parts
 PER_STEP = ("schedules.linear", "schedules.cosine", "schedules.one_cycle")
 
 
@@ -201,6 +206,13 @@ def upgrade(config: dict[str, Any], version: int = 1) -> dict[str, Any]:
             block.pop(DROPPED.get(name), None)
             if name == "losses.MappedLoss":
                 block["_target_"] = f"{package}.model.module.MappedLoss"
+    model = config.get("model")
+    if isinstance(model, dict) and "channels" in model and "encoder" not in model:
+        package, _, name = str(model.get("_target_")).partition(".")
+        if name == "model.autoencoder.Autoencoder":
+            shared = {part: model.pop(part) for part in PARTS_OF_AUTOENCODER if part in model}
+            for part in ("Encoder", "Decoder"):
+                model[part.lower()] = {"_target_": f"{package}.model.autoencoder.Conv{part}", **shared}
     if isinstance(scheduler, dict):
         for block in [scheduler] if "schedule" in scheduler else scheduler.values():
             if isinstance(block, dict) and "schedule" in block:

@@ -45,6 +45,7 @@ from .core.processes.connect import ONE_PROCESS
 from .core.provenance.data import of_datasets, recorded, warn_of_data
 from .core.provenance.provenance import numerics
 from .core.secrets import hide_secrets
+from .core.session.card import card
 from .core.session.run import NoRun
 from .core.state import checkpoint as checkpoints
 from .core.state import keys
@@ -631,6 +632,10 @@ class Experiment:
         state = RunState(**content["state"])
         self._tell_progress(state)
         return state
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return card(self.path, type(self.model).__name__, sum(part.numel() for part in self.model.parameters()))
 
     def __repr__(self) -> str:
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())

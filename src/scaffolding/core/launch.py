@@ -62,13 +62,15 @@ from .config.compose import (
 )
 from .config.faults import FaultsError
 from .config.grammar import config_dirs, key_of, readable, search_path, split_options, unquoted
+from .config.loop import loop_of
 from .config.plugins import import_plugins
 from .config.project import check_files
+from .config.replace import check_all_found, rewrite
 from .config.usage import help_text
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
 from .folder.folder import acquire, storage_error, written
 from .multirun import Jobs, remove_listing, settings_of_hydra, summary
-from .output import install
+from .output import install, show_from
 from .preflight.blocks import check_specs
 from .processes.connect import SPEAK_AFTER, connect, leave_together, num_processes, rank
 from .provenance.policy import settle
@@ -176,11 +178,16 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         try:
             if not source:  # composed of this checkout's files
                 check_files(HydraConfig.get().runtime, project)
+            replaced = rewrite(composed, task_words())
+            check_all_found(replaced, inherited)
             cfg, plain = checked_and_plain(composed, project)
             if shows_config:
                 print(OmegaConf.to_yaml(composed, resolve=resolves), end="")
                 return None
+            show_from(cfg.run.console_level, project.package)
             processes = None if only_checks else connect(cfg, verb == "resume")
+            for (old, new), keys in replaced.items():
+                logger.info(f"{new} replaces {old} in {', '.join(keys) or 'no value'}")
             import_plugins(cfg.imports, project.root)
             check_specs(plain, is_new=True)
         except FaultsError as error:
@@ -191,6 +198,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
             check(cfg, verb, run, given, project)
             if verb == "resume" and processes:  # the run may be finished, and then nothing of it changes
                 processes.first(acquire, run, False)
+        loop = loop_of(cfg.run.loop, main, project)
         if processes is None:
             which = f"{jobs.at_work()}: " if jobs is not None else ""
             print(f"{which}the config is sound; no data were read, and nothing was created")
@@ -203,7 +211,7 @@ def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
         torch.optim.SGD([torch.zeros(1)])
         gc.enable()
         with kept_nowhere(cfg, processes):
-            return main(cfg)
+            return loop(cfg)
 
     sys.argv[1:] = [*source, *options, *more, *rest]
     raised: list[Exception] = []

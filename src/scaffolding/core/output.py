@@ -75,6 +75,7 @@ class Transcript:
 
 transcript = Transcript()
 speaking = threading.RLock()  # held during `silence()`; other threads take it before they log, so they wait
+handlers: list[int] = []  # loguru's number of the one that shows messages on the console, if there is one
 above_bar: list[Callable[[str], None]] = []  # shows lines above a progress bar, while there is one
 if sys.platform != "win32":  # nothing forks there
     os.register_at_fork(after_in_child=above_bar.clear)  # workers have no bar; the lock of their copy may be taken
@@ -171,6 +172,14 @@ def say(text: str) -> None:
     getattr(stream, "show", stream.write)(without_keys(text))
 
 
+def show_from(level: str, package: str) -> None:
+    """Show messages of this level ("debug", "info", ...) and above on the console; log.txt gets all of them."""
+    while handlers:
+        logger.remove(handlers.pop())
+    handlers.append(logger.add(say, **(LOG | {"level": level.upper()})))
+    logging.getLogger(package).setLevel(logging.DEBUG if level == "debug" else logging.INFO)
+
+
 class LogHandler(logging.Handler):
     """Passes on to loguru what comes from Python's `logging`."""
 
@@ -189,7 +198,7 @@ def install(package: str) -> None:
     """Make the standard streams of this program robust, and bring what it logs, prints and warns of to both places.
 
     Python's `logging` is passed on to loguru where nobody has configured it. A library that configures it keeps what it
-    configured; what that writes to standard error reaches log.txt, too. Of `package`, level INFO is shown.
+    configured; what that writes to standard error reaches log.txt, too.
     """
     outputs: dict[Any, Output] = {}
     for name in ("stdout", "stderr"):
@@ -204,10 +213,9 @@ def install(package: str) -> None:
             if isinstance(handler, logging.StreamHandler) and handler.stream in outputs:
                 handler.setStream(outputs[handler.stream])
     logger.remove()
-    logger.add(say, **LOG)
+    show_from("info", package)
     transcript.listen()
     logging.lastResort = LogHandler()
-    logging.getLogger(package).setLevel(logging.INFO)
     logging.captureWarnings(True)
     logging.getLogger(WARNINGS).addHandler(LogHandler())
     logging.getLogger(WARNINGS).propagate = False  # once is enough

@@ -1,24 +1,19 @@
 """Text as windows of token ids, in characters or byte-pair encoding; no window crosses a border between splits."""
 
 import functools
-import hashlib
 import itertools
-import os
 import re
-import sys
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from loguru import logger
 from torch import Tensor
+
+from .vocabulary import FILE, digest, make_tokenizer, read_tokenizer, say
 
 SPLITS = ("train", "test", "val")  # in the order of the text: its end validates
 NUM_BLOCKS = 100  # of a text without segments that is to be shuffled
-CHUNK = 2**16  # characters that are encoded at a time
 
 Span = tuple[int, int]  # characters of the text: first, and one beyond the last
 
@@ -86,11 +81,17 @@ class Text:
         val_fraction, test_fraction: how much of it is held out, 0..1.
         shuffle: hold out segments (hundredths of a text without them) drawn with `seed`, not the end of the text.
         seed: of the shuffle.
+        tokenizer_file: a vocabulary that `save_tokenizer` or a training wrote, which is read in place of making one, so
+            that several texts share their ids; relative to the working folder, or else to the project's folder.
+        num_special_tokens: ids that no text has, the last ones of `vocab_size`, for padding, masks, users.
 
     Raises:
-        ValueError: a number is out of its range, there are more characters than `vocab_size`, or too little text.
+        ValueError: a number is out of its range, there are more characters than ids for them, the vocabulary of the
+            file is of another kind or larger, or does not have all characters, or too little text.
+        FileNotFoundError: `tokenizer_file` is missing.
 
     Attributes:
+        special_ids: the ids that no text has.
         spans: the parts of the text that the split consists of, in characters.
         tokens: their ids, one after the other, int32, shape (num_tokens,).
         starts: position of each window in `tokens`, int64, shape (num_windows,).
@@ -99,16 +100,26 @@ class Text:
     def __init__(
         self, split: str, source: Source, seq_len: int, stride: int, tokenizer: str, vocab_size: int, root: str,
         data_fraction: float, val_fraction: float, test_fraction: float, shuffle: bool, seed: int,
+        tokenizer_file: str | None = None, num_special_tokens: int = 0,
     ) -> None:  # fmt: skip
-        for name, number in (("seq_len", seq_len), ("stride", stride)):
-            if number < 1:
-                raise ValueError(f"{name}={number}: 1 or more is needed")
+        for name, number, least in (
+            ("seq_len", seq_len, 1),
+            ("stride", stride, 1),
+            ("num_special_tokens", num_special_tokens, 0),
+        ):
+            if number < least:
+                raise ValueError(f"{name}={number}: {least} or more is needed")
+        self.special_ids = range(vocab_size - num_special_tokens, vocab_size)
         self.split, self.source, self.data_fraction, self.seq_len = split, source, data_fraction, seq_len
         text, segments = self._read()
         spans = divide(segments, val_fraction, test_fraction, shuffle, seed)
         self.spans, self.training_spans = spans[split], spans["train"]
         training = [text[start:end] for start, end in self.training_spans]
-        self.tokenizer = make_tokenizer(tokenizer, text, training, vocab_size, Path(root, "vocabularies"))
+        num_ids = vocab_size - num_special_tokens
+        if tokenizer_file is None:
+            self.tokenizer = make_tokenizer(tokenizer, text, training, num_ids, Path(root, "vocabularies"))
+        else:
+            self.tokenizer = read_tokenizer(_find(Path(tokenizer_file).expanduser(), FILE), tokenizer, num_ids)
         self.digest = digest(text[start:end] for start, end in self.spans)
         encoded = [self.tokenizer.encode(text[start:end]) for start, end in self.spans]
         lengths = [len(ids) for ids in encoded]
@@ -191,7 +202,7 @@ class Text:
                 f"lower data.seq_len, give more text, or another data.dataset.val_fraction or test_fraction"
             )
         if short:
-            _say(
+            say(
                 f"{self.split}: {len(short)} of {len(lengths)} segments, {sum(short) / sum(lengths):.1%} of the tokens,"
                 f" are shorter than a window of {self.seq_len + 1} and left out; lower data.seq_len to use more"
             )
@@ -236,164 +247,15 @@ def divide(
     return {name: sorted(found) for name, found in spans.items()}
 
 
-class Characters:
-    """A token is a character: its id is its place in the vocabulary, a string of different characters, sorted."""
-
-    def __init__(self, vocabulary: str) -> None:
-        self.vocabulary = vocabulary
-        self.ids = np.full(sys.maxunicode + 1, -1, dtype=np.int32)  # by code point
-        self.ids[_codes(vocabulary)] = np.arange(len(vocabulary))
-
-    def encode(self, text: str) -> Tensor:
-        """Ids, int32, shape (len(text),); ValueError: characters that the vocabulary does not have."""
-        codes = _codes(text)
-        ids = self.ids[codes]
-        unknown = np.unique(codes[ids < 0])
-        if len(unknown):
-            names = ", ".join(repr(chr(code)) for code in unknown[:10])
-            raise ValueError(f"characters that the text of the training did not have: {names}")
-        return torch.from_numpy(ids)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text; an id that stands for no character becomes U+FFFD."""
-        known = dict(enumerate(self.vocabulary))
-        return "".join(known.get(i, "\N{REPLACEMENT CHARACTER}") for i in ids)
-
-    def state_dict(self) -> dict[str, str]:
-        """Kind and vocabulary, for `load_tokenizer`."""
-        return {"kind": "characters", "vocabulary": self.vocabulary}
-
-
-class BytePairs:
-    """Byte-pair encoding of UTF-8 bytes, by Hugging Face's `tokenizers`: it can encode any text.
-
-    Source: R. Sennrich, B. Haddow and A. Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016;
-    over bytes: A. Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
-
-    Args:
-        vocabulary: what `tokenizers` reads and writes, JSON.
-    """
-
-    def __init__(self, vocabulary: str) -> None:
-        from tokenizers import Tokenizer
-
-        self.vocabulary, self.tokenizer = vocabulary, Tokenizer.from_str(vocabulary)
-
-    @classmethod
-    def trained(cls, texts: list[str], vocab_size: int) -> "BytePairs":
-        """A vocabulary of at most `vocab_size` tokens; a function of the texts, and of the library's version."""
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
-        tokenizer.train_from_iterator((chunk for text in texts for chunk in _chunks(text)), trainer)
-        return cls(tokenizer.to_str())
-
-    def encode(self, text: str) -> Tensor:
-        """Ids, int32, shape (num_tokens,); a long text in chunks, whose ends no token crosses."""
-        chunks = _chunks(text)
-        parts = [torch.zeros(0, dtype=torch.int32)]
-        for at in range(0, len(chunks), 64):  # some at a time: the library's results are larger than the ids
-            some = self.tokenizer.encode_batch_fast(chunks[at : at + 64])
-            parts += [torch.tensor(encoding.ids, dtype=torch.int32) for encoding in some]
-        return torch.cat(parts)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text; bytes that are not UTF-8, such as half a character, become U+FFFD."""
-        return str(self.tokenizer.decode(list(ids)))
-
-    def state_dict(self) -> dict[str, str]:
-        """Kind and vocabulary, for `load_tokenizer`."""
-        return {"kind": "bpe", "vocabulary": self.vocabulary}
-
-
-Tokenizer = Characters | BytePairs
-
-
-def load_tokenizer(state: dict[str, str]) -> Tokenizer:
-    """The tokenizer whose `state_dict` this is; a run keeps it in its checkpoints under objects, datasets.train."""
-    if state["kind"] == "bpe":
-        return BytePairs(state["vocabulary"])
-    return Characters(state["vocabulary"])
-
-
-def make_tokenizer(kind: str, text: str, training: list[str], vocab_size: int, folder: Path) -> Tokenizer:
-    """Characters of the whole text, or byte pairs trained on what is for training, once (see `Text`)."""
-    if kind == "characters":
-        characters = sorted(set(text))
-        if len(characters) > vocab_size:
-            raise ValueError(
-                f"the text has {len(characters)} different characters, and data.vocab_size is {vocab_size}\n"
-                f"give data.vocab_size={len(characters)}, or data.tokenizer=bpe"
-            )
-        return Characters("".join(characters))
-    if kind != "bpe":
-        raise ValueError(f"tokenizer={kind!r}\nallowed: characters, bpe")
-    if vocab_size < 257:
-        raise ValueError(f"data.vocab_size={vocab_size}: byte-pair encoding begins with 256 bytes\ngive 257 or more")
-    return stored_byte_pairs(training, vocab_size, folder)
-
-
-def stored_byte_pairs(texts: list[str], vocab_size: int, folder: Path) -> BytePairs:
-    """The vocabulary in `folder` that was trained on the same texts with the same settings; else trained and stored.
-
-    The file's name holds a fingerprint of texts, settings and library version: with others it is another file.
-    """
-    from tokenizers import __version__
-
-    key = digest([f"byte-level bpe, {vocab_size}, tokenizers {__version__}", *texts])[:16]
-    file = folder / f"bpe-{vocab_size}-{key}.json"
-    if file.exists():
-        try:
-            found = BytePairs(file.read_text(encoding="utf-8"))
-        except OSError:
-            raise
-        except Exception as error:  # the library raises plain ones
-            raise ValueError(f"{file} is damaged: {error}\ndelete it, and the next start trains it again") from error
-        _say(f"vocabulary: {found.tokenizer.get_vocab_size()} tokens from {file}")
-        return found
-    trained = BytePairs.trained(texts, vocab_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f"{file.name}.{uuid.uuid4().hex}.part")  # other runs may do the same at the same time
-    aside.write_text(trained.vocabulary, encoding="utf-8")
-    os.replace(aside, file)
-    _say(f"vocabulary: {trained.tokenizer.get_vocab_size()} tokens, trained on the training split, stored in {file}")
-    return trained
-
-
-def digest(texts: Iterable[str]) -> str:
-    """SHA-256 of texts, their borders included."""
-    total = hashlib.sha256()
-    for text in texts:
-        total.update(hashlib.sha256(text.encode()).digest())
-    return total.hexdigest()
-
-
 def find_words(text: str) -> list[str]:
     """The words of a text, in lower case: letters in a row."""
     return re.findall(r"[^\W\d_]+", text.lower())
 
 
-def _codes(text: str) -> Any:
-    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-
-
-def _chunks(text: str) -> list[str]:
-    return [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
-
-
-def _find(path: Path) -> Path:
+def _find(path: Path, key: str = "data.path") -> Path:
     root = Path(__file__).resolve().parents[3]  # a run may be loaded from any folder
     places = dict.fromkeys((path.absolute(), root / path))
     for place in places:
         if place.is_file():
             return place
-    raise FileNotFoundError(f"{path}: no such file (data.path), looked for {' and '.join(map(str, places))}")
-
-
-@functools.cache  # once per process, for all splits
-def _say(message: str) -> None:
-    logger.info(message)
+    raise FileNotFoundError(f"{path}: no such file ({key}), looked for {' and '.join(map(str, places))}")

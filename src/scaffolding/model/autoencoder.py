@@ -1,9 +1,12 @@
-"""Convolutional autoencoder, with a discrete latent space if wanted (VQ-VAE).
+"""Autoencoder of parts, with a discrete latent space if wanted (VQ-VAE).
 
 Source: van den Oord, Vinyals and Kavukcuoglu, "Neural Discrete Representation Learning", 2017.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,59 +16,129 @@ LATENTS = ("none", "linear", "vq")
 
 
 class Autoencoder(nn.Module):
-    """Strided convolutions and residual blocks down to a map of latent vectors, and the mirror image of them back up.
+    """An encoder down to a map of features, latent vectors, and a decoder back up to an image.
 
     Args:
-        image_shape: channels, height, width.
-        channels: units of each 4x4 convolution of the encoder; each halves height and width.
-        num_residual_blocks: on the smallest map, in the encoder and again in the decoder.
-        latent: "none": the decoder gets the encoder's last map; "linear": a linear projection of each of its vectors
-            to `latent_size` values; "vq": that projection, replaced by the nearest vector of a codebook.
+        encoder, decoder: each has `map_shape`, the (channels, height, width) of the map between them; any encoder goes
+            with any decoder of the same one.
+        latent: "none": the decoder gets the encoder's map; "linear": a linear projection of each of its vectors to
+            `latent_size` values; "vq": that projection, replaced by the nearest vector of a codebook.
         latent_size: values in each projected vector.
         num_codes: vectors in the codebook.
 
     Raises:
-        ValueError: `latent` is something else, or height or width cannot be halved that often.
+        ValueError: `latent` is something else, or encoder and decoder have another map.
     """
 
     def __init__(
-        self,
-        image_shape: Sequence[int],
-        channels: Sequence[int],
-        num_residual_blocks: int,
-        latent: str,
-        latent_size: int,
-        num_codes: int,
+        self, encoder: nn.Sequential, decoder: nn.Sequential, latent: str, latent_size: int, num_codes: int
     ) -> None:
         super().__init__()
         if latent not in LATENTS:
             raise ValueError(f"latent={latent!r} is none of {', '.join(LATENTS)} (model.latent)")
-        num_channels, height, width = image_shape
-        if height % 2 ** len(channels) or width % 2 ** len(channels):
-            raise ValueError(f"images of {height}x{width} cannot be halved {len(channels)} times (model.channels)")
-        sizes = [num_channels, *channels]
-        down: list[nn.Module] = []
-        up: list[nn.Module] = []
-        for outer, inner in zip(sizes, channels, strict=False):
-            down += [nn.Conv2d(outer, inner, kernel_size=4, stride=2, padding=1), nn.ReLU()]
-            up = [nn.ReLU(), nn.ConvTranspose2d(inner, outer, kernel_size=4, stride=2, padding=1), *up]
-        down += [ResidualBlock(sizes[-1]) for _ in range(num_residual_blocks)]
-        up = [*(ResidualBlock(sizes[-1]) for _ in range(num_residual_blocks)), *up]
-        if latent != "none":
-            down.append(nn.Conv2d(sizes[-1], latent_size, kernel_size=1))
-            up.insert(0, nn.Conv2d(latent_size, sizes[-1], kernel_size=3, padding=1))
+        shapes: Any = encoder.map_shape, decoder.map_shape
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the encoder makes maps of {shapes[0]}, and the decoder takes {shapes[1]} (channels, height, width)"
+                "\ngive model.encoder and model.decoder the same channels, or map_shape"
+            )
         self.num_codes = num_codes
-        self.encoder = nn.Sequential(*down)
+        self.encoder, self.decoder = encoder, decoder
+        if latent != "none":
+            num_channels = shapes[0][0]
+            self.encoder = nn.Sequential(*encoder, nn.Conv2d(num_channels, latent_size, kernel_size=1))
+            self.decoder = nn.Sequential(nn.Conv2d(latent_size, num_channels, kernel_size=3, padding=1), *decoder)
         self.latent: nn.Module = Continuous()
         if latent == "vq":
             self.latent = VectorQuantizer(num_codes, latent_size)
-        self.decoder = nn.Sequential(*up)
 
     def forward(self, images: Tensor) -> Tensor:
         """Reconstructions of images of shape (B, C, H, W)."""
         latents, _ = self.latent(self.encoder(images))
         reconstructions: Tensor = self.decoder(latents)
         return reconstructions
+
+
+class ConvEncoder(nn.Sequential):
+    """Strided convolutions, then residual blocks on the smallest map.
+
+    Args:
+        image_shape: channels, height, width.
+        channels: units of each 4x4 convolution; each halves height and width.
+        num_residual_blocks: on the smallest map.
+
+    Raises:
+        ValueError: height or width cannot be halved that often.
+    """
+
+    def __init__(self, image_shape: Sequence[int], channels: Sequence[int], num_residual_blocks: int) -> None:
+        layers: list[nn.Module] = []
+        for outer, inner in itertools.pairwise([image_shape[0], *channels]):
+            layers += [nn.Conv2d(outer, inner, kernel_size=4, stride=2, padding=1), nn.ReLU()]
+        super().__init__(*layers, *(ResidualBlock(channels[-1]) for _ in range(num_residual_blocks)))
+        self.map_shape = halved(image_shape, channels[-1], len(channels))
+
+
+class ConvDecoder(nn.Sequential):
+    """The mirror image of `ConvEncoder`, with the same arguments."""
+
+    def __init__(self, image_shape: Sequence[int], channels: Sequence[int], num_residual_blocks: int) -> None:
+        layers: list[nn.Module] = [ResidualBlock(channels[-1]) for _ in range(num_residual_blocks)]
+        for inner, outer in itertools.pairwise([*reversed(channels), image_shape[0]]):
+            layers += [nn.ReLU(), nn.ConvTranspose2d(inner, outer, kernel_size=4, stride=2, padding=1)]
+        super().__init__(*layers)
+        self.map_shape = halved(image_shape, channels[-1], len(channels))
+
+
+def halved(image_shape: Sequence[int], num_channels: int, num_halvings: int) -> tuple[int, int, int]:
+    """The shape of an image's map; ValueError: height or width cannot be halved that often."""
+    _, height, width = image_shape
+    factor = 2**num_halvings
+    if height % factor or width % factor:
+        raise ValueError(f"images of {height}x{width} cannot be halved {num_halvings} times (model.encoder)")
+    return num_channels, height // factor, width // factor
+
+
+class MLPEncoder(nn.Sequential):
+    """Fully connected layers from all pixels to all values of the map.
+
+    Args:
+        image_shape: channels, height, width.
+        hidden_sizes: units of each hidden layer, from the image to the map.
+        num_channels: of the map.
+        num_halvings: of height and width, from the image to the map.
+
+    Raises:
+        ValueError: height or width cannot be halved that often.
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], hidden_sizes: Sequence[int], num_channels: int, num_halvings: int
+    ) -> None:
+        shape = halved(image_shape, num_channels, num_halvings)
+        sizes = [math.prod(image_shape), *hidden_sizes, math.prod(shape)]
+        super().__init__(nn.Flatten(), *fully_connected(sizes), nn.Unflatten(1, shape))
+        self.map_shape = shape
+
+
+class MLPDecoder(nn.Sequential):
+    """The mirror image of `MLPEncoder`, with the same arguments."""
+
+    def __init__(
+        self, image_shape: Sequence[int], hidden_sizes: Sequence[int], num_channels: int, num_halvings: int
+    ) -> None:
+        shape = halved(image_shape, num_channels, num_halvings)
+        sizes = [math.prod(shape), *reversed(hidden_sizes), math.prod(image_shape)]
+        super().__init__(nn.Flatten(), *fully_connected(sizes), nn.Unflatten(1, tuple(image_shape)))
+        self.map_shape = shape
+
+
+def fully_connected(sizes: Sequence[int]) -> list[nn.Module]:
+    """Linear layers from each size to the next, with a ReLU between two of them."""
+    layers: list[nn.Module] = []
+    for num_inputs, num_outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(num_inputs, num_outputs), nn.ReLU()]
+    return layers[:-1]
 
 
 class ResidualBlock(nn.Module):

@@ -25,8 +25,11 @@ from .grammar import as_word, readable
 from .project import COMPOSE_ERRORS as COMPOSE_ERRORS
 from .project import Project as Project
 from .project import check_files, hydra_at
+from .replace import check_all_found, rewrite
 
 NOT_KEPT = ("resume", "fork", "fork_state", "fork_weights", "rerun")  # how a run starts; not in its config
+
+NOT_WRITTEN = (*NOT_KEPT, "replace", "append")  # config.yaml has what they made; overrides.yaml has the words
 
 VERSION = 4  # of a run's config.yaml; 1 had none, 2 drew splits by run.seed, 3 took a limit of 1.0 for one item
 
@@ -34,7 +37,10 @@ VERSION = 4  # of a run's config.yaml; 1 had none, 2 drew splits by run.seed, 3 
 def compose_config(project: Project, overrides: list[str]) -> DictConfig:
     """A checked config; leaves none of Hydra's global state behind. FaultsError: all that is wrong with the words."""
     try:
-        return checked(compose_unchecked(project, readable(overrides, project.schema, is_sweep=False)), project)
+        words = readable(overrides, project.schema, is_sweep=False)
+        composed = compose_unchecked(project, words)
+        check_all_found(rewrite(composed, words))
+        return checked(composed, project)
     except (UserError, *COMPOSE_ERRORS) as error:
         from ..preflight.gather import refusal  # only where something is wrong
 
@@ -97,7 +103,7 @@ def portable(cfg: DictConfig, project: Project) -> dict[str, Any]:
         inside = path is not None and Path(path).is_relative_to(project.root)
         paths[str(name)] = os.path.relpath(path, project.root) if inside else path
     plain: Any = OmegaConf.to_container(copy, resolve=True)
-    config = {key: value for key, value in plain.items() if key not in NOT_KEPT}
+    config = {key: value for key, value in plain.items() if key not in NOT_WRITTEN}
     return {"version": VERSION, **config, "paths": paths}
 
 

@@ -25,7 +25,9 @@ KINDS = {  # what OmegaConf says of a value, and what a setting of that kind wan
 
 def groups(folder: Path) -> dict[str, list[str]]:
     """Config groups below a folder and their options; a folder `_...` holds parts of files, not options."""
-    found = {sub.name: sorted(file.stem for file in sub.glob("*.yaml")) for sub in sorted(folder.glob("[!_]*/"))}
+    folders = [*sorted(folder.glob("[!_]*/")), *sorted(folder.glob("[!_]*/[!_]*/"))]  # model/encoder/: of a part
+    names = {sub.relative_to(folder).as_posix(): sub for sub in folders}
+    found = {name: sorted(file.stem for file in sub.glob("*.yaml")) for name, sub in names.items()}
     return {name: options for name, options in found.items() if options}
 
 
@@ -65,9 +67,13 @@ def explain(error: BaseException, configs: Path, overrides: list[str], compose: 
         group, _, option = error.missing_cfg_file.rpartition("/")
         return unknown_option(group, option, sorted(error.options or groups(configs).get(group, [])))
     found = re.search(r"Could not (?:override|delete from config\.(?: The key)?) '([^']+)'", text)
+    if found and "/" in found[1] and found[1] in groups(configs):
+        return _no_such_part(found[1], _value_of(found[1], overrides), configs)
     if found:
         known = _known(overrides, configs, compose)
         wrong = found[1]
+        if wrong in known and f"~{wrong}" in overrides:
+            return Fault(wrong, ABSENT, "it cannot be removed", f"to do without it: {wrong}=null")
         if wrong in known:  # the key is there, one within its value is not
             wrong = str(getattr(cause, "full_key", None) or wrong)
         return unknown_key(wrong, known, configs, _value_of(wrong, overrides))
@@ -103,6 +109,14 @@ def explain(error: BaseException, configs: Path, overrides: list[str], compose: 
             return Fault(group, option, "no such option", f"options: {', '.join(groups(configs)[group])}")
     key = getattr(cause, "full_key", None) or getattr(error, "full_key", None) or ""
     return Fault(str(key), ABSENT, "; ".join(line for line in text.splitlines()[:2] if line))
+
+
+def _no_such_part(part: str, value: Any, configs: Path) -> Fault:
+    """The fault of a choice for a part (model/encoder) that the chosen file has not: which files have it."""
+    group = part.partition("/")[0]
+    files = sorted((configs / group).glob("*.yaml"))
+    having = [f"{group}={file.stem}" for file in files if re.search(rf"(?m)^ *- /?{part}\b", file.read_text("utf-8"))]
+    return Fault(part, value, f"the chosen {group} has no such part", f"choose one that has it: {', '.join(having)}")
 
 
 def _value_of(key: str, overrides: list[str]) -> Any:

@@ -73,6 +73,7 @@ def help_text(project: Project, words: list[str]) -> str:
         "                      fork_state=true: from its whole newest state; fork_weights=partial: from what fits",
         "  rerun=RUN           do a run again, and compare it row by row",
         "  trust=NAME[,NAME]   with these three: what the run may name although no file of this checkout does",
+        "  replace=[OLD,NEW]   one text in the place of another in all values; several: replace=[[A,B],[C,D]]",
         "  plots=[A,B]         several options of a group whose files are named blocks: plots, tracker",
         "  --multirun KEY=A,B  one run per value",
         "  --config-dir DIR    a folder of your own configs; --cfg job prints the composed config",

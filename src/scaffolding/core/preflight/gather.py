@@ -25,6 +25,7 @@ from ..config.faults import ABSENT, UNKNOWN, Fault, FaultsError, noted
 from ..config.grammar import SEVERAL, key_of, reading
 from ..config.plugins import import_plugins
 from ..config.project import COMPOSE_ERRORS, Project, file_faults, hydra_at, shown_path
+from ..config.replace import check_all_found, rewrite
 from ..errors import UserError
 from ..tree import walk
 from .blocks import spec_faults
@@ -111,6 +112,7 @@ class Draft:
         applied: list[str] = []
         if composed is not None:
             applied = self._apply(settings, composed)
+            self._replace(applied, composed)
             _, plain, found = examine(composed, schema, project.configs)
             self.faults += [one for one in found if not self._is_hidden(one)]
             if not self.is_misplaced:
@@ -213,6 +215,15 @@ class Draft:
                 if not self._is_hidden(one):
                     self._add(one, word)
         return applied
+
+    def _replace(self, words: list[str], composed: DictConfig) -> None:
+        """Replace texts as the words say; a pair that replaces nothing is a fault."""
+        try:
+            check_all_found(rewrite(composed, words), self.sources)
+        except UserError as error:
+            wrong, _, advice = str(error).partition("\n")
+            key, _, wrong = wrong.partition(": ")
+            self._add(Fault("", ABSENT, f"{key}: {wrong}", advice), key)
 
     def _hidden(self) -> set[str]:
         """The parts of the config that a choice which could not be made would have set."""

@@ -9,6 +9,7 @@ import yaml
 from loguru import logger
 
 from ..config.compose import Project, own_words, portable
+from ..config.replace import is_moved, pairs_of
 from ..config.usage import change_of
 from ..errors import ONE_LINE, Ended, UserError
 from ..folder import folder
@@ -61,6 +62,8 @@ def check(cfg: Any, verb: str, run: Path, given: dict[str, str], project: Projec
         if is_hidden(value):
             raise UserError(f"{key}: {run.name} did not keep it, because it is a secret\ngive it again")
     changes = changed_keys(hide_secrets(before), hide_secrets(after))
+    pairs = list(pairs_of(own_words()))
+    changes = {key: values for key, values in changes.items() if not is_moved(*values, pairs)}  # the same, elsewhere
     if changes:
         refuse(verb, run, changes, cfg, project)
     if verb == "rerun":

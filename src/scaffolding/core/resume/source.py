@@ -1,13 +1,16 @@
 """The run that a command line goes on from, before anything is composed."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from loguru import logger
 
+from ..config.append import KEY as APPEND
 from ..config.compose import Project, masked
 from ..config.grammar import config_dirs, key_of
+from ..config.replace import KEY as REPLACE
 from ..errors import UserError
 from ..find import absolute, find_run, of_machine, read_output_root
 from ..trust.config import open_config
@@ -49,15 +52,15 @@ def source_of(
         before = read_words(run / "overrides.yaml", project, trust)
         inherited = {key_of(word): word for word in before}
         chosen = [key for key, word in keys.items() if (project.configs / key).is_dir() and inherited.get(key) != word]
-        groups = tuple(f"{key}." for key in chosen)
+        groups = tuple(f"{key.replace('/', '.')}." for key in chosen) + tuple(f"{key}/" for key in chosen)
         dropped = [word for key, word in inherited.items() if key.startswith(groups) and key not in own]
         if dropped:
             logger.info(
                 f"left out: {', '.join(map(masked, dropped))}, which {run.name} had for its own choice of "
-                f"{', '.join(sorted({key.partition('.')[0] for key in inherited if inherited[key] in dropped}))}"
+                f"{', '.join(sorted({re.split('[./]', key)[0] for key in inherited if inherited[key] in dropped}))}"
             )
         own |= {key_of(word) for word in dropped}
-        kept = [word for word in before if key_of(word) not in own]
+        kept = [word for word in before if key_of(word) not in own or key_of(word) == REPLACE]  # one after the other
         naming = [word for key, word in keys.items() if (project.configs / key).is_dir() or "_target_" in word]
         check_together(kept, naming, config_dirs(options), project, trust)
         return verb, run, [], kept
@@ -71,5 +74,6 @@ def source_of(
                 f"\nfork={run.name} {word} starts a new run from its weights"
             )
     # as it was checked: Hydra does not read the folder
-    ConfigStore.instance().store("config of the run", open_config(run, project, trust))
+    content = open_config(run, project, trust)
+    ConfigStore.instance().store("config of the run", content | {REPLACE: None, APPEND: {}})
     return verb, run, ["--config-name", "config of the run"], []

@@ -10,7 +10,7 @@ import yaml
 from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 
-from ..config.compose import NOT_KEPT, VERSION, Project, checked
+from ..config.compose import NOT_WRITTEN, VERSION, Project, checked
 from ..errors import CONTROL, UserError
 from ..find import of_machine, read_setting
 from ..folder.reading import check_plain_files, read_yaml
@@ -50,8 +50,8 @@ def open_config(
     version = version_of(config, file)
     config.pop("version", None)
     for key in config:
-        if key in (*NOT_KEPT, "trust", "defaults", "hydra") or not str(key).isidentifier():
-            allowed = ", ".join(sorted(set(known).difference(NOT_KEPT)))
+        if key in (*NOT_WRITTEN, "trust", "defaults", "hydra") or not str(key).isidentifier():
+            allowed = ", ".join(sorted(set(known).difference(NOT_WRITTEN)))
             raise UserError(f"{file}: {key!r:.100} is not a part of a run's config\nallowed: {allowed}")
     if version != VERSION:
         config = project.upgrade(config, version)

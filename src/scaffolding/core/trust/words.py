@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 
 from ..config.compose import COMPOSE_ERRORS, NOT_KEPT, VERSION, Project, compose_unchecked, composing_error
 from ..config.grammar import as_word, key_of, search_path
+from ..config.replace import KEY as REPLACE
+from ..config.replace import rewrite
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
 from ..tree import leaves, specs
@@ -38,7 +40,7 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
             value: Any = setting.value()
             if SETTING.fullmatch(word) is None or setting.package is not None or len(word) > MAX_SIZE // 30:
                 raise ValueError("it reaches for what does not belong to the experiment")
-            is_choice = len(key) == 1 and key != ["imports"] and not isinstance(value, dict)
+            is_choice = len(key) == 1 and key not in (["imports"], [REPLACE]) and not isinstance(value, dict)
             if is_choice and re.search(r"[^\w\[\], '-]", str(value)):
                 raise ValueError("it may name a file outside of a group")
         except (HydraException, ValueError, RecursionError) as error:
@@ -75,7 +77,11 @@ def check_together(words: list[str], own: list[str], places: list[str], project:
     single = [word for word in own if not OverridesParser.create().parse_override(word).is_sweep_override()]
     own = [*search_path(places), *single]
     try:
-        mine = _composed(own, project)
+        chosen = {key_of(word) for word in own}
+        # the choice of a part (model/encoder) needs that of the whole, which the run may have made
+        mine = _composed(
+            [word for word in own if "/" not in key_of(word) or key_of(word).partition("/")[0] in chosen], project
+        )
         choices = [word for word in words if (project.configs / key_of(word)).is_dir()]
         files = OmegaConf.to_container(compose_unchecked(project, [*own, *choices]))  # not resolved: `???` may be in it
         config = _composed([*own, *words], project)
@@ -98,7 +104,9 @@ def check_together(words: list[str], own: list[str], places: list[str], project:
 
 
 def _composed(words: list[str], project: Project) -> Any:
-    return OmegaConf.to_container(compose_unchecked(project, words), resolve=True)
+    composed = compose_unchecked(project, words)
+    rewrite(composed, words)
+    return OmegaConf.to_container(composed, resolve=True)
 
 
 def _as_words(config: dict[str, Any], word: str) -> list[str]:
