@@ -30,10 +30,10 @@ FORMER_NAMES = re.compile(r"(?m)^(FORMER_NAMES\b.*= )(\(.*\))$")
 DATA = {
     "cifar10": ["cifar10.py"],
     "digits": ["digits.py", "digits.csv.gz"],
-    "hf_text": ["hf_text.py", "text.py"],
+    "hf_text": ["hf_text.py", "text.py", "vocabulary.py"],
     "mnist": ["mnist.py", "mnist_sample.npz"],
-    "shakespeare": ["shakespeare.py", "shakespeare_sample.txt.gz", "text.py"],
-    "text": ["text.py"],
+    "shakespeare": ["shakespeare.py", "shakespeare_sample.txt.gz", "text.py", "vocabulary.py"],
+    "text": ["text.py", "vocabulary.py"],
 }
 MODELS = ("autoencoder", "convnet", "diffusion", "gan", "gan_autoencoder", "mlp", "module", "transformer")
 RECIPES = {
@@ -48,6 +48,9 @@ RECIPES = {
 }
 EXAMPLES = {"data": DATA, "model": {name: [f"{name}.py"] for name in MODELS}}
 SHARED = ("classification", "sample_quality", "text_windows")  # files of configs/_shared, of use to some of them
+PARTS = {
+    "autoencoder": [f"configs/model/{part}/{kind}.yaml" for part in ("encoder", "decoder") for kind in ("conv", "mlp")]
+}
 SCRIPTS = {"transformer": "scripts/sample.py"}  # of no use without that model
 
 
@@ -111,6 +114,7 @@ def delete_examples(keep: dict[str, list[str]], package: str, texts: dict[str, s
         unwanted += [f"configs/{group}/{name}.yaml" for name in gone]
         unwanted += [f"{package}/{group}/{file}" for name in gone for file in examples[name] if file not in needed]
         unwanted += [SCRIPTS[name] for name in gone if name in SCRIPTS]
+        unwanted += [file for name in gone for file in PARTS.get(name, ())]
         first, names = keep[group][0], "|".join(examples)
         for name in ("configs/base.yaml", f"{package}/train.py", f"{package}/experiment.py", "scripts/README.md"):
             text = re.sub(rf"(?m)^(  - {group}: )\w+", rf"\g<1>{first}", texts[name])

@@ -186,7 +186,7 @@ def main() -> None:
     folder = PROJECT_ROOT / ".vscode" / "schemas"
     folder.mkdir(parents=True, exist_ok=True)
     for name, schema in schemas(PROJECT_ROOT / "configs").items():
-        (folder / f"{name}.json").write_text(json.dumps(schema, indent=1) + "\n", "utf-8")
+        (folder / f"{name.replace('/', '.')}.json").write_text(json.dumps(schema, indent=1) + "\n", "utf-8")
     print(f"wrote {folder}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import BASE, TESTS
 
-from scaffolding.core.session.card import card
+from scaffolding.core.report.card import card
 from scaffolding.experiment import Experiment
 
 

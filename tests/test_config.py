@@ -22,11 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from scaffolding.config import PROJECT_ROOT, Config, upgrade
 from scaffolding.core.config.compose import Project, compose_config, groups, portable
-from scaffolding.core.config.faults import FaultsError
 from scaffolding.core.config.grammar import readable, split_options
 from scaffolding.core.config.plugins import import_plugins
 from scaffolding.core.config.usage import changes, help_text
 from scaffolding.core.errors import UserError
+from scaffolding.core.faults import FaultsError
 from scaffolding.core.find import of_machine, open_run
 from scaffolding.core.preflight.blocks import target_faults
 from scaffolding.core.trust.config import read_config

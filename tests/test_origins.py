@@ -12,8 +12,8 @@ from test_config import project, write
 from torch import Tensor, nn
 
 from scaffolding.core.config.compose import Project, compose_config
-from scaffolding.core.config.faults import FaultsError
 from scaffolding.core.config.grammar import search_path
+from scaffolding.core.faults import FaultsError
 from scaffolding.core.preflight.arguments import fits
 from scaffolding.core.preflight.origins import find_origins, place_of, set_by
 

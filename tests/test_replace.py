@@ -9,7 +9,7 @@ import yaml
 from conftest import BASE, TESTS, Train
 
 from scaffolding.core.config.compose import compose_config
-from scaffolding.core.config.replace import is_moved
+from scaffolding.core.edits.replace import is_moved
 from scaffolding.core.errors import UserError
 from scaffolding.experiment import PROJECT
 

@@ -34,16 +34,16 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("metrics remember the last evaluation", "metric.reset()", "pass"),
         ("evaluation draws from training's generators", ', keys.keyed(seed, "evaluate", split):', ":"),
     ],
-    f"{CORE}/config/replace.py": [
+    f"{CORE}/edits/replace.py": [
         ("replace= changes targets", ' or name == "_target_"', ""),
         ("replace= changes what is referred to", "part if index % 2 else part.replace(*pair)", "part.replace(*pair)"),
         ("replace= may replace nothing", "if not keys and (old, new) not in known:", "if False:"),
         ("replace= changes what a run is", " and (_is_absolute(before) or _is_absolute(after))", ""),
     ],
-    f"{CORE}/config/append.py": [
+    f"{CORE}/edits/append.py": [
         ("append: replaces the list", "[*before, *items]", "items"),
     ],
-    f"{CORE}/session/card.py": [
+    f"{CORE}/report/card.py": [
         ("a notebook reads a run's texts as HTML", "<td>{html.escape(text)}</td>", "<td>{text}</td>"),
     ],
     f"{CORE}/meter.py": [
@@ -203,7 +203,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("code that is not committed is not refused", 'if wanted in ("warn", "refuse"):', 'if wanted == "warn":'),
         ("a job is run without being kept", "if wanted == EPHEMERAL and carried_on:", "if False:"),
     ],
-    f"{CORE}/session/ephemeral.py": [
+    f"{CORE}/provenance/ephemeral.py": [
         ("an ephemeral run is kept", "with _deleted_at_the_end(cfg.paths.output):", "with contextlib.nullcontext():"),
     ],
     f"{CORE}/provenance/worktree.py": [
@@ -434,12 +434,12 @@ FIRST: dict[str, str] = {
     f"{CORE}/provenance/policy.py": "policy",
     f"{CORE}/provenance/since.py": "resume",
     f"{CORE}/provenance/worktree.py": "recreate submit",
-    f"{CORE}/session/ephemeral.py": "policy",
+    f"{CORE}/provenance/ephemeral.py": "policy",
     f"{CORE}/provenance/provenance.py": "provenance",
     f"{CORE}/optimizers.py": "groups",
-    f"{CORE}/config/replace.py": "replace",
-    f"{CORE}/config/append.py": "append",
-    f"{CORE}/session/card.py": "card",
+    f"{CORE}/edits/replace.py": "replace",
+    f"{CORE}/edits/append.py": "append",
+    f"{CORE}/report/card.py": "card",
     f"{SRC}/data/vocabulary.py": "text",
     f"{SRC}/data/text.py": "text",
     f"{CORE}/signals.py": "resume console",

@@ -44,8 +44,8 @@ from .core.preflight.blocks import check_specs
 from .core.processes.connect import ONE_PROCESS
 from .core.provenance.data import of_datasets, recorded, warn_of_data
 from .core.provenance.provenance import numerics
+from .core.report.card import card
 from .core.secrets import hide_secrets
-from .core.session.card import card
 from .core.session.run import NoRun
 from .core.state import checkpoint as checkpoints
 from .core.state import keys

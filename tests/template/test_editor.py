@@ -39,7 +39,7 @@ def test_every_folder_of_configs_has_a_schema() -> None:
     schemas: dict[str, Any] = read("vscode/settings")["yaml.schemas"]
     assert schemas.pop("./.vscode/schemas/base.json") == ["configs/base.yaml", "configs/local.yaml"]
     folders = [*groups(PROJECT.root / "configs"), "_shared"]
-    assert schemas == {f"./.vscode/schemas/{name}.json": f"configs/{name}/*.yaml" for name in folders}
+    assert schemas == {f"./.vscode/schemas/{name.replace('/', '.')}.json": f"configs/{name}/*.yaml" for name in folders}
 
 
 def test_what_is_debugged_is_there() -> None:

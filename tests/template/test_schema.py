@@ -31,7 +31,7 @@ def faults(schemas: dict[str, Any], group: str, content: Any) -> list[str]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.relative_to(CONFIGS).as_posix())
 def test_every_file_is_valid(schemas: dict[str, Any], file: Path) -> None:
-    group = "base" if file.parent == CONFIGS else file.parent.name
+    group = "base" if file.parent == CONFIGS else file.parent.relative_to(CONFIGS).as_posix()
     assert faults(schemas, group, schema.read(file)) == []
 
 

@@ -60,23 +60,23 @@ from .config.compose import (
     task_words,
     without_words,
 )
-from .config.faults import FaultsError
 from .config.grammar import config_dirs, key_of, readable, search_path, split_options, unquoted
 from .config.loop import loop_of
 from .config.plugins import import_plugins
 from .config.project import check_files
-from .config.replace import check_all_found, rewrite
 from .config.usage import help_text
+from .edits.replace import check_all_found, rewrite
 from .errors import CONTROL, Ended, RunError, StorageError, UserError, ended_early
+from .faults import FaultsError
 from .folder.folder import acquire, storage_error, written
 from .multirun import Jobs, remove_listing, settings_of_hydra, summary
 from .output import install, show_from
 from .preflight.blocks import check_specs
 from .processes.connect import SPEAK_AFTER, connect, leave_together, num_processes, rank
+from .provenance.ephemeral import kept_nowhere
 from .provenance.policy import settle
 from .secrets import without_keys
 from .session.console import command, note_program
-from .session.ephemeral import kept_nowhere
 from .signals import handle
 
 gc.enable()

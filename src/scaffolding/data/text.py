@@ -154,7 +154,7 @@ class Text:
             raise ValueError(f"not a text in UTF-8: byte {error.start}") from error
         if not len(tokens):
             raise ValueError("there is no text in it")
-        logger.info(f"{path}: {len(tokens)} tokens, of which the last {min(len(tokens), self.seq_len)} are used")
+        say(f"{path}: {len(tokens)} tokens, of which the last {min(len(tokens), self.seq_len)} are used")
         return tokens[-self.seq_len :]
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import UserError, failure, nearest
+from ..faults import fault
 from ..secrets import hide_secrets, is_hidden
 from ..tree import leaves
-from .faults import fault
 
 
 def without_groups(optimizer: Any) -> Any:

@@ -13,19 +13,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ..edits.replace import check_all_found, rewrite
 from ..errors import UserError
+from ..faults import FaultsError
 from ..find import absolute, of_machine
 from ..preflight.sections import examine
 from ..secrets import HIDDEN, hide_secrets, is_secret, without_keys
 from ..tree import specs
 from .explain import explain
 from .explain import groups as groups  # of a folder of configs
-from .faults import FaultsError
 from .grammar import as_word, readable
 from .project import COMPOSE_ERRORS as COMPOSE_ERRORS
 from .project import Project as Project
 from .project import check_files, hydra_at
-from .replace import check_all_found, rewrite
 
 NOT_KEPT = ("resume", "fork", "fork_state", "fork_weights", "rerun")  # how a run starts; not in its config
 

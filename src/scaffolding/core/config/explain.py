@@ -9,7 +9,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from ..errors import nearest
-from .faults import ABSENT, Fault
+from ..faults import ABSENT, Fault
 from .grammar import SEVERAL, key_of
 
 KINDS = {  # what OmegaConf says of a value, and what a setting of that kind wants

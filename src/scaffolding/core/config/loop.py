@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import nearest
-from .faults import fault
+from ..faults import fault
 from .project import Project
 
 MAIN = re.compile(r"(?m)^def main\(")

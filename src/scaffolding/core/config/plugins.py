@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from .faults import fault
+from ..faults import fault
 
 
 def import_plugins(entries: Iterable[str], root: Path) -> None:

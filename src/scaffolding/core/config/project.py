@@ -15,8 +15,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from ..faults import ABSENT, Fault, FaultsError
 from ..find import read_output_root
-from .faults import ABSENT, Fault, FaultsError
 
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)  # of user's words
 TOP_KEY = re.compile(r"(?m)^([A-Za-z]\w*):")

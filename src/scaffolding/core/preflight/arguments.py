@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from torch import Tensor
 
-from ..config.faults import ABSENT, UNKNOWN, Fault
 from ..errors import nearest
+from ..faults import ABSENT, UNKNOWN, Fault
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 ORDERED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from ..config.build import by_network, interval_of, locate, without_groups
-from ..config.faults import ABSENT, UNKNOWN, Fault, FaultsError, noted
+from ..faults import ABSENT, UNKNOWN, Fault, FaultsError, noted
 from ..tree import leaves, specs, walk
 from .arguments import argument_faults, signature
 

@@ -21,12 +21,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..config.explain import explain, groups, unknown_option
-from ..config.faults import ABSENT, UNKNOWN, Fault, FaultsError, noted
 from ..config.grammar import SEVERAL, key_of, reading
 from ..config.plugins import import_plugins
 from ..config.project import COMPOSE_ERRORS, Project, file_faults, hydra_at, shown_path
-from ..config.replace import check_all_found, rewrite
+from ..edits.replace import check_all_found, rewrite
 from ..errors import UserError
+from ..faults import ABSENT, UNKNOWN, Fault, FaultsError, noted
 from ..tree import walk
 from .blocks import spec_faults
 from .origins import COMMAND_LINE, Origins, find_origins, place_of, reference, searched

@@ -10,8 +10,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config.explain import explain, keys_of, unknown_key, wrong_kind
-from ..config.faults import ABSENT, UNKNOWN, Fault
 from ..errors import nearest
+from ..faults import ABSENT, UNKNOWN, Fault
 from ..find import of_machine
 from ..tree import leaves
 

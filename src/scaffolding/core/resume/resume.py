@@ -9,8 +9,8 @@ import yaml
 from loguru import logger
 
 from ..config.compose import Project, own_words, portable
-from ..config.replace import is_moved, pairs_of
 from ..config.usage import change_of
+from ..edits.replace import is_moved, pairs_of
 from ..errors import ONE_LINE, Ended, UserError
 from ..folder import folder
 from ..folder.facts import Facts

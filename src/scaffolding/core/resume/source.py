@@ -7,10 +7,10 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from loguru import logger
 
-from ..config.append import KEY as APPEND
 from ..config.compose import Project, masked
 from ..config.grammar import config_dirs, key_of
-from ..config.replace import KEY as REPLACE
+from ..edits.append import KEY as APPEND
+from ..edits.replace import KEY as REPLACE
 from ..errors import UserError
 from ..find import absolute, find_run, of_machine, read_output_root
 from ..trust.config import open_config

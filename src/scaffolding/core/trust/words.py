@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from ..config.compose import COMPOSE_ERRORS, NOT_KEPT, VERSION, Project, compose_unchecked, composing_error
 from ..config.grammar import as_word, key_of, search_path
-from ..config.replace import KEY as REPLACE
-from ..config.replace import rewrite
+from ..edits.replace import KEY as REPLACE
+from ..edits.replace import rewrite
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
 from ..tree import leaves, specs

@@ -9,9 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from ..config.grammar import key_of
 from ..errors import UserError
 from .append import append_items
-from .grammar import key_of
 
 KEY = "replace"
 REFERENCE = re.compile(r"(\$\{[^{}]*\})")  # ${data.path}: what is in it is a key

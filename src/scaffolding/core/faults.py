@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ONE_LINE, UserError
-from ..secrets import hide_secrets
-from .grammar import as_word
+from .config.grammar import as_word
+from .errors import ONE_LINE, UserError
+from .secrets import hide_secrets
 
 LONGEST = 60  # characters of a value that a message repeats
 COLUMN = 72  # where places stand; longer lines push theirs to the right

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import UserError
-from ..provenance.policy import EPHEMERAL
+from .policy import EPHEMERAL
 
 # Another process, which waits for the end of this one: a signal or a crash may leave no time to delete anything.
 CLEANER = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
