@@ -11,6 +11,7 @@ figure that is missed is printed and never an error: times depend on the machine
 """
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,7 +31,12 @@ from many_runs import write_runs
 from shared import Row, run_sections
 
 from scaffolding import train as program
+from scaffolding.core.clock import Clock
+from scaffolding.core.means import Means
+from scaffolding.core.meter import Meter
 from scaffolding.core.output import LOG
+from scaffolding.core.processes.connect import ONE_PROCESS
+from scaffolding.core.report.write import write_report
 from scaffolding.core.session.run import Run
 from scaffolding.core.state.progress import RunState
 from scaffolding.data.mnist import MNIST
@@ -145,11 +151,60 @@ def see(quick: bool) -> Iterator[Row]:
     folder, num = Path("see").absolute(), 1_000 if quick else 10_000
     words = ("data=mnist", "model=mlp", "mode=dev", "run.rehearse_resume=false", "run.name=like")
     process(str(SOURCE / "train.py"), *words, f"paths.output={folder / 'runs'}")
-    write_runs(folder / "many", folder / "runs" / "like", num)
+    like = folder / "runs" / "like"
+    write_runs(folder / "many", like, num)
     shown = (str(PROJECT.root / "scripts" / "runs.py"), "--output", str(folder / "many"))
     query = ("--where", "optimizer.lr < 1e-2 and data=mnist and status=finished", "--sort", "val/loss")
     times = [process(*shown, *query) for _ in range(CYCLES[quick])]
     yield at_most(f"see: `runs.py --where ... --sort ...` of {num:,} runs", times, "s", 2)
+    yield at_most("see: phases and means, 2 metrics", [step_cost(quick) for _ in range(CYCLES[quick])], "us a step", 15)
+    long = folder / "long"
+    long_run(like, long, 10_000 if quick else 100_000)
+    runs = list((folder / "many").iterdir())[:1000]
+    for what, paths, most, largest in (
+        ("a small run", [like], 0.05, 0.6),
+        (f"a run of {10_000 if quick else 100_000:,} rows", [long], 2, 8),
+        (f"{len(runs):,} runs", runs, 3, 6),
+    ):
+        file = folder / "report.html"
+        times = [cpu(write_report, paths, file) for _ in range(CYCLES[quick] + 1)][1:]
+        yield at_most(f"see: writing the page of {what}", times, "s of CPU", most)
+        yield at_most(f"see: its weight, {what}", [file.stat().st_size / 1e6] * 2, "MB", largest)
+
+
+def step_cost(quick: bool) -> float:
+    """Microseconds of CPU that a step spends on its phases and on the means of two metrics, rows included."""
+    clock, meter, num = Clock(), Meter(ONE_PROCESS), 2_000 if quick else 20_000
+    loss, accuracy = torch.rand(()), torch.rand(())
+
+    def steps() -> None:
+        for step in range(num):
+            means = Means()
+            means.add("", loss, {"accuracy": accuracy}, 1.0)
+            metrics = means.values()
+            for phase in ("data", "step", "forward", "backward", "step"):
+                clock.enter(phase)
+            meter.add(metrics, BATCH)
+            if step % 50 == 0:
+                meter.average(metrics)
+
+    def bare() -> None:
+        for _ in range(num):
+            means = Means()
+            means.add("", loss, {"accuracy": accuracy}, 1.0)
+            means.values()
+
+    return (cpu(steps) - cpu(bare)) / num * 1e6
+
+
+def long_run(like: Path, run: Path, num_rows: int) -> None:
+    """A copy of a run with so many training rows, and without figures."""
+    shutil.copytree(like, run, ignore=shutil.ignore_patterns("figures", "checkpoints", "wandb"))
+    file = run / "facts" / "scalars.csv"
+    head, *rows = file.read_text().splitlines()
+    row = next(row for row in rows if ",train," in row).split(",")
+    lines = [",".join([str(step), "0", str(step * BATCH), *row[3:]]) for step in range(1, num_rows + 1)]
+    file.write_text("\n".join([head, *lines, ""]))
 
 
 class BareLoop:
