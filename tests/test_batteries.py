@@ -114,7 +114,7 @@ def test_a_pair_that_does_not_fit_is_refused(train: Train, output_root: Path) ->
         pytest.skip("every model fits every dataset, or says why not")
     data, model = refused[0]
     said = train(f"data={data}", f"model={model}", "mode=dev", code=2).stderr
-    assert str(refusal(data, model)).splitlines()[0] in said and len(said.splitlines()) <= 4, said
+    assert str(refusal(data, model)).splitlines()[0] in said and "Traceback" not in said, said
     assert "refers to data." not in said or f"data={partner(model)}" in said  # one that has it
     assert not output_root.exists()
 

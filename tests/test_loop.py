@@ -586,7 +586,7 @@ def test_rollouts_count_for_patience_and_schedules_where_nothing_is_evaluated(tr
     done = train("resume=run", "run.budget=5", "run.patience=5")
     assert "run.patience=5 takes effect" in done.stderr
     done = train(*TINY, *words, *plateau, "run.monitor=null", code=2)
-    assert "scheduler.monitor: run.rollout_every=null, so nothing would give that value" in done.stderr
+    assert "scheduler.monitor=rollout/weights: run.rollout_every=null, so nothing would give that value" in done.stderr
 
 
 def test_the_model_of_a_checkpoint_is_what_was_evaluated(train: Train, output_root: Path) -> None:

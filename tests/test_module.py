@@ -113,22 +113,22 @@ def test_a_plugin_folder_is_trained_resumed_and_loaded(train: Train, output_root
         (["loss.targets=[]"], ["targets gives 0 by position after the module's output", "CrossEntropyLoss takes"]),
         (["loss.targets={label:[1]}"], ["targets gives label", "'target'", "CrossEntropyLoss takes"]),
         (["loss.inputs=foo"], ["inputs=foo: give a list of paths"]),
-        (["loss=foo"], ["loss: 'foo' is not a mapping"]),
+        (["loss=foo"], ["loss=foo: it is not a mapping"]),
         (["loss.criterion._target_=torch.nn.MSELos"], ["nearest: torch.nn.MSELoss"]),
         (["optimizer.lr=fast"], ["optimizer.lr=fast: not a number"]),
-        (["data.dataset=foo"], ["data.dataset: 'foo' is not a block with a _target_"]),
-        (["rollout=foo"], ["rollout: 'foo' is not a block with a _target_"]),
-        (["+metrics.auroc=foo"], ["metrics.auroc: 'foo' is not a block"]),
-        (["scheduler.schedule=cosine"], ["scheduler.schedule: 'cosine' is not a block"]),
-        (["+scheduler.interval=day", STEP], ["scheduler.interval=day: allowed for this schedule: step, epoch"]),
-        ([STEP], ["scheduler.interval=None: allowed for this schedule: step, epoch"]),
-        (["+scheduler.gamma=1"], ["scheduler.gamma: not a part of a schedule"]),
-        (["scheduler=plateau", "scheduler.monitor=null"], ["scheduler.interval=None", "scheduler.monitor", "val/loss"]),
+        (["data.dataset=foo"], ["data.dataset=foo: it is not a block with a _target_"]),
+        (["rollout=foo"], ["rollout=foo: it is not a block with a _target_"]),
+        (["+metrics.auroc=foo"], ["metrics.auroc=foo: it is not a block"]),
+        (["scheduler.schedule=cosine"], ["scheduler.schedule=cosine: it is not a block"]),
+        (["+scheduler.interval=day", STEP], ["scheduler.interval=day: not allowed", "this schedule: step, epoch"]),
+        ([STEP], ["scheduler.interval=null: not allowed", "allowed for this schedule: step, epoch"]),
+        (["+scheduler.gamma=1"], ["scheduler.gamma=1: not a part of a schedule"]),
+        (["scheduler=plateau", "scheduler.monitor=null"], ["scheduler.interval=null", "scheduler.monitor", "val/loss"]),
         (["scheduler=plateau", "run.eval_every=null"], ["run.eval_every=null"]),
         (["scheduler=cosine", "+scheduler.interval=epoch"], ["scheduler.interval=epoch", "for this schedule: step"]),
-        (["+tracker._target_=tiny.Pair"], ["tracker._target_: 'tiny.Pair' is not a block"]),
-        (["imports=[nowhere]"], ["imports: nowhere", "imports=[./nowhere]"]),
-        (["imports=[./nowhere]"], ["nowhere is not a folder"]),
+        (["+tracker._target_=tiny.Pair"], ["tracker._target_=tiny.Pair: it is not a block"]),
+        (["imports=[nowhere]"], ["imports=nowhere: importing it failed", "imports=[./nowhere]"]),
+        (["imports=[./nowhere]"], ["imports=./nowhere: it is not a folder"]),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named_before_a_run_is_made(words: list[str], parts: list[str]) -> None:
@@ -162,5 +162,5 @@ def test_networks_and_their_optimizers_go_by_the_same_names(train: Train, output
     assert "loss.critic: Pair has no network 'critic'" in done.stderr and "generator" in done.stderr
     spec = "{generator: {_target_: torch.optim.SGD}}"
     done = train(*own, "~optimizer", f"+optimizer={spec}", code=2)
-    assert "optimizer: is for generator, and loss for discriminator, generator" in done.stderr
+    assert "optimizer: it has blocks for generator, and loss for discriminator, generator" in done.stderr
     assert not output_root.exists()
