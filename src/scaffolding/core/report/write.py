@@ -88,7 +88,7 @@ def _scripts() -> tuple[str, str]:
 
 def _packed(code: bytes) -> tuple[str, str]:
     """A script, compressed and in base64, and the hash of what the page unpacks."""
-    return base64.b64encode(zlib.compress(code, 9)).decode(), _hash(code)
+    return base64.b64encode(zlib.compress(code)).decode(), _hash(code)
 
 
 def _hash(code: bytes) -> str:
