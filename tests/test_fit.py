@@ -84,7 +84,8 @@ def test_the_documented_lines(tmp_path: Path) -> None:
     for group, name in re.findall(r'"(data|model)=(\w+)"', lines):
         if not (PROJECT_ROOT / "configs" / group / f"{name}.yaml").exists():
             pytest.skip(f"{group}={name} has been deleted")
-    changed = lines.replace('"mode=prod"', f'"mode=prod", "paths.output_root={tmp_path}"')
+    more = f'"loader.sample=true", "loader.batch_size=8", "paths.output_root={tmp_path}"'  # nothing is downloaded
+    changed = lines.replace('"mode=prod"', f'"mode=prod", {more}').replace("budget=200", "budget=20")
     assert changed != lines
     done = subprocess.run([sys.executable, "-c", changed], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
