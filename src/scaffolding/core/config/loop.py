@@ -18,7 +18,7 @@ def loop_of(name: str, main: Callable[[Any], Any], project: Project) -> Callable
     Only a file of this checkout can be one, so a stranger's run starts nothing that its owner did not write.
 
     Raises:
-        FaultsError: there is no such file with a `main`.
+        FaultsError: the package has no such file, or the file has no `main`.
     """
     if name == "train":
         return main

@@ -15,7 +15,7 @@ def append_items(composed: DictConfig) -> None:
     """Add to each list what stands under its key within `append:`, which is empty afterwards.
 
     Raises:
-        UserError: there is no such list, or what is to be added is not a list.
+        UserError: the config has no such list, or what is to be added is not a list.
     """
     given: Any = composed.get(KEY) or {}
     if OmegaConf.is_config(given):
@@ -42,7 +42,7 @@ def append_items(composed: DictConfig) -> None:
 
 
 def _lists(given: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:
-    """(dotted key, items) of all that is no mapping."""
+    """(dotted key, items) of everything that is not a mapping."""
     for name, value in given.items():
         full = f"{key}.{name}".lstrip(".")
         if isinstance(value, Mapping):
