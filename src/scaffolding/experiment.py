@@ -243,7 +243,7 @@ class Experiment:
 
         "rollout" reads what `loader.limit_rollout` keeps of the validation split.
         """
-        settings: Any = OmegaConf.to_container(self.cfg.loader)
+        settings: Any = OmegaConf.to_container(self.cfg.loader, resolve=True)
         names = ("batch_size", "num_workers", "start_method", "timeout")
         common = {"seed": self.settings.seed, "device": self.device, **{name: settings[name] for name in names}}
         common |= {"rank": self.processes.rank, "num_processes": self.processes.count}

@@ -35,7 +35,9 @@ def build_optimizer(spec: Any, key: str, parameters: Mapping[str, nn.Parameter])
     Raises:
         UserError: a group takes nothing, or is not written as it must be.
     """
-    plain: Any = OmegaConf.to_container(OmegaConf.create(spec), resolve=True)
+    plain: Any = dict(spec)
+    if OmegaConf.is_config(spec):  # not a copy of it, which would not know what its ${...} refer to
+        plain = OmegaConf.to_container(spec, resolve=True)
     groups = plain.pop("groups", None)
     _check_numbers(plain, key, str(plain["_target_"]))
     if not groups:

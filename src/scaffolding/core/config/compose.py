@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from .project import check_files, hydra_at
 
 NOT_KEPT = ("resume", "fork", "fork_state", "fork_weights", "rerun")  # how a run starts; not in its config
 
+RESOLVER = re.compile(r"\$\{[\w.]+:[^${}]*\}")  # ${oc.env:HOME}, with nothing else within it
 NOT_WRITTEN = (*NOT_KEPT, "replace", "append")  # config.yaml has what they made; overrides.yaml has the words
 
 VERSION = 4  # of a run's config.yaml; 1 had none, 2 drew splits by run.seed, 3 took a limit of 1.0 for one item
@@ -154,10 +156,15 @@ def without_words(text: str, words: list[str]) -> str:
 
 
 def own_words() -> list[str]:
-    """The overrides of the running command, without the machinery's; secrets hidden."""
+    """The overrides of the running command, without the machinery's, as a fork may repeat them; secrets hidden."""
     if not HydraConfig.initialized():
         return []
-    return [masked(word) for word in task_words()]
+    # what ${oc.env:HOME} stands for may be another thing elsewhere; what ${data.size} refers to is in the config
+    return [masked(RESOLVER.sub(_value_of, word)) for word in task_words()]
+
+
+def _value_of(found: re.Match[str]) -> str:
+    return str(OmegaConf.create([found[0]])[0])
 
 
 def task_words() -> list[str]:

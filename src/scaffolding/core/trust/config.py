@@ -18,6 +18,7 @@ from ..tree import walk
 from .targets import check_trusted, untrusted
 
 PATHS = re.compile(r"\$\{paths\.\w+\}", re.ASCII)
+REFERENCES = re.compile(r"\$\{\.*[a-zA-Z_]\w*(\.\w+)*\}", re.ASCII)  # to any key, without a resolver
 
 
 def read_config(
@@ -107,15 +108,15 @@ def tell_of_age(folder: Path, new: Iterable[str], gone: Iterable[str]) -> None:
 _told: set[tuple[Path, str]] = set()
 
 
-def read_plain(file: Path) -> Any:
-    """The content of a run's YAML file: plain values that refer to nothing but ${paths.NAME}; else UserError."""
+def read_plain(file: Path, allowed: re.Pattern[str] = PATHS) -> Any:
+    """The content of a run's YAML file: plain values that refer to nothing but what is allowed; else UserError."""
     content = read_yaml(file)
-    check_no_references(content, file)
+    check_no_references(content, file, allowed)
     return content
 
 
-def check_no_references(content: Any, file: Path) -> None:
-    """UserError: a value or key that is not plain, or that refers to more than a path of the run."""
+def check_no_references(content: Any, file: Path, allowed: re.Pattern[str] = PATHS) -> None:
+    """UserError: a value or key that is not plain, or that refers to more than is allowed: by default paths."""
     for key, node in walk(content):
         if isinstance(node, dict):
             values = list(node)  # its keys; what they hold comes later
@@ -126,12 +127,13 @@ def check_no_references(content: Any, file: Path) -> None:
         for value in values:
             text = str(value)
             # a path with a $ in it, or a $ before one, could become a reference where they are put together
-            rest = PATHS.sub("", text)
+            rest = allowed.sub("", text)
             refers = "${" in rest or ("$" in rest and (rest != text or key.startswith("paths.")))
             if refers or text != text.translate(CONTROL) or not isinstance(value, str | int | float | None):
+                name = "paths.NAME" if allowed is PATHS else "KEY"
                 raise UserError(
                     f"{file}: {key!r:.100}: {value!r:.100} is refused"
-                    "\nallowed: plain values, which may hold ${paths.NAME}"
+                    f"\nallowed: plain values, which may hold ${{{name}}}"
                 )
 
 

@@ -16,7 +16,7 @@ from ..edits.replace import rewrite
 from ..errors import UserError
 from ..folder.reading import MAX_SIZE
 from ..tree import leaves, specs
-from .config import check_no_references, is_gone, read_plain, tell_of_age, version_of
+from .config import REFERENCES, check_no_references, is_gone, read_plain, tell_of_age, version_of
 from .targets import check_trusted, is_below, needed_trust, strange_arguments
 
 SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCII | re.DOTALL)
@@ -24,7 +24,7 @@ SETTING = re.compile(r"[+~]{0,2}(?!hydra\b)[a-zA-Z]\w*([./]\w+)*(=.*)?", re.ASCI
 
 def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
     """The settings that made a run, from its overrides.yaml; UserError: one that is more than a plain setting."""
-    found, version = read_plain(file), 1
+    found, version = read_plain(file, REFERENCES), 1  # `check_together` looks at what they come to
     if (file.parent / "config.yaml").exists():
         config = read_plain(file.parent / "config.yaml")
         if isinstance(config, dict):
@@ -51,7 +51,7 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
             continue
         for part in reversed(key):
             value = {part: value}
-        check_no_references(value, file)
+        check_no_references(value, file, REFERENCES)
         now = value
         if version != VERSION:
             now = project.upgrade(value, version)
