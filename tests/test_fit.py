@@ -77,6 +77,7 @@ def test_a_secret_is_not_written_down(output_root: Path) -> None:
     assert "a" * 34 not in (output_root / "run" / "overrides.yaml").read_text()
 
 
+@pytest.mark.full
 def test_the_documented_lines(tmp_path: Path) -> None:
     """As they stand in scripts/README.md, but for where the runs go."""
     blocks = re.findall(r"^```python\n(.*?)^```$", (PROJECT_ROOT / "scripts/README.md").read_text(), re.M | re.S)

@@ -36,6 +36,7 @@ def combinations() -> list[tuple[str, str, tuple[str, ...]]]:
     return found
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("data", "model", "parts"), combinations())
 def test_every_combination_trains_and_resumes(train: Train, data: str, model: str, parts: tuple[str, ...]) -> None:
     words = (f"data={data}", f"model={model}", *parts, "mode=dev", "tracker=none", "plots=none")

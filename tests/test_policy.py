@@ -64,6 +64,7 @@ def test_what_is_not_committed_is_refused_before_data_are_read(dirty: Path, tmp_
     assert places.exists()  # the data that would have been read
 
 
+@pytest.mark.full
 def test_a_commit_is_accepted_and_a_warning_names_the_rest(clean: Path, dirty: Path, tmp_path: Path) -> None:
     run(clean, "run.provenance=refuse", "run.name=clean", root=tmp_path)
     assert (tmp_path / "runs/clean/checkpoints/best.pt").exists()
@@ -93,6 +94,7 @@ def test_nothing_is_kept_of_an_ephemeral_run(dirty: Path, tmp_path: Path) -> Non
     assert lines[0].startswith("result:") and EPHEMERAL not in kept
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_however_it_ends(clean: Path, tmp_path: Path, number: signal.Signals) -> None:
     struck = {"KILL_AT": "5", "KILL_WITH": number.name}
@@ -101,12 +103,14 @@ def test_nothing_is_left_however_it_ends(clean: Path, tmp_path: Path, number: si
     wait_until(lambda: left(tmp_path) == [])
 
 
+@pytest.mark.full
 def test_an_ephemeral_run_is_rehearsed_as_any_other(clean: Path, tmp_path: Path) -> None:
     words = ("mode=dev", "run.provenance=ephemeral", "run.budget=8", "run.save_every=2")
     done = run(clean, *words, root=tmp_path)
     assert "tensors identical" in done.stdout and EPHEMERAL in done.stdout and left(tmp_path) == []
 
 
+@pytest.mark.full
 def test_what_another_command_carries_on_must_be_kept(clean: Path, tmp_path: Path) -> None:
     run(clean, "run.name=first", root=tmp_path)
     before = left(tmp_path)

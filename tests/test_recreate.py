@@ -50,6 +50,7 @@ def test_a_run_of_code_that_is_gone_comes_out_the_same(clone: Path) -> None:
     assert not (clone.parent / "clone_first").exists() and "clone_first" not in git(clone, "worktree", "list")
 
 
+@pytest.mark.full
 def test_the_command_is_printed_and_what_is_lacking_is_named(clone: Path, tmp_path: Path) -> None:
     train, script, runs = train_file(clone), clone / "scripts/recreate.py", clone / "_output"
     text = edit(clone)
@@ -74,6 +75,7 @@ def test_the_command_is_printed_and_what_is_lacking_is_named(clone: Path, tmp_pa
     assert not place.exists()
 
 
+@pytest.mark.full
 def test_without_git_the_archive_is_unpacked(clone: Path) -> None:
     train, script, runs = train_file(clone), clone / "scripts/recreate.py", clone / "_output"
     shutil.rmtree(clone / ".git")
@@ -87,6 +89,7 @@ def test_without_git_the_archive_is_unpacked(clone: Path) -> None:
     assert not (clone.parent / "clone_first").exists()
 
 
+@pytest.mark.full
 def test_what_cannot_be_recreated_is_refused_and_leaves_nothing(clone: Path) -> None:
     train, script, runs = train_file(clone), clone / "scripts/recreate.py", clone / "_output"
     call(clone, train, *BASE, "run.name=first")

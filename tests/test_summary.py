@@ -172,6 +172,7 @@ def test_a_clock_gives_each_phase_its_time() -> None:
     assert clock.read()["forward"] < 0.01, "it is counted twice"
 
 
+@pytest.mark.full
 def test_a_dataset_that_is_slow_is_waited_for(train: Train, output_root: Path) -> None:
     slow = ("data.dataset._target_=tiny.FaultyPoints", "+data.dataset.how='is slow'", "loader.num_workers=0")
     train(*BASE, *slow, "run.name=slow", "run.eval_every=null")

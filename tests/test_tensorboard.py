@@ -68,6 +68,7 @@ def hparams(found: Any) -> list[Any]:
     return [HParamsPluginData.FromString(content[tag]) for tag in sorted(content)]
 
 
+@pytest.mark.full
 def test_killed_and_carried_on_each_row_is_there_once(train: Train, output_root: Path) -> None:
     """Fails where the event files of the first session stay, or where the last values are logged again at step 0."""
     train(*RUN, *DOTS, "run.description='why: it is'", "run.budget=12")
@@ -99,6 +100,7 @@ def test_two_trackers_at_once(train: Train, output_root: Path) -> None:
     assert_complete_in_wandb(output_root / "run")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("method", "how"), [("start", "failing"), ("log", "hanging"), ("finish", "hanging")])
 def test_a_bad_tracker_leaves_tensorboard_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, how: str

@@ -39,6 +39,7 @@ def test_every_module_is_imported() -> None:
     assert said == f"all {len(names)}\n" and len(names) > 60
 
 
+@pytest.mark.full
 def test_a_dev_run_passes_its_rehearsal(output_root: Path) -> None:
     words = ("model=tiny", "tracker=none", "mode=dev", "run.name=run", f"paths.output_root={output_root}")
     said = run(*command(*TINY[:4], *words)).stdout
@@ -49,6 +50,7 @@ def test_a_dev_run_passes_its_rehearsal(output_root: Path) -> None:
     assert not model.is_symlink() and model.read_bytes() == (folder / "checkpoints/best.pt").read_bytes()
 
 
+@pytest.mark.full
 def test_what_windows_cannot_do_is_refused(output_root: Path) -> None:
     words = [*TINY, f"paths.output_root={output_root}"]
     forked = run(*command(*words, "loader.num_workers=1", "loader.start_method=fork"), code=2).stderr
@@ -59,6 +61,7 @@ def test_what_windows_cannot_do_is_refused(output_root: Path) -> None:
     assert not output_root.exists()
 
 
+@pytest.mark.full
 def test_ctrl_break_stops_a_run_that_nobody_else_may_have_meanwhile(output_root: Path, tmp_path: Path) -> None:
     words = [*BASE, f"paths.output_root={output_root}"]
     with open(tmp_path / "log", "wb") as log:

@@ -53,6 +53,7 @@ def test_dev_mode_rehearses_its_resume(fork: Path) -> None:
     assert yaml.safe_load((fork / "_output/dev/run/config.yaml").read_text())["run"]["loop"] == "short"
 
 
+@pytest.mark.full
 def test_killed_and_resumed_it_is_the_same_run(fork: Path) -> None:
     start(fork, *BASE, "run.loop=short", "run.name=whole")
     start(fork, *BASE, "run.loop=short", "run.name=killed", env=STOP, code=143)
@@ -62,6 +63,7 @@ def test_killed_and_resumed_it_is_the_same_run(fork: Path) -> None:
     assert_same_run(fork / "_output/killed", fork / "_output/whole")
 
 
+@pytest.mark.full
 def test_a_sweep_of_it(fork: Path) -> None:
     words = [word for word in BASE if not word.startswith("--config-dir") and word != str(TESTS / "configs")]
     start(fork, "two", *BASE[:2], *words, "run.loop=short", "run.seed=1,2", file="scripts/sweep.py")

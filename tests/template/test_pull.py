@@ -47,6 +47,7 @@ def fork(template: Path, tmp_path: Path) -> Path:
     return fork
 
 
+@pytest.mark.full
 def test_two_pulls_into_an_edited_fork(template: Path, fork: Path) -> None:
     (template / "src/scaffolding/core/later.py").write_text(
         '"""New."""\n\nfrom .errors import UserError as UserError\n'
@@ -79,6 +80,7 @@ def test_two_pulls_into_an_edited_fork(template: Path, fork: Path) -> None:
     assert "seed: 7" in shown(fork, "configs/base.yaml") and "batch_size: 16" in shown(fork, "configs/base.yaml")
 
 
+@pytest.mark.full
 def test_a_conflict_is_git_s_own(template: Path, fork: Path) -> None:
     edit(template, "configs/base.yaml", "seed: 42", "seed: 43")
     edit(template, "src/scaffolding/train.py", '    """The console command."""\n', '    """What the command does."""\n')

@@ -76,6 +76,7 @@ def check(command: list[str], env: dict[str, str], output_root: Path, file: Path
     return done.stdout
 
 
+@pytest.mark.full
 def test_the_documented_reader_of_shards(output_root: Path, shards: tuple[Path, dict[str, str]]) -> None:
     configs, env = shards
     said = check(words(configs, output_root), env, output_root, TRAIN)
@@ -127,6 +128,7 @@ rollout:
 MONITORED = ["run.rollout_every=1epoch", "run.monitor=rollout/return", "run.monitor_mode=max"]
 
 
+@pytest.mark.full
 def test_dqn(output_root: Path, dqn: tuple[Path, dict[str, str], Path]) -> None:
     configs, env, file = dqn
     said = check([*words(configs, output_root), *MONITORED], env, output_root, file)
