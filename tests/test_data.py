@@ -36,6 +36,14 @@ class Measured(StillPoints):
         self.mean = state["mean"]
 
 
+class Scaled(StillPoints):
+    """Says by which numbers it normalises; they change no item here, so that the record alone can tell."""
+
+    def __init__(self, split: str, num_items: int, std: float) -> None:
+        super().__init__(split, num_items)
+        self.normalisation = {"divisor": 255, "mean": [0.5], "std": torch.tensor([std])}
+
+
 class Marked(StillPoints):
     """Says itself which data it has."""
 
@@ -79,6 +87,16 @@ def test_a_resume_names_files_that_changed(train: Train, tmp_path: Path) -> None
     file.write_text("2\n2\n")
     said = train("resume=run", "run.budget=16", "trust=test_data", cwd=tmp_path, code=2).stderr
     assert "has changed, since run ran" in said and "its items have other values now" in said
+
+
+def test_a_run_keeps_the_numbers_of_the_normalisation(train: Train, output_root: Path) -> None:
+    train(*BASE, "data.dataset._target_=test_data.Scaled", "+data.dataset.std=0.25", "run.budget=4", "run.name=run")
+    record = json.loads((output_root / "run/provenance.json").read_text())
+    stated = {"normalisation.divisor": 255, "normalisation.mean.0": 0.5, "normalisation.std": [0.25]}
+    assert record["data"] == {f"{split}.{key}": value for split in ("train", "test") for key, value in stated.items()}
+    now = fingerprinting.fingerprints({}, {"train": Scaled("train", 4, 0.5)}, output_root)
+    changed = fingerprinting.differences(record["data"], now)
+    assert changed == ["train.normalisation.std is [0.5], was [0.25]"]
 
 
 def test_a_dataset_may_say_itself_which_data_it_has(train: Train, output_root: Path) -> None:

@@ -14,7 +14,7 @@ from conftest import TESTS, run_train
 from test_streams import BLOCKS, DOCUMENT
 
 from scaffolding.core.state.progress import RunState
-from scaffolding.experiment import PROJECT
+from scaffolding.experiment import PROJECT, Experiment
 
 COMMANDS = [line.replace("\\\n", "") for line in DOCUMENT.split("```") if line.startswith("bash\n")]
 PLACES = (f"{PROJECT.package}.data.", f"{PROJECT.package}.")
@@ -47,6 +47,16 @@ def test_it_trains_and_resumes(output_root: Path, tmp_path: Path, name: str) -> 
     assert "tensors identical" in run_train(*words, *more, env=env).stdout
     config = yaml.safe_load((output_root / "dev/run/config.yaml").read_text())
     assert f"_target_: {name}." in yaml.safe_dump(config)
+
+
+def test_a_network_may_be_layers_in_yaml(output_root: Path, tmp_path: Path) -> None:
+    words, env = documented(tmp_path / "documented", "layers")
+    more = ["tracker=none", "plots=none", "run.name=run", f"paths.output_root={output_root}"]
+    assert "tensors identical" in run_train(*words, *more, env=env).stdout
+    model = Experiment.from_path(output_root / "dev/run").model
+    kinds = [type(layer).__name__ for layer in model.children()]
+    assert kinds == ["Conv2d", "ReLU", "AdaptiveAvgPool2d", "Flatten", "Linear"]
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ A dataset is any map-style class built with `split="train" | "val" | "test"` plu
 takes an int64 tensor of shape (B,) and returns the whole batch; it is then read without workers or collation.
 
 One that can read a file of a user for `scripts/predict.py` has `read_file(path)`, which returns what the model is given
-of one item; as a static method it works where the data are not. `normalisation` says, for `scripts/export.py`, what is
-done to pixels of 0 to 255: (pixel / divisor - mean) / std, for each channel.
+of one item; as a static method it works where the data are not. `normalisation` says what is done to pixels of
+0 to 255: (pixel / divisor - mean) / std, for each channel; the run's `provenance.json` and its exports hold it.
 """
 
 import functools

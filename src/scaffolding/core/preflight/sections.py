@@ -74,7 +74,7 @@ def _section_faults(section: str, values: dict[str, Any], composed: Any, schema:
             continue
         rules = fields[name].metadata
         if value == MISSING:
-            yield Fault(key, ABSENT, "it has no value", "give it one in configs/base.yaml")
+            yield Fault(key, ABSENT, "it has no value", f"give it one: {key}=VALUE, or in configs/base.yaml")
         elif value is not None and value is not UNKNOWN and rules["check"] is not None:
             try:
                 is_allowed = rules["check"](value)

@@ -25,7 +25,8 @@ Fingerprints = dict[str, Any]
 def fingerprints(data: Mapping[str, Any], datasets: Mapping[str, Any], root: Path) -> Fingerprints:
     """What tells data from others: of a dataset that has it, the text `fingerprint()`; else of the files it reads.
 
-    These are the settings under `data:` that are paths of files, and what a dataset lists in an attribute `files`.
+    These are the settings under `data:` that are paths of files, and what a dataset lists in an attribute `files`. The
+    values of an attribute `normalisation` are recorded, too.
 
     Args:
         data: the data config, with resolved values.
@@ -38,8 +39,9 @@ def fingerprints(data: Mapping[str, Any], datasets: Mapping[str, Any], root: Pat
     for name, dataset in own.items():
         if callable(getattr(dataset, "fingerprint", None)):
             found[f"{name}.fingerprint()"] = str(dataset.fingerprint())
+    statistics = normalisations(own)
     if found:
-        return found
+        return found | statistics
     for key, value in leaves(data):
         path = _file(value, root)
         if path is not None and not key.endswith("_target_"):
@@ -50,7 +52,24 @@ def fingerprints(data: Mapping[str, Any], datasets: Mapping[str, Any], root: Pat
             found[f"{name}.files"] = _of_many(files)
         else:
             found |= {f"{name}.files.{index}": _of_file(path, root) for index, path in enumerate(files)}
+    return found | statistics
+
+
+def normalisations(datasets: Mapping[str, Any]) -> Fingerprints:
+    """The numbers by which datasets normalise, as they say in an attribute `normalisation`, a dict."""
+    found: Fingerprints = {}
+    for name, dataset in datasets.items():
+        stated = getattr(dataset, "normalisation", None)
+        if isinstance(stated, Mapping):
+            found |= {f"{name}.normalisation.{key}": _plain(value) for key, value in leaves(stated)}
     return found
+
+
+def _plain(value: Any) -> Any:
+    """A number, an array or a tensor as JSON holds it; of anything else what it prints."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return value if isinstance(value, int | float | None) else str(value)
 
 
 def _listed(dataset: Any) -> list[Any]:
