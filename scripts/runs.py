@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 
 from scaffolding.core.errors import UserError
-from scaffolding.core.find import find_run, read_output_root
+from scaffolding.core.find import open_run, read_output_root
 from scaffolding.core.folder.reading import open_here
 from scaffolding.core.folder.summary import NOTE
 from scaffolding.core.table.best import best
@@ -113,10 +113,10 @@ def do(args: argparse.Namespace) -> None:
     check(args)
     root = (args.output or read_output_root(ROOT)).resolve()
     if args.command == "note":
-        add_note(find_run(args.words[0], root), args.words[1])
+        add_note(open_run(args.words[0], root), args.words[1])
         return
     if args.command == "diff":
-        compared = read_some([find_run(word, root) for word in args.words], root)
+        compared = read_some([open_run(word, root) for word in args.words], root)
         differences = table_of_differences(compared)
         print(differences.in_format(args.format))
         if not differences.rows:

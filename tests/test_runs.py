@@ -135,10 +135,12 @@ def test_a_note_is_kept_and_shown(root: Path, tmp_path: Path) -> None:
     before = tree(copy)
     run(RUNS, "--output", copy, "note", "lr0.01_1", "lr too high, see the fork")
     run(RUNS, "--output", copy, "note", "0.01_1", "done")  # any part of a name that no other has
+    run(RUNS, "note", copy / "lr0.01_1", "by its path, from anywhere")
     lines = (copy / "lr0.01_1" / "note.txt").read_text().splitlines()
     assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d  ", "", line) for line in lines] == [
         "lr too high, see the fork",
         "done",
+        "by its path, from anywhere",
     ]
     head, *rows = table(copy)
     assert head[-1] == "note" and "see the fork" in rows[0][-1] and rows[1][-1] == ""
