@@ -1,12 +1,15 @@
 """The page of a run and the page that compares several, of real runs, in a real browser."""
 
+import base64
 import csv
 import json
 import math
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,12 @@ from conftest import BASE, TINY, run_train, wait_until
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.errors import StorageError, UserError
 from scaffolding.core.folder import folder
+from scaffolding.core.folder.summary import read_summary
 from scaffolding.core.report import write
 from scaffolding.core.report.content import advice
 from scaffolding.core.report.figures import MAX_FIGURES
 from scaffolding.core.report.write import write_report
+from scaffolding.experiment import Experiment
 
 SCRIPT = PROJECT_ROOT / "scripts" / "report.py"
 HOSTILE = (
@@ -51,9 +56,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data_of(page: Path) -> dict[str, Any]:
     """What the page was made of."""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    found = re.search(r'<script type="text/plain" id="data">(.*?)</script>', page.read_text())
     assert found is not None
-    data: dict[str, Any] = json.loads(found[1])
+    data: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(found[1])))
     return data
 
 
@@ -252,6 +257,39 @@ def test_commands_can_be_pasted(runs: Path, tmp_path: Path) -> None:
     again = subprocess.run(["sh", "-c", f"printf '%s\\n' {commands['again']}"], capture_output=True, text=True)
     assert again.stdout.splitlines() == ["python", *words]
     shutil.rmtree(runs / "nested")
+
+
+def test_commands_say_what_must_be_trusted(tmp_path: Path) -> None:
+    """They work as they stand; the run is of a target that no YAML file names."""
+    words = (*TINY, "run.budget=4", "run.save_every=1", "loss._target_=unnamed.CountingLoss", "run.name=plugin")
+    run_train(*words, f"paths.output_root={tmp_path}")
+    run = tmp_path / "plugin"
+    provenance = json.loads((run / "provenance.json").read_text())
+    typed = {"argv": ["train.py", *words, f"paths.output_root={tmp_path}"]}  # a test starts its runs in another way
+    (run / "provenance.json").write_text(json.dumps(provenance | typed))
+    shown = data_of(page_of(tmp_path, run))["run"]
+    commands = dict(shown["commands"])
+    assert shown["trust"] == ["unnamed.CountingLoss"]
+    resume = shlex.split(commands["resume"])[2:]
+    assert resume == ["resume=plugin", f"paths.output_root={tmp_path}", "trust=unnamed.CountingLoss"]
+    run_train(*resume, "run.budget=6")
+    assert read_summary(run)["step"] == 6
+    names: dict[str, Any] = {"Experiment": Experiment}
+    exec(commands["load"], names)
+    assert names["exp"].path == run.resolve()
+
+
+def test_without_a_page_the_last_lines_say_how_to_make_one(tmp_path: Path) -> None:
+    done = run_train(*TINY, "run.budget=2", "run.report=false", f"paths.output_root={tmp_path}", "run.name=plain")
+    run = tmp_path / "plain"
+    assert not (run / "report.html").exists()
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("report:")]
+    python, script, path = shlex.split(line.removeprefix("report:"))
+    assert python == "python" and path == str(run)
+    if not SCRIPT.exists():
+        pytest.skip("report.py has been deleted")
+    subprocess.run([sys.executable, script, path], check=True, capture_output=True)
+    assert data_of(run / "report.html")["run"]["status"] == "finished"
 
 
 def test_advice_needs_a_device_that_waits() -> None:

@@ -2,7 +2,6 @@
 // What all parts of the page use: elements, numbers as text, tables, and the reader's choices.
 // Whatever a run says becomes text by `append` or `textContent`, never markup.
 
-const data = JSON.parse(document.getElementById("data").textContent);
 const main = document.querySelector("main");
 
 /** An element with attributes, listeners (on...) and children; a child that is null is left out. */
