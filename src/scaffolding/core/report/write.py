@@ -10,11 +10,14 @@ import functools
 import hashlib
 import importlib.util
 import json
+import shlex
 import zlib
 from datetime import datetime
 from pathlib import Path
 from string import Template
 from typing import Any
+
+from loguru import logger
 
 from ..errors import UserError
 from ..folder.folder import storage_error, write_text
@@ -49,6 +52,28 @@ def write_report(runs: list[Path], file: Path, title: str = "", reload: float = 
         write_text(file, page)
     except OSError as error:
         raise storage_error(file, error) from error
+
+
+def write_at_end(run: Any) -> list[str]:
+    """Write report.html of a run that ends, unless `run.report` is false.
+
+    Returns:
+        The line that says where it is, or what command writes it; none for a run that is only rehearsed.
+    """
+    if run.path.parent.name.startswith("."):
+        return []
+    if not run.settings.report:
+        script = run.project.root / "scripts" / "report.py"
+        if script.is_relative_to(Path.cwd()):
+            script = script.relative_to(Path.cwd())
+        return [f"report:   python {shlex.join([str(script), str(run.path)])}"]
+    file = run.path / "report.html"
+    try:
+        write_report([run.path], file)
+    except Exception as error:  # the run is done, whatever becomes of the page
+        logger.warning(f"{file} was not written: {type(error).__name__}: {error}")
+        return []
+    return [f"report:   {file}"]
 
 
 def make_page(data: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """What a run says of itself: after the first step of a session, and in its last lines."""
 
 import math
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,29 +83,6 @@ def report(exp: Any, main: Callable[[Any], Any]) -> None:
     failed = [figures for figures in exp.processes.gather(exp.failed_figures) if figures]
     if failed:
         raise RunError(f"trained to the end, but figures failed: {failed[0]}")
-
-
-def write_page(run: Any) -> list[str]:
-    """Write report.html, unless `run.report` is false; the last line that says where it is, or how it is written.
-
-    A run that is only rehearsed has no page.
-    """
-    if run.path.parent.name.startswith("."):
-        return []
-    if not run.settings.report:
-        script = run.project.root / "scripts" / "report.py"
-        if script.is_relative_to(Path.cwd()):
-            script = script.relative_to(Path.cwd())
-        return [f"report:   python {shlex.join([str(script), str(run.path)])}"]
-    from ..report.write import write_report  # a run needs it only here
-
-    file = run.path / "report.html"
-    try:
-        write_report([run.path], file)
-    except Exception as error:  # the run is done, whatever becomes of the page
-        logger.warning(f"{file} was not written: {type(error).__name__}: {error}")
-        return []
-    return [f"report:   {file}"]
 
 
 def _compare_with_parent(path: Path) -> list[str]:

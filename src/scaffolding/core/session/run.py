@@ -35,7 +35,6 @@ from .exits import no_early_exit
 from .failure import cause_of
 from .new import clear, create
 from .record import Record, Start
-from .report import write_page
 
 
 class NoRun:
@@ -207,7 +206,9 @@ class Run:
                 if "record" in vars(self) and "tracking" in vars(self.record):  # they have been used
                     self.record.tracking.finish(End(code, self.state.step), self.stop)
                 if self.is_kept:
-                    lines += write_page(self)
+                    from ..report.write import write_at_end  # a run needs it only here
+
+                    lines += write_at_end(self)
                     lines += [f"run:      {self.path}", f"resume:   {self._resume_command()}"]
                 print("\n".join([*lines, *self.closing]), flush=True)
                 folder.release(self.path)
