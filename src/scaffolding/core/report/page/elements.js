@@ -36,7 +36,7 @@ function formatNumber(value) {
     if (Number.isInteger(value)) return value.toLocaleString("en");
     const size = Math.abs(value);
     if (size >= 1e6 || size < 1e-3) return value.toExponential(2);
-    return String(Number(value.toPrecision(4)));
+    return value.toLocaleString("en", { maximumSignificantDigits: 4 });
 }
 
 /** A setting as it would be typed. */
