@@ -33,6 +33,7 @@ HELPERS = (
     "core/errors.py",
     "core/folder/facts.py",
     "core/folder/folder.py",
+    "core/folder/summary.py",
     "core/intervals.py",
     "core/modes.py",
     "core/optimizers.py",

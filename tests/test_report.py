@@ -1,33 +1,41 @@
 """The page of a run and the page that compares several, of real runs, in a real browser."""
 
+import base64
 import csv
 import json
 import math
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import look, with_browser
+from browser import View, look, look_at_all, with_browser
 from conftest import BASE, TINY, run_train, wait_until
 
 from scaffolding.config import PROJECT_ROOT
 from scaffolding.core.errors import StorageError, UserError
 from scaffolding.core.folder import folder
+from scaffolding.core.folder.summary import read_summary
 from scaffolding.core.report import write
 from scaffolding.core.report.content import advice
 from scaffolding.core.report.figures import MAX_FIGURES
 from scaffolding.core.report.write import write_report
+from scaffolding.experiment import Experiment
 
 SCRIPT = PROJECT_ROOT / "scripts" / "report.py"
 HOSTILE = (
     "</script><script>window.ran='script'</script><img src=x onerror=window.ran='img'>$$x$$ ${data}"
     "<!--<svg onload=window.ran='svg'>"
 )
+
+
+pytestmark = pytest.mark.xdist_group("report")  # they share the real runs
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +59,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data_of(page: Path) -> dict[str, Any]:
     """What the page was made of."""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    found = re.search(r'<script type="text/plain" id="data">(.*?)</script>', page.read_text())
     assert found is not None
-    data: dict[str, Any] = json.loads(found[1])
+    data: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(found[1])))
     return data
 
 
-def page_of(tmp_path: Path, *paths: Path, title: str = "") -> Path:
-    write_report(list(paths), tmp_path / "page.html", title)
-    return tmp_path / "page.html"
+def page_of(tmp_path: Path, *paths: Path, title: str = "", file: str = "page.html") -> Path:
+    write_report(list(paths), tmp_path / file, title)
+    return tmp_path / file
 
 
 def copy_of(run: Path, tmp_path: Path, name: str = "copy") -> Path:
@@ -125,26 +133,26 @@ def test_many_rows_are_thinned_evenly_and_keep_their_ends(runs: Path, tmp_path: 
     assert {later - step for step, later in zip(train["step"], train["step"][1:], strict=False)} == {12, 13}
 
 
-@pytest.mark.parametrize(
-    ("name", "status"),
-    [("failed", "failed"), ("interrupted", "interrupted"), ("killed", "died"), ("early", "died"), ("pair", "finished")],
-)
+ENDED = {"failed": "failed", "interrupted": "interrupted", "killed": "died", "early": "died", "pair": "finished"}
+
+
 @with_browser
-def test_a_run_that_ended_in_any_way_has_a_page(runs: Path, tmp_path: Path, name: str, status: str) -> None:
-    seen = look(
-        page_of(tmp_path, runs / name),
-        "await chartsDone(); const text = (name) => all(name).map((each) => each.textContent);"
-        "return { words: text('header')[0], charts: charts().length,"
-        " bad: text('.frame.bad'), commands: text('code') };",
-    )
-    assert_quiet(seen)
-    found = seen["found"]
-    assert status in found["words"]
-    assert (found["charts"] > 0) == (name != "early")
-    if status == "failed":
-        assert "ZeroDivisionError" in found["bad"][0] and "planted" in found["bad"][0]
-    resumable = any("resume=" in command for command in found["commands"])
-    assert resumable == (runs / name / "checkpoints" / "latest.pt").exists()
+def test_a_run_that_ended_in_any_way_has_a_page(runs: Path, tmp_path: Path) -> None:
+    probe = """
+    await chartsDone();
+    const text = (name) => all(name).map((each) => each.textContent);
+    return { words: text("header")[0], charts: charts().length, bad: text(".frame.bad"), commands: text("code") };
+    """
+    views = [View(page_of(tmp_path, runs / name, file=f"{name}.html"), probe) for name in ENDED]
+    for (name, status), seen in zip(ENDED.items(), look_at_all(views), strict=True):
+        assert_quiet(seen)
+        found = seen["found"]
+        assert status in found["words"]
+        assert (found["charts"] > 0) == (name != "early")
+        if status == "failed":
+            assert "ZeroDivisionError" in found["bad"][0] and "planted" in found["bad"][0]
+        resumable = any("resume=" in command for command in found["commands"])
+        assert resumable == (runs / name / "checkpoints" / "latest.pt").exists()
 
 
 @with_browser
@@ -254,6 +262,39 @@ def test_commands_can_be_pasted(runs: Path, tmp_path: Path) -> None:
     shutil.rmtree(runs / "nested")
 
 
+def test_commands_say_what_must_be_trusted(tmp_path: Path) -> None:
+    """They work as they stand; the run is of a target that no YAML file names."""
+    words = (*TINY, "run.budget=4", "run.save_every=1", "loss._target_=unnamed.CountingLoss", "run.name=plugin")
+    run_train(*words, f"paths.output_root={tmp_path}")
+    run = tmp_path / "plugin"
+    provenance = json.loads((run / "provenance.json").read_text())
+    typed = {"argv": ["train.py", *words, f"paths.output_root={tmp_path}"]}  # a test starts its runs in another way
+    (run / "provenance.json").write_text(json.dumps(provenance | typed))
+    shown = data_of(page_of(tmp_path, run))["run"]
+    commands = dict(shown["commands"])
+    assert shown["trust"] == ["unnamed.CountingLoss"]
+    resume = shlex.split(commands["resume"])[2:]
+    assert resume == ["resume=plugin", f"paths.output_root={tmp_path}", "trust=unnamed.CountingLoss"]
+    run_train(*resume, "run.budget=6")
+    assert read_summary(run)["step"] == 6
+    names: dict[str, Any] = {"Experiment": Experiment}
+    exec(commands["load"], names)
+    assert names["exp"].path == run.resolve()
+
+
+def test_without_a_page_the_last_lines_say_how_to_make_one(tmp_path: Path) -> None:
+    done = run_train(*TINY, "run.budget=2", "run.report=false", f"paths.output_root={tmp_path}", "run.name=plain")
+    run = tmp_path / "plain"
+    assert not (run / "report.html").exists()
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("report:")]
+    python, script, path = shlex.split(line.removeprefix("report:"))
+    assert python == "python" and path == str(run)
+    if not SCRIPT.exists():
+        pytest.skip("report.py has been deleted")
+    subprocess.run([sys.executable, script, path], check=True, capture_output=True)
+    assert data_of(run / "report.html")["run"]["status"] == "finished"
+
+
 def test_advice_needs_a_device_that_waits() -> None:
     training = {"forward": 3.0, "backward": 2.0, "step": 1.0}
     assert "loader.num_workers" in advice({**training, "data": 4.0, "log": 0.1})
@@ -267,9 +308,8 @@ def test_advice_needs_a_device_that_waits() -> None:
 # --- how they act
 
 
-@with_browser
-def test_a_drag_zooms_all_charts_and_a_double_click_shows_all(runs: Path, tmp_path: Path) -> None:
-    probe = """
+ACTS = {  # what is done on the page of the finished run
+    "zoom": """
     await chartsDone();
     const ranges = () => charts().map((chart) => chart.dataset.range.split(" ").map(Number));
     const overlays = all(".overlay");
@@ -280,39 +320,16 @@ def test_a_drag_zooms_all_charts_and_a_double_click_shows_all(runs: Path, tmp_pa
     const again = ranges();
     overlays[0].dispatchEvent(new KeyboardEvent("keydown", { key: "+", bubbles: true }));
     return { whole, zoomed, again, keys: ranges() };
-    """
-    seen = look(page_of(tmp_path, runs / "finished"), probe)
-    assert_quiet(seen)
-    found = seen["found"]
-    assert len(found["whole"]) >= 3
-    for name in ("whole", "zoomed", "again", "keys"):
-        assert all(one == found[name][0] for one in found[name]), "charts show the same part"
-    (low, high), (first, last) = found["whole"][0], found["zoomed"][0]
-    assert low < first < last < high and (last - first) / (high - low) == pytest.approx(0.3, abs=0.08)
-    assert found["again"] == found["whole"]
-    assert found["keys"][0][1] - found["keys"][0][0] == pytest.approx((high - low) / 2)
-
-
-@with_browser
-def test_the_legend_says_the_values_under_the_cursor(runs: Path, tmp_path: Path) -> None:
-    probe = """
+    """,
+    "legend": """
     await chartsDone();
     const figure = all("figure").find((each) => each.querySelector("b").textContent === "loss");
     const overlay = figure.querySelector(".overlay");
     const left = () => new KeyboardEvent("keydown", { key: "ArrowLeft", bubbles: true });
     for (let i = 0; i < 60; i++) overlay.dispatchEvent(left());
     return all(".legend button", figure).map((button) => button.textContent);
-    """
-    seen = look(page_of(tmp_path, runs / "finished"), probe)
-    assert_quiet(seen)
-    first = next(row for row in rows_of(runs / "finished") if row["split"] == "train")
-    (shown,) = [text for text in seen["found"] if text.startswith("train")]
-    assert float(shown.split()[1]) == pytest.approx(float(first["loss"]), rel=1e-3)
-
-
-@with_browser
-def test_choices_draw_the_curves_anew(runs: Path, tmp_path: Path) -> None:
-    probe = """
+    """,
+    "choices": """
     await chartsDone();
     const [x, split] = all(".controls select");
     const log = document.querySelector(".controls input[type=checkbox]");
@@ -325,10 +342,43 @@ def test_choices_draw_the_curves_anew(runs: Path, tmp_path: Path) -> None:
     log.click(); await chartsDone();
     await choose(x, "time"); await chartsDone();
     return { begin, epoch, val, end: said() };
-    """
-    seen = look(page_of(tmp_path, runs / "finished"), probe)
-    assert_quiet(seen)
-    found = seen["found"]
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def acted(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each of ACTS finds, after one start of the browser."""
+    page = page_of(tmp_path_factory.mktemp("acts"), runs / "finished")
+    seen = dict(zip(ACTS, look_at_all([View(page, probe) for probe in ACTS.values()]), strict=True))
+    for each in seen.values():
+        assert_quiet(each)
+    return {name: each["found"] for name, each in seen.items()}
+
+
+@with_browser
+def test_a_drag_zooms_all_charts_and_a_double_click_shows_all(acted: dict[str, Any]) -> None:
+    found = acted["zoom"]
+    assert len(found["whole"]) >= 3
+    for name in ("whole", "zoomed", "again", "keys"):
+        assert all(one == found[name][0] for one in found[name]), "charts show the same part"
+    (low, high), (first, last) = found["whole"][0], found["zoomed"][0]
+    assert low < first < last < high and (last - first) / (high - low) == pytest.approx(0.3, abs=0.08)
+    assert found["again"] == found["whole"]
+    assert found["keys"][0][1] - found["keys"][0][0] == pytest.approx((high - low) / 2)
+
+
+@with_browser
+def test_the_legend_says_the_values_under_the_cursor(runs: Path, acted: dict[str, Any]) -> None:
+    found = acted["legend"]
+    first = next(row for row in rows_of(runs / "finished") if row["split"] == "train")
+    (shown,) = [text for text in found if text.startswith("train")]
+    assert float(shown.split()[1]) == pytest.approx(float(first["loss"]), rel=1e-3)
+
+
+@with_browser
+def test_choices_draw_the_curves_anew(runs: Path, acted: dict[str, Any]) -> None:
+    found = acted["choices"]
     assert found["begin"][0].startswith("loss over step: train last ")
     epochs = max(int(row["epoch"]) for row in rows_of(runs / "finished")) + 1
     assert float(found["epoch"].split()[1]) == pytest.approx(epochs, rel=0.1)
@@ -336,14 +386,15 @@ def test_choices_draw_the_curves_anew(runs: Path, tmp_path: Path) -> None:
     assert found["end"][0].startswith("loss over time in s: val last ")
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["finished", "failed", "exp_lr"])
 @with_browser
-def test_no_page_is_too_wide(runs: Path, tmp_path: Path, name: str, width: int) -> None:
-    paths = sorted(runs.glob("exp_lr/job*")) if name == "exp_lr" else [runs / name]
-    seen = look(page_of(tmp_path, *paths), "await chartsDone(); return innerWidth;", width=width)
-    assert_quiet(seen)
-    assert seen["found"] == width
+def test_no_page_is_too_wide(runs: Path, tmp_path: Path) -> None:
+    probe = "await chartsDone(); return innerWidth;"
+    shown = {"finished": [runs / "finished"], "failed": [runs / "failed"], "sweep": sorted(runs.glob("exp_lr/job*"))}
+    pages = [page_of(tmp_path, *paths, file=f"{name}.html") for name, paths in shown.items()]
+    views = [View(page, probe, width) for page in pages for width in (390, 1280)]
+    for view, seen in zip(views, look_at_all(views), strict=True):
+        assert_quiet(seen)
+        assert seen["found"] == view.width
 
 
 def luminance(color: str) -> float:

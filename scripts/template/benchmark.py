@@ -11,13 +11,10 @@ figure that is missed is printed and never an error: times depend on the machine
 """
 
 import os
-import shutil
-import statistics
-import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from functools import partial
 from itertools import chain, count, islice, product
@@ -27,16 +24,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from loguru import logger
-from many_runs import write_runs
+from measure import CYCLES, at_most, cpu, process, ratio, turns
+from see import see
 from shared import Row, run_sections
 
 from scaffolding import train as program
-from scaffolding.core.clock import Clock
-from scaffolding.core.means import Means
-from scaffolding.core.meter import Meter
 from scaffolding.core.output import LOG
-from scaffolding.core.processes.connect import ONE_PROCESS
-from scaffolding.core.report.write import write_report
 from scaffolding.core.session.run import Run
 from scaffolding.core.state.progress import RunState
 from scaffolding.data.mnist import MNIST
@@ -47,12 +40,14 @@ SOURCE = PROJECT.sources
 NUM_TRAIN, NUM_VAL, BATCH, THREADS = 60_000, 10_000, 64, torch.get_num_threads()
 torch.set_num_threads(1)  # but for some rows of the loop
 STEPS = -(-NUM_TRAIN // BATCH)  # an epoch
-CYCLES = {True: 3, False: 11}  # of a quick run, and of a full one
 IMAGES = torch.randn(NUM_TRAIN + NUM_VAL, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(NUM_TRAIN + NUM_VAL) % 10
 OVERRIDES = f"""data.dataset._target_={__name__}.Synthetic data.val_from_train={NUM_VAL / (NUM_TRAIN + NUM_VAL)}
     model=mlp mode=prod tracker=none plots=none run.device=cpu run.precision=float32 loader.batch_size={BATCH}
     run.eval_every=null run.plot_every=null run.save_every=null""".split()
+# A run with default settings, but for a dataset that needs no download.
+MNIST_RUN = f"""data=mnist data.dataset._target_={__name__}.Synthetic mode=prod tracker=none run.device=cpu
+    data.val_from_train={NUM_VAL / (NUM_TRAIN + NUM_VAL)} run.budget=1epochs""".split()
 # Runs `python PROGRAM ARGUMENTS` until its first optimizer step and prints the time; leaves importing torch to PROGRAM.
 UNTIL_FIRST_STEP = """
 import os, posix, runpy, sys, time
@@ -91,48 +86,6 @@ class Synthetic(MNIST):  # as many images as MNIST has, of its shapes and types;
         self.images, self.labels = IMAGES, LABELS
 
 
-def spread(values: list[float], unit: str) -> str:
-    low, _, high = statistics.quantiles(values, n=4)
-    return f"{statistics.median(values):.2f}{unit} ({low:.2f} to {high:.2f})"
-
-
-def at_most(what: str, values: list[float], unit: str, most: float) -> Row:
-    return what, spread(values, f" {unit}"), f"<= {most:g} {unit}", statistics.median(values) <= most
-
-
-def ratio(what: str, ours: list[float], floor: list[float], most: float | None, scale: float, unit: str) -> Row:
-    """How our times compare with those of the floor in the same cycle; without `most` it informs."""
-    found = [one / other for one, other in zip(ours, floor, strict=True)]
-    times = " against ".join(f"{scale * statistics.median(side):.4g}" for side in (ours, floor))
-    figure = f"<= {most:.2f}x" if most else ""
-    return what, f"{spread(found, 'x')}; {times} {unit}", figure, not most or statistics.median(found) <= most
-
-
-def turns(cycles: int, *sides: Callable[[], float]) -> list[list[float]]:
-    """What each side returns in every cycle after one to warm up; every other cycle goes backwards."""
-    orders = (1 - 2 * (cycle % 2) for cycle in range(cycles + 1))
-    found = [[side() for side in sides[::order]][::order] for order in orders][1:]
-    return [list(times) for times in zip(*found, strict=True)]
-
-
-def cpu(function: Callable[..., Any], *arguments: Any) -> float:
-    """Seconds of CPU time that a call takes."""
-    before = time.process_time()
-    function(*arguments)
-    return time.process_time() - before
-
-
-def process(*arguments: str) -> float:
-    """Run python on `arguments`: seconds to its end, or to the time that it prints."""
-    before = time.monotonic()
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
-    after = time.monotonic()
-    assert done.returncode == 0, f"{arguments[-1]} failed\n{done.stderr[-2000:]}"
-    if done.stdout.replace(".", "", 1).isdigit():
-        after = float(done.stdout)
-    return after - before
-
-
 def startup(quick: bool) -> Iterator[Row]:
     folder, cycles = Path("startup").absolute(), CYCLES[quick]
     bare, train, output = folder / "bare.py", str(SOURCE / "train.py"), folder / "runs"
@@ -145,66 +98,6 @@ def startup(quick: bool) -> Iterator[Row]:
     ):
         yield ratio(what, *turns(cycles, partial(process, *ours), partial(process, *floor)), most, 1, "s")
     yield at_most("`train.py data=mnist mode=dev`", [process(train, *words) for _ in range(cycles)], "s", 15)
-
-
-def see(quick: bool) -> Iterator[Row]:
-    folder, num = Path("see").absolute(), 1_000 if quick else 10_000
-    words = ("data=mnist", "model=mlp", "mode=dev", "run.rehearse_resume=false", "run.name=like")
-    process(str(SOURCE / "train.py"), *words, f"paths.output={folder / 'runs'}")
-    like = folder / "runs" / "like"
-    write_runs(folder / "many", like, num)
-    shown = (str(PROJECT.root / "scripts" / "runs.py"), "--output", str(folder / "many"))
-    query = ("--where", "optimizer.lr < 1e-2 and data=mnist and status=finished", "--sort", "val/loss")
-    times = [process(*shown, *query) for _ in range(CYCLES[quick])]
-    yield at_most(f"see: `runs.py --where ... --sort ...` of {num:,} runs", times, "s", 2)
-    yield at_most("see: phases and means, 2 metrics", [step_cost(quick) for _ in range(CYCLES[quick])], "us a step", 15)
-    long = folder / "long"
-    long_run(like, long, 10_000 if quick else 100_000)
-    runs = list((folder / "many").iterdir())[:1000]
-    for what, paths, most, largest in (
-        ("a small run", [like], 0.05, 0.6),
-        (f"a run of {10_000 if quick else 100_000:,} rows", [long], 2, 8),
-        (f"{len(runs):,} runs", runs, 3, 6),
-    ):
-        file = folder / "report.html"
-        times = [cpu(write_report, paths, file) for _ in range(CYCLES[quick] + 1)][1:]
-        yield at_most(f"see: writing the page of {what}", times, "s of CPU", most)
-        yield at_most(f"see: its weight, {what}", [file.stat().st_size / 1e6] * 2, "MB", largest)
-
-
-def step_cost(quick: bool) -> float:
-    """Microseconds of CPU that a step spends on its phases and on the means of two metrics, rows included."""
-    clock, meter, num = Clock(), Meter(ONE_PROCESS), 2_000 if quick else 20_000
-    loss, accuracy = torch.rand(()), torch.rand(())
-
-    def steps() -> None:
-        for step in range(num):
-            means = Means()
-            means.add("", loss, {"accuracy": accuracy}, 1.0)
-            metrics = means.values()
-            for phase in ("data", "step", "forward", "backward", "step"):
-                clock.enter(phase)
-            meter.add(metrics, BATCH)
-            if step % 50 == 0:
-                meter.average(metrics)
-
-    def bare() -> None:
-        for _ in range(num):
-            means = Means()
-            means.add("", loss, {"accuracy": accuracy}, 1.0)
-            means.values()
-
-    return (cpu(steps) - cpu(bare)) / num * 1e6
-
-
-def long_run(like: Path, run: Path, num_rows: int) -> None:
-    """A copy of a run with so many training rows, and without figures."""
-    shutil.copytree(like, run, ignore=shutil.ignore_patterns("figures", "checkpoints", "wandb"))
-    file = run / "facts" / "scalars.csv"
-    head, *rows = file.read_text().splitlines()
-    row = next(row for row in rows if ",train," in row).split(",")
-    lines = [",".join([str(step), "0", str(step * BATCH), *row[3:]]) for step in range(1, num_rows + 1)]
-    file.write_text("\n".join([head, *lines, ""]))
 
 
 class BareLoop:
@@ -306,7 +199,14 @@ def evaluation(quick: bool) -> Iterator[Row]:
     yield ratio(f"evaluation of {NUM_VAL:,} items / bare, indexing", *times, 1.3, 1e3, "ms of CPU")
 
 
-SECTIONS = {"startup": startup, "see": see, "loop": loop, "data": data, "resume": resume, "eval": evaluation}
+SECTIONS = {
+    "startup": startup,
+    "see": partial(see, mnist=MNIST_RUN),
+    "loop": loop,
+    "data": data,
+    "resume": resume,
+    "eval": evaluation,
+}
 
 if __name__ == "__main__":
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # byte code is cached, as it is everywhere but in some containers

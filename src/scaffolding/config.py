@@ -110,6 +110,7 @@ class RunConfig:
     rehearse_resume: bool = setting(FREE)
     provenance: str = one_of("allow", "warn", "refuse", "ephemeral", change=FREE)
     console_level: str = one_of("debug", "info", "warning", "error", change=FREE)
+    report: bool = setting(FREE)
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..core.folder.facts import COLUMNS
+from ..core.folder.summary import read_summary
 from . import Drawing, titled
 
 COLORS = {"train": "#7fa8c9", "val": "#1b4965", "test": "#c1440e", "rollout": "#5b8c5a"}
@@ -50,11 +51,12 @@ class Curves:
         for axes in panels[len(drawn) :]:
             axes.remove()
         lines: dict[str, Any] = {}
+        best = best_step(exp)
         for index, ((metric, splits), axes) in enumerate(zip(drawn.items(), panels, strict=False)):
             lines |= {split: self.draw(axes, split, points) for split, points in splits.items()}
-            if exp.state.best_step is not None:
+            if best is not None:
                 style: Any = {"color": "black", "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
-                lines[f"best: step {exp.state.best_step}"] = axes.axvline(exp.state.best_step, **style)
+                lines[f"best: step {best}"] = axes.axvline(best, **style)
             if not is_rate(metric) and self.is_falling([value for points in splits.values() for _, value in points]):
                 axes.set_yscale("log")
             titled(axes, metric)
@@ -101,6 +103,19 @@ def by_metric(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Points]]:
             if name not in COLUMNS and not name.startswith("seconds/"):
                 metrics.setdefault(name, {}).setdefault(split, []).append((step, value))
     return metrics
+
+
+def best_step(exp: Any) -> int | None:
+    """The step of the run's best weights; None: it is not known.
+
+    A checkpoint is saved before the evaluation of its step. So once a run has ended, its summary knows better.
+    """
+    found: int | None = exp.state.best_step
+    if exp.path is not None:
+        summary = read_summary(exp.path)
+        if summary["status"] != "running" and summary["best_step"] is not None:
+            found = summary["best_step"]
+    return found
 
 
 def in_words(splits: dict[str, Points]) -> str:

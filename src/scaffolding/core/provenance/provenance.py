@@ -186,6 +186,7 @@ def record(run: Path, exp: Any) -> None:
         )
         now["set_by"] = settings_by_place(project, before)
         now["data"] = of_experiment(exp)
+        now["trust"] = exp.run.trust  # what resume= and from_path need: the page of the run shows it
         if is_resumed:
             del now["packages"]
             now = {"resumed": [*before.get("resumed", ()), {"step": step, **now}]}

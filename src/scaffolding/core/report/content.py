@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import statistics
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from ..clock import is_waiting_for_data, training_seconds
 from ..errors import CONTROL, UserError
 from ..folder.reading import MAX_FACTS, open_plain, read_bytes, read_json, read_yaml
 from ..folder.summary import read_summary
+from .commands import commands_of, needed_trust, sessions
 from .curves import read_curves
 from .figures import read_figures
 
@@ -33,7 +33,7 @@ def read_run(run: Path) -> dict[str, Any]:
     problems: list[str] = []
 
     def part(empty: Any, read: Callable[[], Any]) -> Any:
-        """A part of the page; empty, and a problem, where its file is damaged."""
+        """A part of the page; where its file is damaged, `empty`, and the page names the problem."""
         try:
             return read()
         except UserError as error:
@@ -48,15 +48,16 @@ def read_run(run: Path) -> dict[str, Any]:
         "reason": _text(summary["reason"]),
         "description": _text(summary["description"]),
         "tags": [_text(tag) for tag in summary["tags"]],
-        "traceback": _traceback(events) if summary["status"] == "failed" else "",
+        "traceback": _traceback(events, summary["status"]),
         "curves": curves,
         "results": summary["results"],
         "speed": _speed(curves),
-        "epoch": max((epochs[-1] or 0 for split in curves.values() if (epochs := split["epoch"])), default=None),
+        "epoch": _epoch(curves),
         "phases": sorted(summary["seconds"].items(), key=lambda pair: -pair[1]),
         "advice": advice(summary["seconds"]),
         "config": part([], lambda: _config(run, summary["settings"], provenance)),
-        "commands": _commands(run, summary["settings"], provenance),
+        "commands": [[label, _text(command)] for label, command in commands_of(run, summary["settings"], provenance)],
+        "trust": [_text(name) for name in needed_trust(provenance)],
         "figures": read_figures(run / "figures", problems),
         "provenance": _provenance(provenance),
         "changed": part([], lambda: _changed_files(run / "changes.patch")),
@@ -68,42 +69,50 @@ def read_run(run: Path) -> dict[str, Any]:
 
 
 def advice(seconds: dict[str, float]) -> str:
-    """What would make a run faster, in a sentence; "" where nothing stands out.
+    """A sentence that says what would make a run faster; "" where nothing stands out.
 
-    Waiting for data is only worth a word where the device has nothing else to do.
+    It mentions waiting for data only where the device has nothing else to do.
     """
     total = sum(seconds.values())
     if is_waiting_for_data(seconds):
         share = f"{100 * seconds['data'] / training_seconds(seconds):.0f} %"
         return f"Training waits for data {share} of its time: raise loader.num_workers, or keep the data in memory."
     phase = max(SAVERS, key=lambda phase: seconds.get(phase, 0.0))
-    if total > 60 and seconds.get(phase, 0.0) > SLOW * total:  # of a shorter run it does not matter
+    if total > 60 and seconds.get(phase, 0.0) > SLOW * total:  # in a shorter run it does not matter
         share = f"{100 * seconds[phase] / total:.0f} %"
         return f"{phase.capitalize()} takes {share} of the time: a larger {SAVERS[phase]} makes the run faster."
     return ""
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).translate(CONTROL)
+    if value is None:
+        return ""
+    return str(value).translate(CONTROL)
 
 
 def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict):
+        return {}
+    return value
 
 
 def _mapping(file: Path) -> dict[str, Any]:
-    return read_json(file) if os.path.lexists(file) else {}
+    if not os.path.lexists(file):
+        return {}
+    return read_json(file)
 
 
 def _tail(file: Path, size: int = TAIL) -> str:
-    """The end of a text file, from the beginning of a line on; "" where there is no file."""
+    """The end of a text file, from the beginning of a line on; "" where the file does not exist."""
     if not os.path.lexists(file):
         return ""
     with open_plain(file, MAX_FACTS) as stream:
         start = max(0, os.fstat(stream.fileno()).st_size - size)
         stream.seek(start)
         text = stream.read().decode(errors="replace")
-    return text.partition("\n")[2] if start else text
+    if start:
+        text = text.partition("\n")[2]
+    return text
 
 
 def _log(file: Path) -> str:
@@ -111,7 +120,7 @@ def _log(file: Path) -> str:
 
 
 def _events(file: Path) -> list[dict[str, Any]]:
-    """The last events, oldest first; a line that is just being written is left out."""
+    """The last events, oldest first, without a line that the run is just writing."""
     found = []
     for line in _tail(file).splitlines():
         try:
@@ -128,7 +137,9 @@ def _event(event: dict[str, Any]) -> list[Any]:
     rest = {key: value for key, value in event.items() if key not in ("time", "event", "step", "traceback")}
     when = _text(event.get("time"))[:19].replace("T", " ")
     step = event.get("step")
-    return [when, _text(event.get("event")), step if isinstance(step, int) else None, _said(rest)]
+    if not isinstance(step, int):
+        step = None
+    return [when, _text(event.get("event")), step, _said(rest)]
 
 
 def _said(values: dict[str, Any]) -> str:
@@ -143,16 +154,29 @@ def _said(values: dict[str, Any]) -> str:
     return ", ".join(part for part in parts if part)[:2000]
 
 
-def _traceback(events: list[dict[str, Any]]) -> str:
-    failed = [event["traceback"] for event in events if event.get("event") == "on_exception" and "traceback" in event]
-    return _text(failed[-1]) if failed else ""
+def _traceback(events: list[dict[str, Any]], status: str) -> str:
+    """That of the last exception, of a run that failed."""
+    if status != "failed":
+        return ""
+    for event in reversed(events):
+        if event.get("event") == "on_exception" and "traceback" in event:
+            return _text(event["traceback"])
+    return ""
 
 
 def _speed(curves: dict[str, Any]) -> float | None:
     """The median of the items per second, as the first row of a session is slow."""
     speeds = curves.get("train", {}).get("values", {}).get("items_per_second", [])
     numbers = [speed for speed in speeds if isinstance(speed, float)]
-    return round(statistics.median(numbers), 1) if numbers else None
+    if not numbers:
+        return None
+    return round(statistics.median(numbers), 1)
+
+
+def _epoch(curves: dict[str, Any]) -> float | None:
+    """The epochs that had passed at the last row; None: no row says it."""
+    epochs = [split["epoch"][-1] or 0 for split in curves.values() if split["epoch"]]
+    return max(epochs, default=None)
 
 
 def _config(run: Path, settings: dict[str, Any], provenance: dict[str, Any]) -> list[list[Any]]:
@@ -163,53 +187,36 @@ def _config(run: Path, settings: dict[str, Any], provenance: dict[str, Any]) -> 
     rows = []
     for key, value in settings.items():
         places = [place for place in set_by.get(key) or [] if isinstance(place, list) and len(place) == 2]
-        default = _value(places[0][1]) if len(places) > 1 else None
-        rows.append([_text(key), _value(value), default, _text(places[-1][0]) if places else None])
+        default = source = None
+        if len(places) > 1:
+            default = _value(places[0][1])
+        if places:
+            source = _text(places[-1][0])
+        rows.append([_text(key), _value(value), default, source])
     return rows
 
 
 def _words_given(run: Path) -> dict[str, list[list[Any]]]:
-    """What the command line set, of a run that does not say where its settings are from."""
+    """What the command line set, for a run that does not say where its settings are from."""
     file = run / "overrides.yaml"
-    words = read_yaml(file) if os.path.lexists(file) else []
-    pairs = [str(word).lstrip("+~").partition("=") for word in words] if isinstance(words, list) else []
+    if not os.path.lexists(file):
+        return {}
+    words = read_yaml(file)
+    if not isinstance(words, list):
+        return {}
+    pairs = [str(word).lstrip("+~").partition("=") for word in words]
     return {key: [["command line", value]] for key, _, value in pairs}
 
 
 def _value(value: Any) -> str:
     """A setting as it would be typed."""
-    return _text(value) if isinstance(value, str) else _text(json.dumps(value, ensure_ascii=False))
-
-
-def _commands(run: Path, settings: dict[str, Any], provenance: dict[str, Any]) -> list[list[str]]:
-    """What to paste to start such a run again, to carry it on, and to load it in Python."""
-    words = [str(word) for word in provenance.get("argv") or [] if isinstance(word, str)]
-    commands = []
-    if words:
-        commands.append(["again", shlex.join(["python", *words])])
-    checkpoints = run / "checkpoints"
-    if words and (checkpoints / "latest.pt").exists():
-        name, root = _name_below_root(run, str(settings.get("paths.output_root")))
-        given = [f"paths.output_root={root}"] if any(word.startswith("paths.output") for word in words) else []
-        commands.append(["resume", shlex.join(["python", words[0], f"resume={name}", *given])])
-    newest = "best" if (checkpoints / "best.pt").exists() else "latest"
-    if (checkpoints / f"{newest}.pt").exists():
-        path = json.dumps(str(run.resolve()), ensure_ascii=False)
-        commands.append(["load", f'exp = Experiment.from_path({path}, checkpoint="{newest}")'])
-    return [[label, _text(command)] for label, command in commands]
-
-
-def _name_below_root(run: Path, output_root: str) -> tuple[str, Path]:
-    """The name that `resume=` takes, which is the path below the output root, and that root."""
-    parts = Path(output_root).parts
-    for folder in run.resolve().parents:
-        if folder.parts[-len(parts) :] == parts:
-            return run.resolve().relative_to(folder).as_posix(), folder
-    return run.name, run.resolve().parent
+    if not isinstance(value, str):
+        value = json.dumps(value, ensure_ascii=False)
+    return _text(value)
 
 
 def _provenance(found: dict[str, Any]) -> list[list[str]]:
-    """Names and values of what provenance.json says, but for what has a place of its own on the page."""
+    """Names and values of what provenance.json says, but for what the page shows in another place."""
     commit = found.get("commit")
     if commit and found.get("dirty"):
         commit = f"{commit} and uncommitted changes"
@@ -217,7 +224,7 @@ def _provenance(found: dict[str, Any]) -> list[list[str]]:
     facts |= {**_dict(found.get("machine")), **_dict(found.get("numerics"))}
     facts |= {
         "parent": found.get("parent"),
-        "resumed at step": [entry.get("step") for entry in found.get("resumed") or [] if isinstance(entry, dict)],
+        "resumed at step": [entry.get("step") for entry in sessions(found)[1:]],
     }
     return [[_text(name), _value(value)] for name, value in facts.items() if value not in (None, [], {}, "")]
 

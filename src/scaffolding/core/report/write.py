@@ -1,7 +1,8 @@
 """The page that shows a run, or compares several: one HTML file with everything in it, which needs no network.
 
-Python writes what the runs say as JSON into the file, and the page makes itself of it. The charts are drawn by BokehJS,
-which is taken from the installed package `bokeh` as it is; Python's own bokeh is not imported. Does not import torch.
+Python writes what the runs say into the file, as compressed JSON, and the page makes itself of it. The charts are drawn
+by BokehJS, which is taken from the installed package `bokeh` as it is; Python's own bokeh is not imported. Does not
+import torch.
 """
 
 import base64
@@ -9,11 +10,14 @@ import functools
 import hashlib
 import importlib.util
 import json
+import shlex
 import zlib
 from datetime import datetime
 from pathlib import Path
 from string import Template
 from typing import Any
+
+from loguru import logger
 
 from ..errors import UserError
 from ..folder.folder import storage_error, write_text
@@ -50,17 +54,39 @@ def write_report(runs: list[Path], file: Path, title: str = "", reload: float = 
         raise storage_error(file, error) from error
 
 
+def write_at_end(run: Any) -> list[str]:
+    """Write report.html of a run that ends, unless `run.report` is false.
+
+    Returns:
+        The line that says where it is, or what command writes it; none for a run that is only rehearsed.
+    """
+    if run.path.parent.name.startswith("."):
+        return []
+    if not run.settings.report:
+        script = run.project.root / "scripts" / "report.py"
+        if script.is_relative_to(Path.cwd()):
+            script = script.relative_to(Path.cwd())
+        return [f"report:   python {shlex.join([str(script), str(run.path)])}"]
+    file = run.path / "report.html"
+    try:
+        write_report([run.path], file)
+    except Exception as error:  # the run is done, whatever becomes of the page
+        logger.warning(f"{file} was not written: {type(error).__name__}: {error}")
+        return []
+    return [f"report:   {file}"]
+
+
 def make_page(data: dict[str, Any]) -> str:
     """The page of what `read_run` or `read_runs` found.
 
-    Only the scripts whose hashes are in its policy can run, nothing can be loaded, and a `<` in the data is not written
-    as one: whatever the runs say stays text.
+    Only the scripts whose hashes are in its policy can run, nothing can be loaded, and the data is packed into letters
+    and digits: whatever the runs say stays text.
     """
     library, library_hash = _library()
     scripts, scripts_hash = _scripts()
     boot = _text("boot.js")
     parts = {
-        "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        "data": _packed(json.dumps(data, separators=(",", ":"), allow_nan=False).encode()),
         "library": library,
         "scripts": scripts,
         "boot": boot,
@@ -72,23 +98,25 @@ def make_page(data: dict[str, Any]) -> str:
 
 @functools.cache
 def _library() -> tuple[str, str]:
-    """BokehJS, as `_packed` gives it."""
+    """BokehJS, packed, and the hash of what the page unpacks."""
     spec = importlib.util.find_spec("bokeh")  # this does not import it
     file = Path(spec.origin).parent / BOKEH if spec is not None and spec.origin else None
     if file is None or not file.exists():
         raise UserError("a report needs the package bokeh, whose BokehJS draws its charts\nrun pdm install")
-    return _packed(file.read_bytes())
+    code = file.read_bytes()
+    return _packed(code), _hash(code)
 
 
 @functools.cache
 def _scripts() -> tuple[str, str]:
-    """The scripts of the page itself, as `_packed` gives them."""
-    return _packed("\n".join(_text(f"{name}.js") for name in SCRIPTS).encode())
+    """The scripts of the page itself, likewise."""
+    code = "\n".join(_text(f"{name}.js") for name in SCRIPTS).encode()
+    return _packed(code), _hash(code)
 
 
-def _packed(code: bytes) -> tuple[str, str]:
-    """A script, compressed and in base64, and the hash of what the page unpacks."""
-    return base64.b64encode(zlib.compress(code)).decode(), _hash(code)
+def _packed(content: bytes) -> str:
+    """Bytes, compressed and in base64: a third of the JSON of many rows."""
+    return base64.b64encode(zlib.compress(content)).decode()
 
 
 def _hash(code: bytes) -> str:

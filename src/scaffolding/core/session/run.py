@@ -206,7 +206,9 @@ class Run:
                 if "record" in vars(self) and "tracking" in vars(self.record):  # they have been used
                     self.record.tracking.finish(End(code, self.state.step), self.stop)
                 if self.is_kept:
-                    lines += self._write_report()
+                    from ..report.write import write_at_end  # a run needs it only here
+
+                    lines += write_at_end(self)
                     lines += [f"run:      {self.path}", f"resume:   {self._resume_command()}"]
                 print("\n".join([*lines, *self.closing]), flush=True)
                 folder.release(self.path)
@@ -273,20 +275,6 @@ class Run:
             summary.write_summary(self.path, content)
         except OSError as error:
             logger.warning(folder.storage_error(self.path / summary.FILE, error))
-
-    def _write_report(self) -> list[str]:
-        """Write report.html; a last line that says where it is. A run that is only rehearsed has none."""
-        if self.path.parent.name.startswith("."):
-            return []
-        from ..report.write import write_report  # a run needs it only here
-
-        file = self.path / "report.html"
-        try:
-            write_report([self.path], file)
-        except Exception as error:  # the run is done, whatever becomes of the page
-            logger.warning(f"{file} was not written: {type(error).__name__}: {error}")
-            return []
-        return [f"report:   {file}"]
 
     @contextlib.contextmanager
     def _log_file(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 // What all parts of the page use: elements, numbers as text, tables, and the reader's choices.
 // Whatever a run says becomes text by `append` or `textContent`, never markup.
 
-const data = JSON.parse(document.getElementById("data").textContent);
 const main = document.querySelector("main");
 
 /** An element with attributes, listeners (on...) and children; a child that is null is left out. */
@@ -37,7 +36,7 @@ function formatNumber(value) {
     if (Number.isInteger(value)) return value.toLocaleString("en");
     const size = Math.abs(value);
     if (size >= 1e6 || size < 1e-3) return value.toExponential(2);
-    return String(Number(value.toPrecision(4)));
+    return value.toLocaleString("en", { maximumSignificantDigits: 4 });
 }
 
 /** A setting as it would be typed. */

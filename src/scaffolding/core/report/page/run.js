@@ -98,7 +98,16 @@ function results(run) {
 }
 
 function commands(run) {
-    return element("div", { class: "commands" }, ...run.commands.map(([label, text]) => copied(label, text)));
+    const box = element("div", { class: "commands" }, ...run.commands.map(([label, text]) => copied(label, text)));
+    if (run.trust.length)
+        box.append(
+            element(
+                "p",
+                { class: "dim" },
+                `trust= lets the config of this run name ${run.trust.join(", ")}. Paste it only if you trust that code.`,
+            ),
+        );
+    return box;
 }
 
 // --- figures
