@@ -227,6 +227,17 @@ def test_curves() -> None:
 
 
 @needs("curves")
+def test_curves_of_a_loaded_run_mark_its_best_step(train: Train, output_root: Path) -> None:
+    """The checkpoint of that step was saved before the evaluation that made it the best."""
+    train(*BASE, "optimizer=sgd", "run.name=run")
+    exp = Experiment.from_path(output_root / "run", trust=("tiny",))
+    best = exp.state.step
+    assert exp.state.best_step != best
+    texts = make("curves")(exp).legends[0].get_texts()
+    assert f"best: step {best}" in [text.get_text() for text in texts]
+
+
+@needs("curves")
 def test_curves_leave_out_the_machine_and_write_what_has_no_course() -> None:
     machine = {"time": 1.0, "items_per_second": 5.0, "peak_memory_mb": 3.0, "seconds/data": 0.1}
     rows: list[dict[str, Any]] = [
