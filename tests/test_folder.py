@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +17,14 @@ from unittest.mock import Mock
 
 import coolname
 import pytest
-from conftest import BASE, Train, generators
+from conftest import BASE, ENV, TESTS, Train, generators
 
 from scaffolding.core.errors import UserError
 from scaffolding.core.find import find_run, list_runs, open_run, read_output_root, shortest_name
 from scaffolding.core.folder import folder
 from scaffolding.core.folder.folder import claim, read_status
 from scaffolding.core.state.files import find_checkpoint
-from scaffolding.experiment import Experiment
+from scaffolding.experiment import PROJECT, Experiment
 
 
 def test_twenty_simultaneous_starts_get_twenty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +227,29 @@ def test_status(tmp_path: Path) -> None:
     assert read_status(tmp_path)["status"] == "running"  # another machine's processes cannot be seen from here
     (tmp_path / "status.json").write_text(json.dumps(content | {"status": "finished"}))
     assert read_status(tmp_path)["status"] == "finished"
+
+
+LOCK_TWICE = """
+import sys
+from {0}.core import system
+assert system.IS_WINDOWS
+with open(sys.argv[1], "a+") as first, open(sys.argv[1], "a+") as second:
+    system.lock(first)
+    try:
+        system.lock(second)
+    except OSError as error:
+        assert error.errno in system.IN_USE
+        print("in use")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it disguises Linux")
+def test_a_lock_is_taken_on_windows(tmp_path: Path) -> None:
+    """As far as Linux can look like it; test_windows.py does the same with a run."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS / "windows"), ENV["PYTHONPATH"]])}
+    program = [sys.executable, "-c", LOCK_TWICE.format(PROJECT.package), str(tmp_path / ".lock")]
+    done = subprocess.run(program, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "in use\n"), done.stderr
 
 
 @pytest.mark.parametrize("missing", ["symlink", "link symlink"])

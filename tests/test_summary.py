@@ -224,6 +224,25 @@ def test_a_summary_has_what_the_files_have(whole_run: Path, tmp_path: Path) -> N
     assert read_summary(copy)["note"] == "too high"
 
 
+@pytest.mark.parametrize(("mode", "best_step"), [("min", 2), ("max", 3)])
+def test_the_best_evaluation_counts_although_it_is_not_the_last(tmp_path: Path, mode: str, best_step: int) -> None:
+    """Of a run whose summary is written, and of one that was killed before."""
+    facts = Facts(tmp_path / "facts")
+    facts.folder.mkdir()
+    place = {"epoch": 0, "samples": 1, "time": 1.0}
+    losses = {1: 0.5, 2: 0.25, 3: 1.0, 4: 0.75}
+    for step, loss in losses.items():
+        facts.add_row({"step": step, "split": "val", "loss": loss, **place})
+    config = {"run": {"monitor": "val/loss", "monitor_mode": mode}}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    (tmp_path / "status.json").write_text(json.dumps({"status": "finished", "step": 4, "time": 1.0}))
+    killed = read_summary(tmp_path)
+    assert (killed["best"], killed["best_step"]) == (losses[best_step], best_step)
+    assert killed["results"] == {"val/loss": losses[best_step]}
+    content = {"best_step": best_step, "monitor": "val/loss", "monitor_mode": mode, "seconds": {}}
+    assert summary.summarise(tmp_path, content, config)["results"] == {"val/loss": losses[best_step]}
+
+
 def test_a_run_that_is_at_work_or_was_killed_has_no_summary(train: Train, output_root: Path) -> None:
     train(*BASE, "run.name=run")
     assert (output_root / "run" / summary.FILE).exists()
