@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,10 @@ def test_a_sweep_hands_its_points_to_a_queue(tmp_path: Path, name: str) -> None:
         return
     queue = ["--array=0,1%3", "--job-name=exp_lr", f"--output={folder}/job%a.txt"]
     assert said == [*queue, str(JOBS / name), str(folder), *place]
+
+
+@pytest.mark.skipif(not (JOBS / "ray.py").exists(), reason="ray.py has been deleted")
+@pytest.mark.skipif(find_spec("ray") is not None, reason="ray is installed")
+def test_ray_that_is_missing_is_told_with_its_group() -> None:
+    done = subprocess.run([sys.executable, str(JOBS / "ray.py"), "2"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "error: ray is not installed\nonce: pdm install -G cluster\n"

@@ -1,6 +1,6 @@
 """One run on a Ray cluster, or on this machine as one: a process per GPU, or per CPU where there is none.
 
-    pip install ray                                            # once
+    pdm install -G cluster                                     # once
     python scripts/jobs/ray.py 4 data=mnist mode=prod run.accumulate=4 job=first
     python scripts/jobs/ray.py 4 --cpus 8 --gpus 1 --restarts 20 data=mnist mode=prod run.accumulate=4 job=first
 
@@ -13,6 +13,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAIN = next(ROOT.glob("src/*/train.py"))
 if sys.path[0] == str(Path(__file__).resolve().parent):
     del sys.path[0]  # this file must not hide the library of its name
+
+if find_spec("ray") is None:
+    print("error: ray is not installed\nonce: pdm install -G cluster", file=sys.stderr)
+    sys.exit(2)
 
 import ray  # noqa: E402
 from ray.util.placement_group import placement_group, remove_placement_group  # noqa: E402

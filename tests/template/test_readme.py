@@ -1,8 +1,9 @@
-"""README.md and then configs/README.md, executed in a clone: every command, every file and changed line that they show.
+"""README.md, scripts/README.md and configs/README.md, executed in a clone: each command, file and changed line in them.
 
 A block is ```bash (commands), ```python or ```yaml (a file, where one of its first lines is a comment with its path,
 else a program), ```diff (lines to replace) or ```text. A ```text block right after commands is what they print.
-`Commands within a sentence` are executed, too. The install commands really run, with this test's pip.
+`Commands within a sentence` are executed, too. The install commands really run, with this test's pip. Of
+scripts/README.md, the lines that begin with `python scripts/`, but for those in ELSEWHERE.
 """
 
 import os
@@ -27,6 +28,8 @@ INLINE = re.compile(r"`((?:python|pdm|pip|source) [^`]*)`")
 FILE = re.compile(r"^# (added at the end of )?((?:src|configs|scripts|tests)/[\w./]+)", re.MULTILINE)
 # the real run is cut short, and without the data it trains on the sample that the package ships
 SHORT = "run.budget=20steps" + ("" if DATA else " loader.sample=true")
+# lines of scripts/README.md that other tests run: they need a text, a file, an optional group, W&B, a queue or a remote
+ELSEWHERE = re.compile(r"(sample|predict|export|sync|replay|rename|pull_template|sweep|submit|clean_jobs|ray)\.py")
 CALLED = {"data=NAME": "data=birdcall", "model=NAME": "model=birdnet"}  # of the names that a user puts in
 
 
@@ -113,6 +116,15 @@ def run_inline(prose: str, clone: Path) -> None:
         run_bash(" ".join(command.split()), clone)
 
 
+def run_scripts(text: str, clone: Path) -> None:
+    """Run what scripts/README.md shows, each line on the run `calls`."""
+    lines = re.findall(r"^    (python scripts/.*?)(?: +#.*)?$", text, re.MULTILINE)
+    lines = [re.sub(r"\bRUN\b", "calls", line) for line in lines if not ELSEWHERE.search(line)]
+    assert len(lines) > 10
+    for line in lines:
+        run_bash(line, clone)
+
+
 @pytest.mark.full
 def test_every_command_and_example(clone: Path) -> None:
     """Fails where a command, a file or a number of the README does not work as it stands there.
@@ -123,11 +135,14 @@ def test_every_command_and_example(clone: Path) -> None:
     if DATA:
         shutil.copytree(Path(DATA, "mnist"), clone / "_data/MNIST/raw", copy_function=shutil.copyfile)
     files = execute(README, clone)
+    run_scripts((clone / "scripts/README.md").read_text(), clone)
+    run_bash("pdm run train mode=dev run.name=both 'tracker=[wandb,tensorboard]'", clone)
+    shown = [path.name for name in ("calls", "dev/both") for path in (clone / "_output" / name).rglob("*")]
     tree = next(body for kind, body in BLOCK.findall(README) if kind == "text" and "provenance.json" in body)
     # a line that only its description fills goes on with the one above
     for line in re.findall(r"^  (\S.*)", tree, re.MULTILINE):
         for name in re.split(r"\s{3,}", line.strip())[0].replace("->", "").split():
-            assert list((clone / "_output/calls").rglob(Path(name).name)), f"no {name} in a run's folder"
+            assert Path(name).name in shown, f"no {name} in a run's folder"
     files += execute((clone / "configs/README.md").read_text(), clone)  # renamed by now
     assert len(files) == 7
     for command in (["ruff", "check", *files], ["ruff", "format", "--check", *files], ["mypy", *files]):
