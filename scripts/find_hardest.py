@@ -36,14 +36,9 @@ def main() -> None:
     parts = []
     with torch.no_grad():
         for batch in exp.val_loader:
-            try:
-                inputs, labels = batch
-                logits = exp.model(inputs)
-                is_classifier = logits.ndim == 2 and labels.ndim == 1
-            except Exception:  # a generator takes noise
-                is_classifier = False
-            if not is_classifier:
-                parser.error(f"{path.name}: a {type(exp.model).__name__} classifies no items")
+            logits, labels = classified(exp.model, batch)
+            if logits is None:
+                parser.error(f"{path.name}: a {type(exp.model).__name__} does not classify items")
             losses = F.cross_entropy(logits, labels, reduction="none")
             parts.append(torch.stack([losses.double(), labels.double(), logits.argmax(dim=1).double()], dim=1))
     table = torch.cat(parts)  # a row for each item: loss, true class, predicted class
@@ -69,6 +64,17 @@ def main() -> None:
         except OSError as error:
             parser.error(f"{file} cannot be written: {error.strerror}")
         print(file)
+
+
+def classified(model: Any, batch: Any) -> tuple[Any, Any]:
+    """The logits (B, classes) of a batch and its labels (B,); None of both where the model is not a classifier."""
+    try:
+        inputs, labels = batch
+        logits = model(inputs)
+        is_classifier = logits.ndim == 2 and labels.ndim == 1
+    except Exception:  # a generator takes noise
+        is_classifier = False
+    return (logits, labels) if is_classifier else (None, None)
 
 
 def draw(images: Any, titles: list[str], heading: str) -> Any:

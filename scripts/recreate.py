@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scaffolding.core.errors import UserError
+from scaffolding.core.errors import UserError, exit_code
 from scaffolding.core.find import absolute, open_run, read_output_root, shortest_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,17 +167,10 @@ def main() -> int:
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder of the runs (default: paths.output_root)")
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args = parser.parse_args(sys.argv[1:end])
-    try:
-        run = open_run(args.run, args.output or read_output_root(ROOT)).resolve()
-        place = (args.to or ROOT.parent / f"{ROOT.name}_{run.name}").resolve()
-        return recreate(run, place, sys.argv[end + 1 :], args.is_run, args.to is not None)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    run = open_run(args.run, args.output or read_output_root(ROOT)).resolve()
+    place = (args.to or ROOT.parent / f"{ROOT.name}_{run.name}").resolve()
+    return recreate(run, place, sys.argv[end + 1 :], args.is_run, args.to is not None)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

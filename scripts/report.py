@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from scaffolding.core.errors import StorageError, UserError
+from scaffolding.core.errors import UserError, exit_code
 from scaffolding.core.find import list_runs, open_run, read_output_root
 from scaffolding.core.folder.folder import read_status
 from scaffolding.core.report.write import write_report
@@ -63,31 +63,21 @@ def is_running(runs: list[Path]) -> bool:
 
 def main() -> int:
     args = read_arguments()
-    try:
-        if args.every is not None and not 0 < args.every < 86400:
-            raise UserError(f"--every {args.every:g}: not allowed\nallowed: more than 0 and less than 86400 seconds")
-        output_root = (args.output or read_output_root(ROOT)).resolve()
-        found = [find_runs(word, output_root) for word in args.runs]
-        runs = list(dict.fromkeys(run.resolve() for _, runs in found for run in runs))
-        file = place_of([folder for folder, _ in found], args.to)
-        title = found[0][0].resolve().name if len(found) == 1 else ""
-        while args.every is not None and is_running(runs):
-            write_report(runs, file, title, reload=args.every)
-            print(f"\rreport:   {file.resolve()}, again every {args.every:g} s", end="", flush=True)
-            time.sleep(args.every)
-        write_report(runs, file, title)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except StorageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
-    except KeyboardInterrupt:
-        print()
-        return 130
+    if args.every is not None and not 0 < args.every < 86400:
+        raise UserError(f"--every {args.every:g}: not allowed\nallowed: more than 0 and less than 86400 seconds")
+    output_root = (args.output or read_output_root(ROOT)).resolve()
+    found = [find_runs(word, output_root) for word in args.runs]
+    runs = list(dict.fromkeys(run.resolve() for _, runs in found for run in runs))
+    file = place_of([folder for folder, _ in found], args.to)
+    title = found[0][0].resolve().name if len(found) == 1 else ""
+    while args.every is not None and is_running(runs):
+        write_report(runs, file, title, reload=args.every)
+        print(f"\rreport:   {file.resolve()}, again every {args.every:g} s", end="", flush=True)
+        time.sleep(args.every)
+    write_report(runs, file, title)
     print(f"\rreport:   {file.resolve()}", flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

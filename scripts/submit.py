@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from scaffolding.core.config.grammar import key_of, unquoted
-from scaffolding.core.errors import UserError
+from scaffolding.core.errors import UserError, exit_code
 from scaffolding.core.find import read_path, read_setting
 from scaffolding.core.folder.folder import LOCK, NAME, RESERVED, acquire, write_text
 from scaffolding.core.provenance.git import GitError
@@ -174,16 +174,9 @@ def main() -> int:
     parser.add_argument("words", metavar="WORDS", nargs="*", help="of train.py; after --: options of the queue")
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args = parser.parse_intermixed_args(sys.argv[1:end])
-    try:
-        print(submit(args.file, args.name, args.words, sys.argv[end + 1 :]))
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    print(submit(args.file, args.name, args.words, sys.argv[end + 1 :]))
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from scaffolding.config import Config
-from scaffolding.core.errors import UserError
+from scaffolding.core.errors import UserError, exit_code
 from scaffolding.core.sweep.crew import do_points, tell_of_alone
 from scaffolding.core.sweep.open import make_sweep, open_sweep
 from scaffolding.core.sweep.points import Sweep
@@ -113,20 +113,13 @@ def do(args: argparse.Namespace, sweep: Sweep) -> int:
 def main() -> int:
     args = read_arguments()
     options = [] if args.config_dir is None else ["--config-dir", str(args.config_dir.resolve())]
-    try:
-        sweep = open_sweep(ROOT, Config, args.name, [*options, *args.words], args.trials is not None, args.table)
-        check(args, sweep)
-        code = 0 if args.table else do(args, sweep)
-        over = args.over or (None if sweep.is_search else SEED)
-        print_end(sweep.folder, jobs_of(sweep), over, is_look=args.table)
-        return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # before points are at work, which stop by themselves
-        print("stopped", file=sys.stderr)
-        return 130
+    sweep = open_sweep(ROOT, Config, args.name, [*options, *args.words], args.trials is not None, args.table)
+    check(args, sweep)
+    code = 0 if args.table else do(args, sweep)
+    over = args.over or (None if sweep.is_search else SEED)
+    print_end(sweep.folder, jobs_of(sweep), over, is_look=args.table)
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

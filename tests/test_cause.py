@@ -84,8 +84,23 @@ def test_other_parts_that_raise(train: Train, output_root: Path, case: str) -> N
     )
 
 
+LOST = {
+    "code": (("loss._target_=tiny.BrokenLoss",), "LookupError: two of a kind"),
+    "memory": (("loss._target_=test_devices.HungryLoss", "run.device=cpu"), "out of memory with batches of 16 items"),
+    "numbers": (("optimizer.lr=1e30", "run.log_every=1"), "was not finite at or before step"),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_nothing_is_promised_where_nothing_is_kept(train: Train, output_root: Path, case: str) -> None:
+    words, wanted = LOST[case]
+    said = train(*BASE, *QUIET, *words, "run.provenance=ephemeral", code=1).stderr
+    assert wanted in said and "run it again with run.provenance=allow" in said
+    assert not re.search(r"replay|latest\.pt|log\.txt|resume|fork", said), said
+
+
 def test_an_error_before_the_first_checkpoint(train: Train, output_root: Path) -> None:
     done = train(*BASE, *QUIET, "run.name=run", code=1, env={"FAIL": "update 1"})
-    assert "there is no checkpoint yet" in done.stderr and "begins again" in done.stderr
+    assert "has not saved a checkpoint yet" in done.stderr and "restarts it" in done.stderr
     wait_until(lambda: read_status(output_root / "run")["status"] == "failed")
     train("resume=run")

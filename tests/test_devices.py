@@ -409,7 +409,7 @@ def test_a_run_that_is_out_of_memory_says_what_helps(train: Train, output_root: 
     ],
 )  # fmt: skip
 def test_what_was_said_of_memory_is_told_shortly(tmp_path: Path, error: BaseException, what: str) -> None:
-    config = {"run": {"precision": "bfloat16", "accumulate": 1}, "loader": {"batch_size": 1}}
+    config = {"run": {"precision": "bfloat16", "accumulate": 1, "provenance": "allow"}, "loader": {"batch_size": 1}}
     text = str(out_of_memory(error, tmp_path, config))
     assert text.startswith(f"out of memory with batches of 1 items: {what}") and "batch_size=" not in text
     assert "precision" not in text and "a new run; after a change of the code alone, resume=" in text

@@ -6,16 +6,18 @@ import gc
 import multiprocessing
 import os
 import random
+import subprocess
 import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from conftest import generators
+from conftest import BASE, ENV, command, generators
 from tiny import Draws
 from torch import Tensor
 
@@ -460,3 +462,15 @@ def test_a_stream_that_cannot_be_resumed_is_refused() -> None:
     with pytest.raises(RunError, match="Draws ended after step 0"):
         next(steps)
     keys.seed_all(123)
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_start_where_the_temporary_folder_has_a_long_name(tmp_path: Path, method: str) -> None:
+    """Their sockets cannot be there: a path of more than 107 letters is refused by the system."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    words = ("loader.num_workers=1", f"loader.start_method={method}", "loader.timeout=20", "run.budget=2")
+    program = command(*BASE, *words, f"paths.output_root={tmp_path / 'runs'}")  # no child of one that knows a folder
+    done = subprocess.run(program, env=os.environ | ENV | {"TMPDIR": str(folder)}, capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr.decode()

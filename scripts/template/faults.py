@@ -183,7 +183,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("wrong input ends like a failed run", "1 if written else 2))  #", "1))  #"),
         (".env is not read", 'dotenv.load_dotenv(project.root / ".env")', "dotenv"),
         ("the jobs of a sweep lie with the other runs", "cfg.paths.output = HydraConfig.get().sweep.dir", "pass"),
-        ("main's result is lost", "return loop(cfg)", "main(cfg)"),
+        ("main's result is lost", "return loop(cfg)", "loop(cfg)"),
     ],
     f"{CORE}/system.py": [
         ("a lock that workers inherit", "fcntl.lockf(file, ", "fcntl.flock(file, "),

@@ -43,6 +43,7 @@ from .core.precision import (
 from .core.preflight.blocks import check_specs
 from .core.processes.connect import ONE_PROCESS
 from .core.provenance.data import of_datasets, recorded, warn_of_data
+from .core.provenance.policy import EPHEMERAL
 from .core.provenance.provenance import numerics
 from .core.report.card import card
 from .core.secrets import hide_secrets
@@ -475,7 +476,9 @@ class Experiment:
     def check_finite(self) -> None:
         """RunError if a loss since the last look, a weight, a buffer or an optimizer's state is not finite any more."""
         run = "RUN"
-        if self.path is not None:
+        if self.settings.provenance == EPHEMERAL:
+            run = ""
+        elif self.path is not None:
             run = shlex.quote(str(self.path))
         self.processes.check(self.watch.check, watched(self), self.state.step, run)
 

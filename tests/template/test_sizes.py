@@ -22,6 +22,13 @@ def test_train_is_short() -> None:
     assert {name: lines for name, lines in house.functions_of(FOLDER / "train.py").items() if lines > 40} == {}
 
 
+def test_functions_are_short() -> None:
+    """Of sources and scripts; of tests only those are longer that list many cases."""
+    files = [path for folder in ("src", "scripts") for path in sorted((PROJECT_ROOT / folder).rglob("*.py"))]
+    found = [each for path in files for each in house.functions_of(path).items()]
+    assert {name: lines for name, lines in found if lines > house.LONG} == {}
+
+
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
 def test_a_file_of_core_has_one_purpose_and_no_name(path: Path) -> None:
     """About 250 lines; the project's name is not even in a comment, as a project that copies core/ has another."""

@@ -1,8 +1,9 @@
 """Errors the user can fix, and how to name the nearest right word."""
 
 import difflib
+import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 # What a terminal would obey; it may stand in the names and keys of a stranger's run.
@@ -92,3 +93,15 @@ def is_of_library(filename: str) -> bool:
 def ended_early(error: BaseException) -> RunError:
     """What a SystemExit or KeyboardInterrupt means that somebody's code raised in the middle of a run."""
     return RunError(failure(error, "the run was ended before its end"))
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """Do the work of a script; returns its exit code, or that of the error that ended it, which is printed."""
+    try:
+        return work()
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "code", 2)
+    except KeyboardInterrupt:
+        print("\rstopped", file=sys.stderr)
+        return 130

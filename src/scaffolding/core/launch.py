@@ -39,6 +39,7 @@ import errno
 import gc
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import dotenv
@@ -47,11 +48,11 @@ gc.disable()  # most of an import's time, besides reading files, is the collecto
 import hydra
 import torch
 from hydra._internal.hydra import Hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from loguru import logger
 from omegaconf import DictConfig, OmegaConf
 
+from .command_line import CommandLine, read_command_line
 from .config.compose import (
     COMPOSE_ERRORS,
     Project,
@@ -60,7 +61,6 @@ from .config.compose import (
     task_words,
     without_words,
 )
-from .config.grammar import config_dirs, key_of, readable, search_path, split_options, unquoted
 from .config.loop import loop_of
 from .config.plugins import import_plugins
 from .config.project import check_files
@@ -72,7 +72,7 @@ from .folder.folder import acquire, storage_error, written
 from .multirun import Jobs, remove_listing, settings_of_hydra, summary
 from .output import install, show_from
 from .preflight.blocks import check_specs
-from .processes.connect import SPEAK_AFTER, connect, leave_together, num_processes, rank
+from .processes.connect import SPEAK_AFTER, connect, leave_together, rank
 from .provenance.ephemeral import kept_nowhere
 from .provenance.policy import settle
 from .secrets import without_keys
@@ -83,10 +83,6 @@ gc.enable()
 if "triton" not in sys.modules:  # what is frozen is never freed, and triton complains of that at exit
     gc.freeze()
 
-VERBS = ("resume", "fork", "rerun")
-CHECK = "--check"  # an option: look at the config, and at nothing else
-YES = "-y"  # an option: the answer to the question that run.provenance=refuse asks
-SEVERAL = ("--multirun", "-m")
 TRACEBACK = "HYDRA_FULL_ERROR"  # set to 1: full tracebacks, also for wrong input
 
 Job = Callable[[DictConfig], Any]
@@ -128,117 +124,107 @@ def launch(main: Job, project: Project) -> None:
 
 
 def _run_hydra(main: Job, project: Project, words: list[str]) -> None:
-    options, words = split_options(words)
-    is_sweep = bool(set(SEVERAL) & set(options))
-    carried_on = next((word for word in [*options, *words] if word in SEVERAL or key_of(word) in ("job", "resume")), "")
-    words = _words_of_one_run(options, words, is_sweep, project)
-    pairs = [word.partition("=") for word in words]
-    given = {key.lstrip("+"): unquoted(value) for key, _, value in pairs if value != "null"}
-    rest = [word for word in words if word.partition("=")[0] not in (*VERBS, "trust")]
-    search = search_path(config_dirs(options))
-    parent: tuple[Path, Any] | None = None  # a run whose config the words change
-    inherited: dict[str, str] = {}  # words of another run, and where they stand
-
-    def all_wrong(error: Exception, words: list[str], is_one_job: bool = False) -> UserError:
-        from .preflight.gather import refusal  # only where something is wrong
-
-        found = refusal(error, project, [*search, *words], parent, inherited, is_sweep and not is_one_job)
-        return FaultsError(found.faults, "") if is_one_job and isinstance(found, FaultsError) else found
-
-    has_verb = bool({*VERBS, "trust"} & set(given))
-    try:
-        rest = readable(rest, project.schema, is_sweep)
-    except UserError as error:
-        raise error if has_verb else all_wrong(error, rest) from error
-    made: list[Path] = []  # folders, by Hydra, for a sweep
-    more = settings_of_hydra(project, is_sweep, made, given.get("run.name", ""))
-    source: list[str] = []
-    verb = ""
-    if has_verb:
+    line = read_command_line(words, project)
+    if line.names_a_run:
         from .resume.source import source_of  # only where a run is named
 
-        verb, run, source, kept = source_of(given, rest, options, project)
-        more += kept
-        inherited = dict.fromkeys(kept, f"{run.name}/overrides.yaml")
-        if source:
-            parent = run, ConfigStore.instance().load(f"{source[-1]}.yaml").node
+        line.source = source_of(line, project)
     for key in ("fork_state", "fork_weights"):
-        if key in given and verb != "fork":
-            raise UserError(f"{key}={given[key]}: only works with fork=RUN, which starts a new run from another")
-    shows_config = "--cfg job" in " ".join(options) and "--package" not in options
-    resolves, only_checks, says_yes = "--resolve" in options, CHECK in options, YES in options
-    options = [word for word in options if word not in (CHECK, YES)]
-    if shows_config:  # done here, not by Hydra, so that it is checked
-        options = [word for word in options if word not in ("--cfg", "job", "--resolve")]
-
-    jobs = Jobs(rest, is_quiet=only_checks or shows_config) if is_sweep else None
-
-    def job(composed: DictConfig) -> Any:
-        remove_listing(made)
-        try:
-            if not source:  # composed of this checkout's files
-                check_files(HydraConfig.get().runtime, project)
-            replaced = rewrite(composed, task_words())
-            check_all_found(replaced, inherited)
-            cfg, plain = checked_and_plain(composed, project)
-            if shows_config:
-                print(OmegaConf.to_yaml(composed, resolve=resolves), end="")
-                return None
-            show_from(cfg.run.console_level, project.package)
-            processes = None if only_checks else connect(cfg, verb == "resume")
-            for (old, new), keys in replaced.items():
-                logger.info(f"{new} replaces {old} in {', '.join(keys) or 'no value'}")
-            import_plugins(cfg.imports, project.root)
-            check_specs(plain, is_new=True)
-        except FaultsError as error:
-            raise all_wrong(error, task_words(), is_sweep) from error
-        if verb:
-            from .resume.resume import check  # only where a run goes on from another
-
-            check(cfg, verb, run, given, project)
-            if verb == "resume" and processes:  # the run may be finished, and then nothing of it changes
-                processes.first(acquire, run, False)
-        loop = loop_of(cfg.run.loop, main, project)
-        if processes is None:
-            which = f"{jobs.at_work()}: " if jobs is not None else ""
-            print(f"{which}the config is sound; no data were read, and nothing was created")
-            return None
-        settle(cfg, project, processes.first, carried_on, says_yes)
-        if is_sweep:  # its jobs lie together
-            cfg.paths.output = HydraConfig.get().sweep.dir
-        sys.argv[1:] = map(masked, [*options, *words])  # libraries may note down what they find there
-        gc.disable()  # building the first optimizer imports half of torch; --help does without it
-        torch.optim.SGD([torch.zeros(1)])
-        gc.enable()
-        with kept_nowhere(cfg, processes):
-            return loop(cfg)
-
-    sys.argv[1:] = [*source, *options, *more, *rest]
+        if key in line.given and line.source.verb != "fork":
+            raise UserError(f"{key}={line.given[key]}: only works with fork=RUN, which starts a new run from another")
+    made: list[Path] = []  # folders, by Hydra, for a sweep
+    settings = settings_of_hydra(project, line.is_sweep, made, line.given.get("run.name", ""))
+    sys.argv[1:] = [*line.source.options, *line.options, *settings, *line.source.words, *line.settings]
+    jobs = None
+    if line.is_sweep:
+        jobs = Jobs(line.settings, is_quiet=line.only_checks or line.shows_config)
     raised: list[Exception] = []
     try:
-        _call_hydra(_keeping_errors(job, raised, jobs), project, made)
+        _call_hydra(_keeping_errors(OneJob(main, project, line, jobs, made), raised, jobs), project, made)
     except COMPOSE_ERRORS as error:
         if not raised:
-            raise all_wrong(error, rest) from error
+            raise line.refusal(error, line.settings) from error
         raise
-    if jobs is not None and not (shows_config or only_checks):
+    if jobs is not None and not (line.shows_config or line.only_checks):
         jobs.print_end()
     if raised:
         raise summary(raised[0], jobs.told if jobs else [])
 
 
-def _words_of_one_run(options: list[str], words: list[str], is_sweep: bool, project: Project) -> list[str]:
-    """The words with those that `job=NAME` stands for. UserError: several processes would train several runs."""
-    if is_sweep and num_processes() > 1:
-        raise UserError(
-            f"--multirun: {num_processes()} processes train one run together, and this would be several runs"
-            "\nstart one after another without torchrun, or use scripts/sweep.py"
-        )
-    if any(key_of(word) == "job" for word in words):
-        from .resume.job import start_or_carry_on  # only where a job is named
+@dataclass(frozen=True)
+class OneJob:
+    """What a command line does with a config that Hydra composed: once or, with --multirun, once per job.
 
-        return start_or_carry_on(options, words, project)
-    return words
+    Args:
+        main: of train.py.
+        project: whose configs were composed.
+        line: the command line.
+        jobs: what is noted down of a sweep; None: this is a single run.
+        made: folders that Hydra makes for a sweep.
+    """
+
+    main: Job
+    project: Project
+    line: CommandLine
+    jobs: Jobs | None
+    made: list[Path]
+
+    def __call__(self, composed: DictConfig) -> Any:
+        """Check a composed config and train with it; or only show it, or say that it is sound."""
+        remove_listing(self.made)
+        try:
+            checked = self._checked(composed)
+        except FaultsError as error:
+            raise self.line.refusal(error, task_words(), is_one_job=self.line.is_sweep) from error
+        if checked is None:
+            return None
+        return self._run(*checked)
+
+    def _checked(self, composed: DictConfig) -> tuple[DictConfig, Any] | None:
+        """The checked config, and the processes that train with it (None: nobody does); None: it was only shown."""
+        line, project = self.line, self.project
+        if line.source.config is None:  # composed of this checkout's files
+            check_files(HydraConfig.get().runtime, project)
+        replaced = rewrite(composed, task_words())
+        check_all_found(replaced, line.source.words)
+        cfg, plain = checked_and_plain(composed, project)
+        if line.shows_config:
+            print(OmegaConf.to_yaml(composed, resolve=line.resolves), end="")
+            return None
+        show_from(cfg.run.console_level, project.package)
+        processes = None
+        if not line.only_checks:
+            processes = connect(cfg, line.source.verb == "resume")
+        for (old, new), keys in replaced.items():
+            logger.info(f"{new} replaces {old} in {', '.join(keys) or 'no value'}")
+        import_plugins(cfg.imports, project.root)
+        check_specs(plain, is_new=True)
+        return cfg, processes
+
+    def _run(self, cfg: DictConfig, processes: Any) -> Any:
+        """Train, if the run that it goes on from and the repository allow it. Without processes, say that it would."""
+        line, project = self.line, self.project
+        verb, run = line.source.verb, line.source.run
+        if verb:
+            from .resume.resume import check  # only where a run goes on from another
+
+            check(cfg, verb, run, line.given, project)
+            if verb == "resume" and processes:  # the run may be finished, and then nothing of it changes
+                processes.first(acquire, run, False)
+        loop = loop_of(cfg.run.loop, self.main, project)
+        if processes is None:
+            which = f"{self.jobs.at_work()}: " if self.jobs is not None else ""
+            print(f"{which}the config is sound; no data were read, and nothing was created")
+            return None
+        settle(cfg, project, processes.first, line.carried_on, line.says_yes)
+        if line.is_sweep:  # its jobs lie together
+            cfg.paths.output = HydraConfig.get().sweep.dir
+        sys.argv[1:] = map(masked, [*line.options, *line.words])  # libraries may note down what they find there
+        gc.disable()  # building the first optimizer imports half of torch; --help does without it
+        torch.optim.SGD([torch.zeros(1)])
+        gc.enable()
+        with kept_nowhere(cfg, processes):
+            return loop(cfg)
 
 
 def _keeping_errors(job: Job, raised: list[Exception], jobs: Jobs | None) -> Job:

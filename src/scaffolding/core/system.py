@@ -5,13 +5,17 @@ The branches for Windows stand here and nowhere else. Does not import torch.
 
 import contextlib
 import errno
+import multiprocessing.util
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import IO, Any
+
+from .errors import UserError
 
 if sys.platform == "win32":
     import ctypes
@@ -24,6 +28,7 @@ IS_WINDOWS = sys.platform == "win32"
 # of `os.open`, where the system has them: follow no link, wait for no pipe, and leave line ends as they are
 PLAIN_FILE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 IN_USE = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # of a lock that another process has
+LONGEST_TEMPORARY = 70  # letters of a temporary folder; with those of a socket in it, macOS takes 103, Linux 107
 LOCKED_BYTE = 1 << 30  # on Windows, nobody else may read what is locked: a byte that no file has
 REPLACE_WAIT = 2.0  # seconds that Windows may take to replace a file: not while another process reads it
 
@@ -77,6 +82,33 @@ def kill_session(process: "subprocess.Popen[Any]") -> None:
     else:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def shorten_sockets() -> None:
+    """Let multiprocessing make its sockets in a folder with a short name, where the temporary folder has a long one.
+
+    The system limits the path of a socket. Beyond it, worker processes would fail while this one waits for them.
+    Python does the same from 3.14 on. Call this before processes are started: they inherit the folder.
+
+    Raises:
+        UserError: the temporary folder has a long name, and no other one can be written.
+    """
+    usual = tempfile.gettempdir()
+    if IS_WINDOWS or len(os.fsencode(usual)) <= LONGEST_TEMPORARY:
+        return
+    for folder in ("/tmp", "/var/tmp"):
+        tempfile.tempdir = folder
+        try:
+            multiprocessing.util.get_temp_dir()  # the first call makes it, and all later ones give the same
+            return
+        except OSError:
+            continue
+        finally:
+            tempfile.tempdir = usual
+    raise UserError(
+        f"TMPDIR={usual}: too long a name for the sockets of worker processes, and /tmp cannot be written"
+        f"\ngive a folder of at most {LONGEST_TEMPORARY} letters, or loader.num_workers=0"
+    )
 
 
 if sys.platform == "win32":

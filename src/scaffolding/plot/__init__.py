@@ -115,6 +115,14 @@ def not_logits(logits: Any, num_items: int, class_names: Sequence[str] | None) -
     return None
 
 
+def logits_of(exp: "Experiment", inputs: Tensor, class_names: Sequence[str] | None) -> Tensor | str:
+    """The logits (B, classes) that `exp.eval_model` gives for inputs; else why it is not a classifier of them."""
+    logits = outputs(exp, inputs)
+    if isinstance(logits, str):
+        return logits
+    return not_logits(logits, len(inputs), class_names) or logits
+
+
 def outputs(exp: "Experiment", inputs: Tensor) -> Any:
     """What the model makes of inputs, or in words that it takes something else."""
     try:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import Drawing, not_classes, not_logits, outputs, short_name
+from . import Drawing, logits_of, not_classes, short_name
 
 MAX_COUNTED = 12  # classes, up to which the cells hold numbers
 MAX_NAMED = 30  # classes, up to which all of them are named
@@ -38,12 +38,9 @@ class Confusion:
             if reason is not None:
                 return reason
             inputs, labels = (part.to(exp.device) for part in batch)
-            logits = outputs(exp, inputs)
+            logits = logits_of(exp, inputs, self.class_names)
             if isinstance(logits, str):
                 return logits
-            reason = not_logits(logits, len(inputs), self.class_names)
-            if reason is not None:
-                return reason
             num_classes = logits.shape[1]
             if bool((labels < 0).any()) or bool((labels >= num_classes).any()):
                 return f"labels are not in 0..{num_classes - 1}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import Drawing, not_classes, not_images, not_logits, outputs, sheet, short_name, some_items
+from . import Drawing, logits_of, not_classes, not_images, sheet, short_name, some_items
 
 CAPTION = 0.33  # inches under an image
 WRONG = "#c1440e"
@@ -39,12 +39,9 @@ class Predictions:
         reason = not_images(images)
         if reason is not None:
             return reason
-        logits = outputs(exp, images)
+        logits = logits_of(exp, images, self.class_names)
         if isinstance(logits, str):
             return logits
-        reason = not_logits(logits, len(images), self.class_names)
-        if reason is not None:
-            return reason
         probabilities, predicted = logits.float().softmax(dim=1).max(dim=1)
         return self.draw(images, labels.tolist(), predicted.tolist(), probabilities.tolist(), exp.state.step)
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from ..errors import RunError, UserError
 from ..signals import deaths_ignored, ignore, signals_blocked
 from ..state import keys
+from ..system import shorten_sockets
 from .samples import Failed, KeyedSamples
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Workers:
         known = multiprocessing.get_all_start_methods()
         if start_method not in (None, *known):
             raise UserError(f"loader.start_method={start_method}: not on this system\nallowed: {', '.join(known)}")
+        if num_workers:
+            shorten_sockets()
         self.samples = KeyedSamples(loader.dataset, loader.name, loader.seed, num_workers)
         self.order = Order(weakref.proxy(loader))  # no cycle: workers end with the last reference
         self.loader: DataLoader[Any] = DataLoader(

@@ -13,6 +13,10 @@ from .patch import files_of, uncommitted_changes
 
 NUM_NAMED = 5  # files in a message
 EPHEMERAL = "ephemeral"  # the value of run.provenance with which nothing is kept
+NOTHING_KEPT = (
+    f"run.provenance={EPHEMERAL} keeps neither a checkpoint nor a log: to look into this, run it again with "
+    "run.provenance=allow"
+)
 
 
 def settle(cfg: Any, project: Any, first: Callable[..., Any], carried_on: str, says_yes: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from loguru import logger
 
+from ..command_line import VERBS, CommandLine, Source
 from ..config.compose import Project, masked
 from ..config.grammar import config_dirs, key_of
 from ..edits.append import KEY as APPEND
@@ -16,20 +17,14 @@ from ..find import absolute, find_run, of_machine, read_output_root
 from ..trust.config import open_config
 from ..trust.words import check_together, read_words
 
-VERBS = ("resume", "fork", "rerun")
 
-
-def source_of(
-    given: dict[str, str], words: list[str], options: list[str], project: Project
-) -> tuple[str, Path, list[str], list[str]]:
-    """The verb of a command line, the run that it names, and what Hydra gets of that run.
-
-    Returns:
-        Verb, run, options that make the run's config the one to override, or the words that it was made of.
+def source_of(line: CommandLine, project: Project) -> Source:
+    """The run that a command line goes on from.
 
     Raises:
         UserError: there is not one verb, or not such a run; it may not be carried on as the words want.
     """
+    given = line.given
     verbs = [verb for verb in VERBS if verb in given]
     if not verbs:
         raise UserError("trust: needs resume, fork or rerun\nthe checkout and the command line are trusted anyway")
@@ -45,25 +40,39 @@ def source_of(
     else:
         root = read_output_root(project.root, given.get("paths.output_root"))
     run = find_run(given[verb], root)
-    keys = {key_of(word): word for word in words if "=" in word or word.startswith("~")}
-    if verb == "fork":  # the parent's command line, then this one's
-        own = {*keys, "run.name", "paths.output", "paths.output_root"}
-        own |= {f"paths.{name}" for name in of_machine(project.schema)}
-        before = read_words(run / "overrides.yaml", project, trust)
-        inherited = {key_of(word): word for word in before}
-        chosen = [key for key, word in keys.items() if (project.configs / key).is_dir() and inherited.get(key) != word]
-        groups = tuple(f"{key.replace('/', '.')}." for key in chosen) + tuple(f"{key}/" for key in chosen)
-        dropped = [word for key, word in inherited.items() if key.startswith(groups) and key not in own]
-        if dropped:
-            logger.info(
-                f"left out: {', '.join(map(masked, dropped))}, which {run.name} had for its own choice of "
-                f"{', '.join(sorted({re.split('[./]', key)[0] for key in inherited if inherited[key] in dropped}))}"
-            )
-        own |= {key_of(word) for word in dropped}
-        kept = [word for word in before if key_of(word) not in own or key_of(word) == REPLACE]  # one after the other
+    keys = {key_of(word): word for word in line.settings if "=" in word or word.startswith("~")}
+    if verb == "fork":
+        words = _words_of_parent(run, keys, trust, project)
         naming = [word for key, word in keys.items() if (project.configs / key).is_dir() or "_target_" in word]
-        check_together(kept, naming, config_dirs(options), project, trust)
-        return verb, run, [], kept
+        check_together(words, naming, config_dirs(line.options), project, trust)
+        return Source(verb, run, words=words)
+    _check_keeps_choices(verb, run, keys, project)
+    # as it was checked: Hydra does not read the folder
+    config = open_config(run, project, trust) | {REPLACE: None, APPEND: {}}
+    ConfigStore.instance().store("config of the run", config)
+    return Source(verb, run, config, options=["--config-name", "config of the run"])
+
+
+def _words_of_parent(run: Path, keys: dict[str, str], trust: list[str], project: Project) -> list[str]:
+    """The parent's command line, without what this one sets by its keys or chooses anew."""
+    own = {*keys, "run.name", "paths.output", "paths.output_root"}
+    own |= {f"paths.{name}" for name in of_machine(project.schema)}
+    before = read_words(run / "overrides.yaml", project, trust)
+    inherited = {key_of(word): word for word in before}
+    chosen = [key for key, word in keys.items() if (project.configs / key).is_dir() and inherited.get(key) != word]
+    groups = tuple(f"{key.replace('/', '.')}." for key in chosen) + tuple(f"{key}/" for key in chosen)
+    dropped = [word for key, word in inherited.items() if key.startswith(groups) and key not in own]
+    if dropped:
+        logger.info(
+            f"left out: {', '.join(map(masked, dropped))}, which {run.name} had for its own choice of "
+            f"{', '.join(sorted({re.split('[./]', key)[0] for key in inherited if inherited[key] in dropped}))}"
+        )
+    own |= {key_of(word) for word in dropped}
+    return [word for word in before if key_of(word) not in own or key_of(word) == REPLACE]  # one after the other
+
+
+def _check_keeps_choices(verb: str, run: Path, keys: dict[str, str], project: Project) -> None:
+    """UserError: the command line chooses another file of a group."""
     for key, word in keys.items():
         if (project.configs / key).is_dir():  # the run has chosen
             single = f"; single keys may be set ({key}.KEY=VALUE)"
@@ -73,7 +82,3 @@ def source_of(
                 f"{word}: refused, {verb} keeps the run's {key}, as every choice of a group\nleave it out{single}"
                 f"\nfork={run.name} {word} starts a new run from its weights"
             )
-    # as it was checked: Hydra does not read the folder
-    content = open_config(run, project, trust)
-    ConfigStore.instance().store("config of the run", content | {REPLACE: None, APPEND: {}})
-    return verb, run, ["--config-name", "config of the run"], []

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..clock import TRAINING
 from ..errors import ONE_LINE, CodeError, is_of_library
+from ..provenance.policy import NOTHING_KEPT
 from ..state.files import CheckpointFiles
 
 CORE = str(Path(__file__).resolve().parents[1])
@@ -46,10 +47,14 @@ def explain(exp: Any, error: BaseException) -> BaseException:
 
 def ways_on(exp: Any) -> list[str]:
     """The last good checkpoint, and what to do now."""
+    if not exp.run.is_kept:
+        return [NOTHING_KEPT]
     latest = CheckpointFiles(exp.path).latest
     lines = [f"last good checkpoint: {latest}; after a change of the code, the resume command above goes on from it"]
     if not latest.exists():
-        lines = ["there is no checkpoint yet; after a change of the code, the resume command above begins again"]
+        lines = [
+            "the run has not saved a checkpoint yet; after a change of the code, the resume command above restarts it"
+        ]
     if exp.clock.phase in ("forward", "backward", "step"):
         trust = "".join(f" --trust {shlex.quote(name)}" for name in exp.run.trust)
         command = f"python scripts/replay.py {shlex.quote(str(exp.path))}{trust} --debug"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, UserError, ended_early
+from ..provenance.policy import EPHEMERAL, NOTHING_KEPT
 from ..state.files import CheckpointFiles
 
 NO_MEMORY = ("can't allocate memory", "CUDA out of memory", "MPS backend out of memory")  # in words of torch
@@ -43,10 +44,10 @@ def out_of_memory(error: BaseException, path: Path, config: dict[str, Any]) -> R
     if run["precision"] == "float32":
         ways.append("run.precision=bfloat16")
     ways.append("torch.utils.checkpoint in the model")
+    known = f"out of memory with batches of {size} items: {what}\nless memory is needed with {' or '.join(ways)}"
+    if run["provenance"] == EPHEMERAL:
+        return RunError(f"{known}\n{NOTHING_KEPT}")
     go_on = f"a new run; after a change of the code alone, resume={path.name} carries this one on"
     if CheckpointFiles(path).latest.exists():
         go_on = f"fork={path.name}, a new run from these weights; after a change of the code alone, resume={path.name}"
-    return RunError(
-        f"out of memory with batches of {size} items: {what}"
-        f"\nless memory is needed with {' or '.join(ways)}\nnew settings need {go_on}"
-    )
+    return RunError(f"{known}\nnew settings need {go_on}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RunError
+from ..provenance.policy import NOTHING_KEPT
 from ..tree import tensors
 
 MAX_LOSSES = 64  # kept on the device before they are added up
@@ -49,7 +50,7 @@ class FiniteWatch:
         Args:
             states: "model" holds the weights; the rest may be infinite from the first step on.
             step: of the run, for the message.
-            run: its name.
+            run: its path, or what stands for it; empty: nothing of it is kept.
 
         Raises:
             RunError: something is not finite; it is named.
@@ -68,10 +69,12 @@ class FiniteWatch:
             fault = "the training loss"
         self.total.zero_()
         if fault is not None:
+            look = NOTHING_KEPT
+            if run:
+                look = f"python scripts/replay.py {run} stops before the update that did it"
             raise RunError(
                 f"{fault} was not finite at or before step {step}; nothing was saved since"
-                f"\npython scripts/replay.py {run} stops before the update that did it; a lower optimizer.lr, "
-                "run.clip_grad_norm or run.precision=float32 may avoid it"
+                f"\n{look}; a lower optimizer.lr, run.clip_grad_norm or run.precision=float32 may avoid it"
             )
 
 
