@@ -68,7 +68,6 @@ def hparams(found: Any) -> list[Any]:
     return [HParamsPluginData.FromString(content[tag]) for tag in sorted(content)]
 
 
-@pytest.mark.full
 def test_killed_and_carried_on_each_row_is_there_once(train: Train, output_root: Path) -> None:
     """Fails where the event files of the first session stay, or where the last values are logged again at step 0."""
     train(*RUN, *DOTS, "run.description='why: it is'", "run.budget=12")
