@@ -188,6 +188,10 @@ def test_all_of_a_session_is_timed(whole_run: Path) -> None:
     assert set(PHASES) <= found["seconds"].keys()
     events = [json.loads(line) for line in (whole_run / "facts" / "events.jsonl").read_text().splitlines()]
     assert events[-1]["event"] == "on_train_end" and events[-1]["results"] == found["results"]
+    ended = [(event["epoch"], event["step"]) for event in events if event["event"] == "on_epoch_end"]
+    rows = Facts(whole_run / "facts").rows()
+    lasts = list({row["epoch"]: row["step"] for row in rows if row["split"] == "train"}.items())
+    assert ended == lasts[: len(ended)] and len(ended) >= len(lasts) - 1 > 0  # the last may be cut short
     assert sum(found["seconds"].values()) == pytest.approx(found["ended"] - found["started"], rel=0.1, abs=0.3)
 
 

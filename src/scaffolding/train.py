@@ -74,7 +74,7 @@ def train(exp: Experiment) -> None:
             exp.run.log("train", metrics)
             state.target_reached = exp.is_below_target()
         if state.is_new_epoch:
-            clock.end_epoch()
+            exp.run.end_epoch()
             # YOURS: what happens once per epoch
             advance(exp.schedulers, "epoch")
 

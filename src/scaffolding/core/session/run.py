@@ -149,6 +149,12 @@ class Run:
         is_kept: bool = self.processes.first(lambda: self.record.keep_best())
         return is_kept
 
+    def end_epoch(self) -> None:
+        """Note down that the last step ended an epoch."""
+        self.clock.end_epoch()
+        if self.processes.rank == 0:
+            self.facts.event("on_epoch_end", step=self.state.step, epoch=self.state.epoch_of_step)
+
     def is_first_step(self) -> bool:
         """Whether the last step was the first of this session."""
         return bool(self.state.step == self.start.step + 1)
