@@ -223,7 +223,7 @@ def test_predictions_of_files(tied_run: Path, tmp_path: Path) -> None:
         ("a.csv", b"1,2\n3,x\n", "could not convert string 'x'"),
         ("a.pt", {"points": torch.zeros(8)}, "it holds a dict, not a tensor"),
         ("a.point", b"1 2 3", "3 numbers, and a point has 8"),
-        ("a.point", None, "there is no such file"),
+        ("a.point", None, "the file does not exist"),
     ],
 )
 def test_a_wrong_file_is_named(tied_run: Path, tmp_path: Path, name: str, content: Any, message: str) -> None:

@@ -96,7 +96,7 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 
 def _tail(file: Path, size: int = TAIL) -> str:
-    """The end of a text file, from the beginning of a line on; "" where there is no file."""
+    """The end of a text file, from the beginning of a line on; "" where the file does not exist."""
     if not os.path.lexists(file):
         return ""
     with open_plain(file, MAX_FACTS) as stream:
@@ -209,7 +209,7 @@ def _name_below_root(run: Path, output_root: str) -> tuple[str, Path]:
 
 
 def _provenance(found: dict[str, Any]) -> list[list[str]]:
-    """Names and values of what provenance.json says, but for what has a place of its own on the page."""
+    """Names and values of what provenance.json says, without what the page shows elsewhere."""
     commit = found.get("commit")
     if commit and found.get("dirty"):
         commit = f"{commit} and uncommitted changes"

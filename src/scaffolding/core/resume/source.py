@@ -23,7 +23,7 @@ def source_of(line: CommandLine, project: Project) -> Source:
     """The run that a command line goes on from.
 
     Raises:
-        UserError: there is not one verb, or not such a run; it may not be carried on as the words want.
+        UserError: no verb is given, or several; the run does not exist; the words may not change it like that.
     """
     given = line.given
     verbs = [verb for verb in VERBS if verb in given]
