@@ -25,7 +25,7 @@ def needed(job: Path, root: Path) -> str:
     """Why a job still needs its code; "": its run has finished since it was last submitted."""
     submitted = job / SUBMITTED
     if not submitted.exists():
-        return f"there is no {submitted}: when was it submitted?"
+        return f"{submitted} does not exist, so its age is not known"
     words = shlex.split(submitted.read_text())
     outputs = [word.partition("=")[2] for word in words if key_of(word) == "paths.output"]
     run = Path([str(root), *outputs][-1]) / job.name

@@ -98,7 +98,7 @@ def write(exp: Any, args: Any, folder: Path) -> Iterator[str]:
 
     split = next((name for name in ("val", "test", "train") if name in exp.datasets), None)
     if split is None:
-        raise UserError(f"{exp.path.name} was trained on a stream: there are no items to compare outputs on")
+        raise UserError(f"{exp.path.name} was trained on a stream, and has no items on which outputs can be compared")
     exp.autocast = contextlib.nullcontext()  # outputs are compared in the types that the weights are in
     batch = next(iter(exp.loaders[split]))
     call = find_call(exp, batch)

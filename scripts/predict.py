@@ -100,7 +100,7 @@ class Reader:
         name = type(self.model).__name__
         if call is None:
             raise UserError(
-                f"{name}: its forward takes something that no batch holds (noise?): there is nothing to predict"
+                f"{name}: its forward takes something that a batch does not hold (noise?), so it cannot predict"
             )
         inputs = call.named(self.model)
         (value, *others) = inputs.values()
@@ -119,7 +119,7 @@ class Reader:
         from scaffolding.core.errors import UserError
 
         if not file.is_file():
-            raise UserError(f"{file}: there is no such file")
+            raise UserError(f"{file}: the file does not exist")
         kind = self.dataset if isinstance(self.dataset, type) else type(self.dataset)
         try:
             if file.suffix in ARRAYS:

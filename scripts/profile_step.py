@@ -28,9 +28,9 @@ def main() -> None:
         if value < least:
             parser.error(f"--{name} {value}: {least} or more is needed")
     if args.to is not None and not str(args.to).endswith((".json", ".json.gz")):
-        parser.error(f"--to {args.to}: a trace is a file .json or .json.gz")
+        parser.error(f"--to {args.to}: give a name that ends in .json or .json.gz")
     if args.to is not None and not args.to.parent.is_dir():
-        parser.error(f"--to {args.to}: there is no folder {args.to.parent}")
+        parser.error(f"--to {args.to}: the folder {args.to.parent} does not exist")
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler complains where there is no GPU
 

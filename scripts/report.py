@@ -34,7 +34,7 @@ def find_runs(word: str, output_root: Path) -> tuple[Path, list[Path]]:
     """The folder that a word stands for and the runs in it: a run, or all runs of a folder such as a sweep's.
 
     Raises:
-        UserError: there is none.
+        UserError: nothing has that name.
     """
     for folder in (Path(word).expanduser(), output_root / word):
         if folder.is_dir() and not (folder / "config.yaml").exists():

@@ -76,7 +76,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def list_runs(args: argparse.Namespace, runs: list[Run], columns: list[str] | None) -> None:
-    """The table of runs, what is wrong with some, and how many there are besides."""
+    """The table of runs, what is wrong with some, and how many more there are."""
     shown = runs[: args.n] if args.sort else runs[-args.n :]
     print(table_of_runs(shown, columns).in_format(args.format))
     if args.format != "text":

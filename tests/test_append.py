@@ -53,3 +53,16 @@ def test_runs_keep_the_list_and_repeat_the_word(train: Train, output_root: Path)
     for name, tags in (("one", ["a", "b"]), ("two", ["a", "b", "c"])):
         config = yaml.safe_load((output_root / name / "config.yaml").read_text())
         assert config["run"]["tags"] == tags and "append" not in config
+
+
+def test_all_words_that_add_to_a_list_count(train: Train, output_root: Path) -> None:
+    """On one command line, over several resumes, and in forks; a fork that sets the list sets all of it."""
+    train(*BASE, "run.tags=[a]", "+append.run.tags=[b]", "+append.run.tags=[c]", "run.name=one")
+    train("resume=one", "run.budget=26", "+append.run.tags=[d]")
+    train("resume=one", "run.budget=28", "+append.run.tags=[e]")
+    train(*BASE[:2], "fork=one", "run.name=two")
+    train(*BASE[:2], "fork=two", "run.name=three", "+append.run.tags=[f]")
+    train(*BASE[:2], "fork=three", "run.name=four", "run.tags=[x]", "+append.run.tags=[y]")
+    for name, tags in (("one", "abcde"), ("two", "abcde"), ("three", "abcdef"), ("four", "xy")):
+        config = yaml.safe_load((output_root / name / "config.yaml").read_text())
+        assert config["run"]["tags"] == list(tags), name

@@ -16,6 +16,7 @@ from scaffolding.core.config.grammar import search_path
 from scaffolding.core.faults import FaultsError
 from scaffolding.core.preflight.arguments import fits
 from scaffolding.core.preflight.origins import find_origins, place_of, set_by
+from scaffolding.experiment import Experiment
 
 __all__ = ["project"]
 LAYERS = ("base.yaml", "experiment/mine.yaml", "local.yaml", "mode/loud.yaml")
@@ -130,3 +131,19 @@ ACCEPTED: list[tuple[Any, list[Any], list[Any]]] = [  # an annotation, values th
 def test_what_an_annotation_accepts(kind: Any, good: list[Any], bad: list[Any]) -> None:
     assert [value for value in good if not fits(kind, value)] == []
     assert [value for value in bad if fits(kind, value)] == []
+
+
+@pytest.mark.parametrize("word", ["{part}._target_=tiny.Dot", "+{part}._target_=tiny.Dot"])
+@pytest.mark.parametrize("part", ["plots", "tracker", "metrics"])
+def test_a_block_without_a_name_is_told_how_to_have_one(train: Train, part: str, word: str) -> None:
+    said = train(*BASE, word.format(part=part), code=2).stderr
+    assert f"{part}._target_=tiny.Dot: its blocks have names (command line)" in said
+    assert f"+{part}.NAME._target_=tiny.Dot" in said and "_target_._target_" not in said
+
+
+@pytest.mark.parametrize("word", ["optimizer.lr=fast", "loss=3", "run.seed=one", "model.widht=3"])
+def test_a_notebook_is_told_what_the_command_line_is(train: Train, word: str) -> None:
+    with pytest.raises(FaultsError) as caught:
+        Experiment.from_config(f"hydra.searchpath=[file://{TESTS / 'configs'}]", *BASE[2:], word)
+    said = train(*BASE, word, code=2).stderr
+    assert said == f"error: {caught.value}\n" and "command line" in said

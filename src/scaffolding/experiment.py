@@ -25,6 +25,7 @@ from .core.config.build import build, by_network, interval_of, subnetworks, take
 from .core.config.compose import Project, compose_config, lasting, masked, own_words, portable
 from .core.config.plugins import import_plugins
 from .core.errors import UserError
+from .core.faults import FaultsError
 from .core.find import find_run
 from .core.folder.facts import Facts
 from .core.intervals import Intervals, in_steps
@@ -141,6 +142,13 @@ class Experiment:
                     f"{verb}={cfg[verb]}: a run is carried on by the command line: train.py {verb}={cfg[verb]}"
                     "\nExperiment.from_path loads a run, and Experiment.from_config describes a new one"
                 )
+        try:
+            import_plugins(cfg.imports, PROJECT_ROOT)
+            check_specs(OmegaConf.to_container(cfg, resolve=True), is_new=True)  # type: ignore[arg-type]
+        except FaultsError as error:
+            from .core.preflight.gather import refusal  # only where something is wrong
+
+            raise refusal(error, PROJECT, list(overrides)) from error
         exp = cls(cfg, device)
         exp.words = [masked(word) for word in overrides if not word.startswith("hydra.")]
         return exp

@@ -181,7 +181,7 @@ class OneJob:
         return self._run(*checked)
 
     def _checked(self, composed: DictConfig) -> tuple[DictConfig, Any] | None:
-        """The checked config, and the processes that train with it (None: nobody does); None: it was only shown."""
+        """The checked config, and the processes that train with it (None: it is only checked); None: it was shown."""
         line, project = self.line, self.project
         if line.source.config is None:  # composed of this checkout's files
             check_files(HydraConfig.get().runtime, project)

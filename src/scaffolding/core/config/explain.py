@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from ..errors import nearest
 from ..faults import ABSENT, Fault
-from .grammar import SEVERAL, key_of
+from .grammar import NAMED, SEVERAL, key_of
 
 KINDS = {  # what OmegaConf says of a value, and what a setting of that kind wants
     "converted to Integer": "not a whole number",
@@ -38,11 +38,19 @@ def unknown_key(key: str, keys: list[str], configs: Path, value: Any = ABSENT) -
     if near.partition(".")[0] in groups(configs):
         place = f"configs/{near.partition('.')[0]}/"
     add = f"to add a key, write +{key}=VALUE, or declare it in YAML"
+    if key in [f"{part}._target_" for part in NAMED]:
+        return Fault(key, value, "its blocks have names", named_advice(key, value))
     if key.partition(".")[0] in ("run", "loader", "paths"):
         add = "to add a key of run, loader or paths, declare it in config.py and base.yaml"
     elif key.partition(".")[0] not in {known.partition(".")[0] for known in keys}:
         add = "to add a new part of the config, declare it in config.py"
     return Fault(key, value, "no such key", f"nearest: {near} (declared in {place})\n{add}")
+
+
+def named_advice(key: str, value: Any) -> str:
+    """How to give `tracker._target_`, which names no block, a name."""
+    target = "VALUE" if value is ABSENT else value
+    return f"give the block a name of your choice: +{key.partition('.')[0]}.NAME._target_={target}"
 
 
 def unknown_option(group: str, option: str, options: list[str]) -> Fault:

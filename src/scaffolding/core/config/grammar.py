@@ -19,6 +19,7 @@ WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-
 SHORT = {"-c": "--cfg", "-p": "--package"}
 PLAIN_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_*][\w.*-]*", re.ASCII)
 SEVERAL = ("plots", "tracker")  # groups of which a run may choose several
+NAMED = (*SEVERAL, "metrics")  # groups whose blocks have names
 OPTIONS = (
     *WITH_VALUE, "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
     "--shell-completion", "-sc", "--experimental-rerun", "--info", "-i", "--check", "-y",

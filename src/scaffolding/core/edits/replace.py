@@ -52,7 +52,7 @@ def _unreadable(word: str) -> UserError:
 
 def rewrite(composed: DictConfig, words: list[str]) -> Replaced:
     """Do to a composed config what `append:` and all `replace=` among the words say; returns what was replaced."""
-    append_items(composed)
+    append_items(composed, words)
     return replace_texts(composed, words)
 
 

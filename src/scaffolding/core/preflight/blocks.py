@@ -10,6 +10,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from ..config.build import by_network, interval_of, locate, without_groups
+from ..config.explain import named_advice
+from ..config.grammar import NAMED
 from ..faults import ABSENT, UNKNOWN, Fault, FaultsError, noted
 from ..tree import leaves, specs, walk
 from .arguments import argument_faults, signature
@@ -39,6 +41,9 @@ def spec_faults(cfg: Mapping[str, Any], is_new: bool) -> list[Fault]:
     blocks, schedules = _blocks(cfg, faults)
     for key, block in blocks.items():
         if block is not UNKNOWN and (not isinstance(block, Mapping) or "_target_" not in block):
+            if key in [f"{part}._target_" for part in NAMED]:
+                faults.append(Fault(key, block, "its blocks have names", named_advice(key, block)))
+                continue
             wrong = "it is not a block with a _target_"
             faults.append(Fault(key, block, wrong, f"give {key}._target_, a dotted name"))
     plain = dict(cfg)
@@ -80,7 +85,7 @@ def _blocks(cfg: Mapping[str, Any], faults: list[Fault]) -> tuple[dict[str, Any]
             blocks |= {f"{part}.{name}".rstrip("."): block for name, block in named.items()}
             if part == "loss":
                 names = list(named)
-    for part in ("metrics", "plots", "tracker"):
+    for part in NAMED:
         with noted(faults):
             named = _named(cfg, part, marker="") if cfg[part] else {}
             blocks |= {f"{part}.{name}".rstrip("."): block for name, block in named.items() if block is not None}

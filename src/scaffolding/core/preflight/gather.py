@@ -33,7 +33,7 @@ from .origins import COMMAND_LINE, Origins, find_origins, place_of, reference, s
 from .sections import examine
 
 MOST_POINTS = 50  # of a sweep that are looked at
-SET_BY = {  # parts of a config that the file of a group may set besides its own
+SET_BY = {  # other parts of a config that the file of a group may set
     "model": ("loss", "metrics", "rollout", "plots"),
     "experiment": ("data", "model", "loss", "optimizer", "scheduler", "metrics", "rollout", "plots", "tracker"),
 }

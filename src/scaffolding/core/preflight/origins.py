@@ -37,7 +37,7 @@ class Origin:
     value: Any  # as it stands there, references included; None of a mapping
     line: int = 0
     column: int = 0
-    is_part: bool = False  # a mapping, or an item of a list: its whole or its parts have origins of their own
+    is_part: bool = False  # a mapping, or an item of a list: its whole or parts may come from elsewhere
 
     @property
     def place(self) -> str:

@@ -19,7 +19,7 @@ def kept_nowhere(cfg: Any, processes: Any) -> Iterator[None]:
     """Where `run.provenance=ephemeral` says so, train in a temporary folder, without trackers and figures.
 
     Raises:
-        UserError: the processes of the run are on several machines, which share no such folder.
+        UserError: the processes of the run are on several machines, which do not share a temporary folder.
     """
     if cfg.run.provenance != EPHEMERAL:
         yield
@@ -27,7 +27,7 @@ def kept_nowhere(cfg: Any, processes: Any) -> Iterator[None]:
     hosts = {host for host, _ in getattr(processes, "peers", ())}
     if len(hosts) > 1:
         raise UserError(
-            f"run.provenance={EPHEMERAL}: {len(hosts)} machines train this run, and they share no temporary folder"
+            f"run.provenance={EPHEMERAL}: {len(hosts)} machines train this run without a common temporary folder"
             "\ngive run.provenance=allow, warn or refuse"
         )
     cfg.tracker, cfg.plots = {}, {}

@@ -216,7 +216,7 @@ def _value(value: Any) -> str:
 
 
 def _provenance(found: dict[str, Any]) -> list[list[str]]:
-    """Names and values of what provenance.json says, but for what the page shows in another place."""
+    """Names and values of what provenance.json says, without what the page shows elsewhere."""
     commit = found.get("commit")
     if commit and found.get("dirty"):
         commit = f"{commit} and uncommitted changes"

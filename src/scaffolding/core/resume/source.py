@@ -11,6 +11,7 @@ from ..command_line import VERBS, CommandLine, Source
 from ..config.compose import Project, masked
 from ..config.grammar import config_dirs, key_of
 from ..edits.append import KEY as APPEND
+from ..edits.append import appended_to
 from ..edits.replace import KEY as REPLACE
 from ..errors import UserError
 from ..find import absolute, find_run, of_machine, read_output_root
@@ -22,7 +23,7 @@ def source_of(line: CommandLine, project: Project) -> Source:
     """The run that a command line goes on from.
 
     Raises:
-        UserError: there is not one verb, or not such a run; it may not be carried on as the words want.
+        UserError: no verb is given, or several; the run does not exist; the words may not change it like that.
     """
     given = line.given
     verbs = [verb for verb in VERBS if verb in given]
@@ -58,7 +59,7 @@ def _words_of_parent(run: Path, keys: dict[str, str], trust: list[str], project:
     own = {*keys, "run.name", "paths.output", "paths.output_root"}
     own |= {f"paths.{name}" for name in of_machine(project.schema)}
     before = read_words(run / "overrides.yaml", project, trust)
-    inherited = {key_of(word): word for word in before}
+    inherited = {_changed(word): word for word in before}
     chosen = [key for key, word in keys.items() if (project.configs / key).is_dir() and inherited.get(key) != word]
     groups = tuple(f"{key.replace('/', '.')}." for key in chosen) + tuple(f"{key}/" for key in chosen)
     dropped = [word for key, word in inherited.items() if key.startswith(groups) and key not in own]
@@ -67,8 +68,13 @@ def _words_of_parent(run: Path, keys: dict[str, str], trust: list[str], project:
             f"left out: {', '.join(map(masked, dropped))}, which {run.name} had for its own choice of "
             f"{', '.join(sorted({re.split('[./]', key)[0] for key in inherited if inherited[key] in dropped}))}"
         )
-    own |= {key_of(word) for word in dropped}
-    return [word for word in before if key_of(word) not in own or key_of(word) == REPLACE]  # one after the other
+    own |= {_changed(word) for word in dropped}
+    return [word for word in before if _changed(word) not in own or key_of(word) == REPLACE]  # one after the other
+
+
+def _changed(word: str) -> str:
+    """The key that a word changes: of one that adds to a list, that of the list."""
+    return appended_to(word) or key_of(word)
 
 
 def _check_keeps_choices(verb: str, run: Path, keys: dict[str, str], project: Project) -> None:

@@ -50,11 +50,10 @@ def ways_on(exp: Any) -> list[str]:
     if not exp.run.is_kept:
         return [NOTHING_KEPT]
     latest = CheckpointFiles(exp.path).latest
-    lines = [f"last good checkpoint: {latest}; after a change of the code, the resume command above goes on from it"]
+    good, effect = f"last good checkpoint: {latest}", "goes on from it"
     if not latest.exists():
-        lines = [
-            "the run has not saved a checkpoint yet; after a change of the code, the resume command above restarts it"
-        ]
+        good, effect = "the run has not saved a checkpoint yet", "restarts it"
+    lines = [f"{good}; after a change of the code, the resume command above {effect}"]
     if exp.clock.phase in ("forward", "backward", "step"):
         trust = "".join(f" --trust {shlex.quote(name)}" for name in exp.run.trust)
         command = f"python scripts/replay.py {shlex.quote(str(exp.path))}{trust} --debug"

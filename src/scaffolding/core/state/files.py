@@ -57,7 +57,7 @@ class CheckpointFiles:
 
         The last two do not follow when best.pt is replaced: whoever replaces it calls this again.
         """
-        with contextlib.suppress(OSError):  # it exists, or there are no symbolic links
+        with contextlib.suppress(OSError):  # the link exists, or the file system does not know symbolic links
             self.model.symlink_to(self.best.relative_to(self.model.parent))
         if self.model.is_symlink():
             return

@@ -18,7 +18,7 @@ def best(root: Path, where: str | None = None, sort: str | None = None, has_dev:
         has_dev: whether dev runs count.
 
     Raises:
-        UserError: there is none; the runs monitor different values; an expression is wrong.
+        UserError: no run has one; the runs monitor different values; an expression is wrong.
     """
     found = select(read_runs(root, has_dev), where, sort)
     finished = [run for run in found if run["status"] == "finished"]

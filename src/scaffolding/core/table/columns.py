@@ -15,7 +15,7 @@ from .show import Table, duration
 APART = re.compile(r"run\.(name|description|tags)|(paths|tracker)(\..*)?")
 HIDDEN = re.compile(r"run\.name|paths\..*")  # from the differences: their heads say it
 NOTES = ("tags", "description", "note")  # shown where a run has some
-LOOKS = ("test/", "rollout/")  # results that are shown besides the monitored one
+LOOKS = ("test/", "rollout/")  # results that are shown next to the monitored one
 
 
 def varying(runs: Sequence[Run]) -> list[str]:

@@ -38,7 +38,7 @@ def read_runs(root: Path, has_dev: bool = False) -> list[Run]:
 
 
 def read_some(paths: Iterable[Path], root: Path) -> list[Run]:
-    """Some of the runs below a folder, or places where there is none yet, in this order."""
+    """Some of the runs below a folder, or of the places where runs may come to be, in this order."""
     short = short_names(os.path.relpath(path, root) for path in list_runs(root, is_sorted=False))
     names = {os.path.relpath(path, root): path for path in paths}
     return [read_run(path, name, short.get(name, path.name)) for name, path in names.items()]

@@ -55,10 +55,23 @@ def read_words(file: Path, project: Project, trust: Iterable[str]) -> list[str]:
         now = value
         if version != VERSION:
             now = project.upgrade(value, version)
-        check_trusted(now, project, trust)
+        check_trusted(_without_references(now), project, trust)
         present[word] = [word] if repr(now) == repr(value) else _as_words(now, word)
     tell_of_age(file.parent, [], gone)
     return [now for word in words for now in present.get(word, [])]
+
+
+def _without_references(node: Any) -> Any:
+    """Nested values without those that refer to another key; `check_together` looks at what these come to."""
+    if isinstance(node, dict):
+        return {key: _without_references(value) for key, value in node.items() if not _refers(value)}
+    if isinstance(node, list):
+        return [_without_references(value) for value in node if not _refers(value)]
+    return node
+
+
+def _refers(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
 
 
 def check_together(words: list[str], own: list[str], places: list[str], project: Project, trust: Iterable[str]) -> None:
