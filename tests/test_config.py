@@ -549,7 +549,7 @@ def test_only_what_was_changed_since_is_upgraded(version: int, seed: dict[str, i
 
 
 def test_a_script_of_another_checkout_runs_its_own_sources(tmp_path: Path) -> None:
-    """Where both share an environment, in which only one is installed."""
+    """A script or train.py, where both share an environment, in which only one is installed."""
     package = Path("src", PROJECT.package)
     for folder in (package, Path("configs")):
         shutil.copytree(PROJECT_ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -558,3 +558,10 @@ def test_a_script_of_another_checkout_runs_its_own_sources(tmp_path: Path) -> No
     words = [sys.executable, str(tmp_path / package / "train.py"), "--help"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0 and "# of the other checkout" in done.stdout, done.stderr
+    for folder in ("scripts", "scripts/jobs"):
+        program = tmp_path / folder / "where.py"
+        program.parent.mkdir()
+        name = PROJECT.package
+        program.write_text(f"import sys\nimport {name}.core.errors\nprint(sys.argv[1:], {name}.__file__)\n")
+        done = subprocess.run([sys.executable, str(program), "a b"], capture_output=True, text=True, timeout=100)
+        assert done.stdout == f"['a b'] {tmp_path / package / '__init__.py'}\n", done.stderr

@@ -6,7 +6,6 @@ checkpoint any more, 128 + n stopped by signal n.
 
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -21,15 +20,6 @@ try:
 except FileNotFoundError:  # it was deleted, and libraries ask for it
     os.chdir(Path(__file__).parent)
 _package = Path(__file__).resolve().parents[1]
-_folder = Path(sys.argv[0]).resolve().parent
-_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-_is_ours = _folder == _package or _folder.name != _package.name or not (_folder / "core" / "launch.py").exists()
-if sys.argv[0].endswith(".py") and not _is_ours and _path[0] != str(_folder.parent):
-    # a script of another checkout that shares this environment (a git worktree): it must run its own sources
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(_folder.parent), *filter(None, _path)])
-    if sys.platform == "win32":  # `execv` would not wait for the other program there
-        sys.exit(subprocess.call(sys.orig_argv))
-    os.execv(sys.executable, sys.orig_argv)
 if sys.path[0] and Path(sys.path[0]).resolve() == _package:  # started as a script: our evaluate.py must not hide an
     sys.path[0] = str(_package.parent)  # installed package of that name
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: a Ctrl-C just ends it
