@@ -41,7 +41,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("replace= changes what a run is", " and (_is_absolute(before) or _is_absolute(after))", ""),
     ],
     f"{CORE}/edits/append.py": [
-        ("append: replaces the list", "[*before, *items]", "items"),
+        ("append: replaces the list", "composed, key, [*before, *items])", "composed, key, items)"),
     ],
     f"{CORE}/report/card.py": [
         ("a notebook reads a run's texts as HTML", "<td>{html.escape(text)}</td>", "<td>{text}</td>"),
