@@ -156,7 +156,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("files of groups may set run.*", "if wrong and text.startswith(GLOBAL):", "if False:"),
     ],
     f"{CORE}/config/compose.py": [
-        ("secrets in overrides are kept", "masked(word) for word in task_words()", "word for word in task_words()"),
+        ("secrets in overrides are kept", "masked(RESOLVER.sub(_value_of, word))", "RESOLVER.sub(_value_of, word)"),
     ],
     f"{CORE}/preflight/arguments.py": [
         ("wrong arguments show when the run has begun", "if takes_any or str(name)", "if True or str(name)"),
