@@ -56,12 +56,12 @@ def _of_words(words: Iterable[str]) -> dict[str, Any]:
             continue
         override = OverridesParser.create().parse_override(word)
         items: Any = override.value()
-        before = found.pop(key, [])
+        earlier = found.pop(key, [])
         if override.is_delete():
             continue
         found[key] = items
-        if isinstance(items, list) and isinstance(before, list):
-            found[key] = [*before, *items]
+        if isinstance(items, list) and isinstance(earlier, list):
+            found[key] = [*earlier, *items]
     return found
 
 
