@@ -144,7 +144,7 @@ def test_every_command_and_example(clone: Path) -> None:
         for name in re.split(r"\s{3,}", line.strip())[0].replace("->", "").split():
             assert Path(name).name in shown, f"no {name} in a run's folder"
     files += execute((clone / "configs/README.md").read_text(), clone)  # renamed by now
-    assert len(files) == 7
+    assert len(files) == 8
     for command in (["ruff", "check", *files], ["ruff", "format", "--check", *files], ["mypy", *files]):
         run(clone, *command)
     commit(clone)
