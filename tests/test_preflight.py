@@ -288,7 +288,8 @@ class Wrong:
         pass
 
 
-def test_an_argument_of_another_kind_is_told_with_its_line() -> None:
-    """Fails where it is a traceback: the class is the owner's own."""
-    said = refused_at_build("model.num_features=[8]")
-    assert "model: tiny.TinyNet: " in said and "(" in said and "given: " in said
+@pytest.mark.parametrize(("value", "error"), [("[8]", ""), ("-8", "RuntimeError: ")])
+def test_an_argument_that_a_constructor_cannot_take_is_told_with_its_line(value: str, error: str) -> None:
+    """Fails where it is a traceback, or names a line of a library: the class is the owner's own."""
+    said = refused_at_build(f"model.num_features={value}")
+    assert f"model: tiny.TinyNet: {error}" in said and "tiny.py:" in said and "given: " in said

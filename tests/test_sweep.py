@@ -22,7 +22,7 @@ import zygote
 from conftest import BASE, ENV, tree, wait_until
 
 from scaffolding.config import PROJECT_ROOT
-from scaffolding.core.errors import UserError
+from scaffolding.core.errors import UserError, exit_code
 from scaffolding.core.folder.folder import read_status, release
 from scaffolding.core.sweep import crew
 from scaffolding.core.sweep import open as opening
@@ -139,7 +139,7 @@ def sweep(
     Point.started.clear()
     monkeypatch.setattr(sys, "argv", ["sweep.py", name, *words, f"paths.output_root={root}"])
     try:
-        assert program.main() == code
+        assert exit_code(program.main) == code
     finally:
         release(root / f"exp_{name}")
     return sorted(Point.started)
@@ -246,7 +246,7 @@ def test_ctrl_c_while_the_first_point_is_composed(
 
     monkeypatch.setattr(Sweep, "composed", composed)
     assert sweep(at_once, monkeypatch, tmp_path, "data=digits", "run.seed=1,2", code=130) == []
-    assert capsys.readouterr().err == "stopped\n" and list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == "\rstopped\n" and list(tmp_path.iterdir()) == []
 
 
 def test_wrong_use_is_refused(

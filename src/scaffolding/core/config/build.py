@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..errors import UserError, failure, nearest
+from ..errors import RunError, UserError, failure, is_of_library, nearest
 from ..faults import fault
 from ..secrets import hide_secrets, is_hidden
 from ..tree import leaves
@@ -124,8 +124,7 @@ def build(spec: Any, key: str, *args: Any, **kwargs: Any) -> Any:
     """Instantiate a `_target_` mapping with plain containers as arguments.
 
     Raises:
-        UserError: arguments that are missing or wrong, a file that is missing: the key, the cause and where it arose.
-        Exception: anything else the constructor raises, as it was raised.
+        UserError: the constructor raised an error: the key, the cause and where it arose.
     """
     for name, value in leaves(spec):
         if is_hidden(value):
@@ -136,14 +135,17 @@ def build(spec: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         cause: BaseException = error
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
-        frame = traceback.extract_tb(cause.__traceback__)[-1]
-        wrong_call = isinstance(cause, TypeError)  # a value of another kind than the constructor takes
-        if isinstance(cause, UserError) or not (wrong_call or isinstance(cause, OSError | ValueError | ImportError)):
+        if isinstance(cause, UserError | RunError):
             raise cause from None
-        lines = [f"{key}: {spec['_target_']}: {cause}"]
-        if "\n" not in str(cause):
+        frames = traceback.extract_tb(cause.__traceback__)
+        frame = ([frame for frame in frames if not is_of_library(frame.filename)] or frames)[-1]
+        said = str(cause)
+        if not isinstance(cause, TypeError | OSError | ValueError | ImportError):  # it may say no more than a name
+            said = f"{type(cause).__name__}: {said}"
+        lines = [f"{key}: {spec['_target_']}: {said}"]
+        if "\n" not in said:
             lines[0] += f" ({frame.filename}:{frame.lineno})"
-        if wrong_call:
+        if not isinstance(cause, OSError | ValueError | ImportError):  # they explain themselves
             given: Any = spec
             if OmegaConf.is_config(spec):  # with what it refers to
                 given = OmegaConf.to_container(spec, resolve=True)
