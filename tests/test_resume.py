@@ -14,7 +14,7 @@ import torch
 import yaml
 import zygote
 from clones import call, commit, make_clone, train_file
-from conftest import BASE, ENV, TESTS, TRAIN, Train, assert_same_run, latest, run_train, tree, wait_until
+from conftest import BASE, ENV, TESTS, TINY, TRAIN, Train, assert_same_run, latest, run_train, tree, wait_until
 
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.folder.facts import Facts
@@ -491,3 +491,13 @@ def test_a_position_behind_the_end_of_an_epoch_is_refused(train: Train, output_r
     content["state"]["position"] = 5000
     checkpoint.save(file, dict(content))
     assert "data: run stands at batch 5000 of an epoch, which now has" in train("resume=run", code=2).stderr
+
+
+def test_a_rehearsal_starts_after_the_last_change_of_settings(train: Train) -> None:
+    """With a longer budget the steps before it are not looked at as they were, which is no fault of the user's code."""
+    train(*TINY[:-1], "mode=dev", "run.budget=2", "run.name=run")
+    proofs = []
+    for budget in (3, 30):
+        said = train("resume=dev/run", f"run.budget={budget}", "trust=tiny").stdout
+        proofs += [line.partition(": ")[2] for line in said.splitlines() if line.startswith("resume rehearsal: ")]
+    assert proofs[0].startswith("none: ") and proofs[1].endswith(" tensors identical")

@@ -22,7 +22,7 @@ from ..errors import RunError
 from ..find import of_machine
 from ..folder.facts import Facts
 from ..output import silence
-from ..resume.restore import ORDERS
+from ..resume.restore import ORDERS, resumed_with
 from ..session.console import command, program
 from ..state import checkpoint
 from ..state.files import CheckpointFiles
@@ -44,7 +44,8 @@ def rehearse(exp: Any, main: Main) -> list[str]:
     Raises:
         RunError: names the first state that differs.
     """
-    processes, proof = exp.processes, "none: no checkpoint is left from the first half of the run"
+    processes = exp.processes
+    proof = "none: no earlier checkpoint that was made with these settings is left"
     lines: list[str] = []
     with contextlib.ExitStack() as stack:
         folder = processes.first(tempfile.mkdtemp, "", ".rehearsal_", exp.path)
@@ -79,7 +80,11 @@ def rehearse(exp: Any, main: Main) -> list[str]:
 def _copies(exp: Any, folder: Path) -> dict[Path, int]:
     """Runs like the one at hand that stand at the checkpoints which it kept for that, and the step of each."""
     files = CheckpointFiles(exp.path)
-    return dict(_copy(exp, file, folder) for file in (files.later_epoch, files.halfway) if file.exists())
+    # with another budget or interval, what came before would have looked at other steps
+    changed = max((step for step, _ in resumed_with(exp.path) if isinstance(step, int)), default=0)
+    kept = [file for file in (files.later_epoch, files.halfway) if file.exists()]
+    kept = [file for file in kept if checkpoint.load(file)["state"]["step"] >= changed]
+    return dict(_copy(exp, file, folder) for file in kept)
 
 
 def _copy(exp: Any, file: Path, folder: Path) -> tuple[Path, int]:
