@@ -88,7 +88,7 @@ def shorten_sockets() -> None:
     """Let multiprocessing make its sockets in a folder with a short name, where the temporary folder has a long one.
 
     The system limits the path of a socket. Beyond it, worker processes would fail while this one waits for them.
-    Python does the same from 3.14 on. Call this before processes are started: they inherit the folder.
+    Newer versions of Python do the same. Call this before processes are started: they inherit the folder.
 
     Raises:
         UserError: the temporary folder has a long name, and no other one can be written.
