@@ -162,13 +162,14 @@ class OneJob:
     def __call__(self, composed: DictConfig) -> Any:
         """Check a composed config and train with it; or only show it, or say that it is sound."""
         remove_listing(self.made)
+        words = task_words()
         try:
             checked = self._checked(composed)
+            if checked is None:
+                return None
+            return self._run(*checked)
         except FaultsError as error:
-            raise self.line.refusal(error, task_words(), is_one_job=self.line.is_sweep) from error
-        if checked is None:
-            return None
-        return self._run(*checked)
+            raise self.line.refusal(error, words, is_one_job=self.line.is_sweep) from error
 
     def _checked(self, composed: DictConfig) -> tuple[DictConfig, Any] | None:
         """The checked config, and the processes that train with it (None: it is only checked); None: it was shown."""

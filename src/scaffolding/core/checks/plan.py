@@ -9,6 +9,7 @@ from loguru import logger
 
 from ..config.build import by_network
 from ..errors import UserError, failure, nearest
+from ..faults import fault
 from ..folder.facts import COLUMNS
 from ..optimizers import spare
 
@@ -56,36 +57,27 @@ def choose_monitors(exp: Any) -> dict[str, str | None]:
 
 
 def check_monitors(exp: Any, monitors: Mapping[str, str | None], names: list[str]) -> None:
-    """UserError: nothing gives a monitored value; those that an evaluation gives (`names`) are named."""
+    """FaultsError: nothing gives a monitored value; those that an evaluation gives (`names`) are named."""
     allowed = [f"val/{name}" for name in names]
     has_rollouts = exp.rollout is not None and exp.settings.rollout_every is not None
-    for key, monitor in monitors.items():
+    for key, monitor in ((name.replace("..", "."), value) for name, value in monitors.items()):
         if monitor is None:
             continue
         if monitor.startswith("val/") and allowed and exp.settings.eval_every is None:
-            raise UserError(
-                f"{key.replace('..', '.')}={monitor}: run.eval_every=null, so nothing would give that value"
-                "\nset run.eval_every, or monitor nothing (null)"
-            )
+            wrong = "run.eval_every=null, so nothing would give that value"
+            raise fault(key, monitor, wrong, "set run.eval_every, or monitor nothing (null)")
         if monitor in allowed:
             continue
         if monitor.startswith("rollout/"):  # its names show when it runs
             if has_rollouts:
                 continue
-            raise UserError(
-                f"{key.replace('..', '.')}={monitor}: the run has no rollouts\nset rollout and run.rollout_every"
-            )
+            raise fault(key, monitor, "the run has no rollouts", "set rollout and run.rollout_every")
         if any(monitor.startswith(f"val/{metric}/") for metric in exp.metrics):  # one of the numbers of a metric
             continue
         if not allowed:
-            raise UserError(
-                f"{key.replace('..', '.')}={monitor}: the run has no validation split\nset it to null or rollout/KEY"
-            )
-        near = nearest(monitor, allowed)[0]
-        raise UserError(
-            f"{key.replace('..', '.')}={monitor}: an evaluation gives no such value"
-            f"\nnearest: {near}; allowed: {', '.join(allowed)}"
-        )
+            raise fault(key, monitor, "the run has no validation split", "set it to null or rollout/KEY")
+        advice = f"nearest: {nearest(monitor, allowed)[0]}; allowed: {', '.join(allowed)}"
+        raise fault(key, monitor, "an evaluation gives no such value", advice)
 
 
 def warn_of_untrained(exp: Any) -> None:

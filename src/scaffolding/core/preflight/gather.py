@@ -64,6 +64,8 @@ def refusal(
             found.setdefault((one.key, str(one.value), one.wrong), one)
     if found:
         return FaultsError(list(found.values()))
+    if isinstance(error, FaultsError):  # it showed later, when the experiment was built
+        return FaultsError(Draft(project, run, sources or {}, error.faults).look_at(words), "")
     if isinstance(error, UserError):
         return error
     return FaultsError([explain(error, project.configs, words, lambda _: {})])
@@ -253,9 +255,7 @@ class Draft:
     def _placed(self, words: list[str]) -> list[Fault]:
         """The faults with the places that set their keys."""
         found: Origins = {}
-        with contextlib.suppress(
-            *COMPOSE_ERRORS, OSError
-        ):  # a file that cannot be read is a fault with a place already
+        with contextlib.suppress(*COMPOSE_ERRORS, OSError):  # what cannot be read is a fault with a place already
             run = None if self.run is None else self.run[0]
             found = find_origins(self.project, [*self.hydra, *words], run, self.sources)
         placed = []
