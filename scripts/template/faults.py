@@ -40,8 +40,12 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("replace= may replace nothing", "if not keys and (old, new) not in known:", "if False:"),
         ("replace= changes what a run is", " and (_is_absolute(before) or _is_absolute(after))", ""),
     ],
+    f"{CORE}/preflight/gather.py": [
+        ("what shows late has no place", "error.faults).look_at(words)", "error.faults).faults"),
+    ],
     f"{CORE}/edits/append.py": [
         ("append: replaces the list", "composed, key, [*before, *items])", "composed, key, items)"),
+        ("append: the last word for a list counts alone", "found[key] = [*earlier, *items]", "found[key] = items"),
     ],
     f"{CORE}/report/card.py": [
         ("a notebook reads a run's texts as HTML", "<td>{html.escape(text)}</td>", "<td>{text}</td>"),
@@ -150,6 +154,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("collation is not keyed", 'keys.key(self.seed, self.name, "collate", *wanted[0])', "time.time_ns()"),
     ],
     f"{CORE}/config/build.py": [
+        ("what a constructor raises is a traceback", "isinstance(cause, UserError | RunError)", "True"),
         ("a broken import is called a missing module", 'if f"{name}.".startswith(f"{error.name}."):', "if True:"),
     ],
     f"{CORE}/config/project.py": [
@@ -264,6 +269,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a rerun may change its course", 'if verb == "rerun" and', "if False and"),
     ],
     f"{CORE}/checks/rehearsal.py": [
+        ("a rehearsal starts before settings changed", '["step"] >= changed]', '["step"] >= 0]'),
         ("the rehearsal compares nothing", "raise RunError(message)", "pass"),
     ],
     f"{CORE}/checks/estimate.py": [
@@ -417,7 +423,7 @@ FIRST: dict[str, str] = {
     f"{SRC}/tracker/tensorboard.py": "tensorboard",
     f"{CORE}/batches/loader.py": "loop keys resume",
     f"{CORE}/batches/samples.py": "loop keys resume",
-    f"{CORE}/config/build.py": "config",
+    f"{CORE}/config/build.py": "preflight config",
     f"{CORE}/config/project.py": "config",
     f"{CORE}/config/compose.py": "config secrets",
     f"{CORE}/preflight/arguments.py": "origins",
@@ -439,6 +445,7 @@ FIRST: dict[str, str] = {
     f"{CORE}/optimizers.py": "groups",
     f"{CORE}/edits/replace.py": "replace",
     f"{CORE}/edits/append.py": "append",
+    f"{CORE}/preflight/gather.py": "loop preflight",
     f"{CORE}/report/card.py": "card",
     f"{SRC}/data/vocabulary.py": "text",
     f"{SRC}/data/text.py": "text",
@@ -458,7 +465,7 @@ FIRST: dict[str, str] = {
     f"{CORE}/resume/restore.py": "resume verbs",
     f"{CORE}/resume/resume.py": "verbs resume",
     f"{CORE}/resume/rules.py": "verbs resume",
-    f"{CORE}/checks/rehearsal.py": "loop batteries",
+    f"{CORE}/checks/rehearsal.py": "resume loop batteries",
     f"{CORE}/checks/estimate.py": "loop",
     f"{CORE}/session/record.py": "loop faults resume",
     f"{CORE}/session/report.py": "loop verbs",
