@@ -158,7 +158,7 @@ def time_in(view: View, height: int = 900, timeout: float = 60) -> dict[str, Any
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
 
-    with HTTPServer(("127.0.0.1", 0), Answer) as server, TemporaryDirectory() as profile:
+    with HTTPServer(("127.0.0.1", 0), Answer) as server, TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         server.timeout = timeout
         address = f"http://127.0.0.1:{server.server_port}/"
         frame = FRAME.format(name=name_in_url(probed(view)), width=view.width, height=height)
