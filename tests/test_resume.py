@@ -132,6 +132,16 @@ def test_a_kill_between_the_last_checkpoint_and_the_end_of_an_older_one(
     assert_same_run(looking_run, run)
 
 
+@pytest.mark.parametrize("file", ["summary.json", "report.html"])
+def test_a_kill_after_the_end_leaves_nothing_that_stays(train: Train, output_root: Path, file: str) -> None:
+    """Fails where the run reads as finished, and what was half-written by then is not removed by resume=."""
+    train(*BASE, "run.name=run", "run.report=true", env={"STRIKE": f"os.replace {file} 1"}, code=-signal.SIGKILL)
+    run = output_root / "run"
+    assert (run / f".{file}.tmp").exists() and read_status(run)["status"] == "finished"
+    assert "finished" in train("resume=run").stderr
+    assert not list(run.rglob(".*.tmp"))
+
+
 def test_a_signal_while_the_session_begins(train: Train, output_root: Path) -> None:
     train(*BASE, "run.name=run", env={"STRIKE": "os.replace status.json 1", "KILL_WITH": "SIGTERM"}, code=143)
     assert read_status(output_root / "run")["status"] == "preempted"

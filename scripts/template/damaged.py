@@ -11,36 +11,30 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from interrupted import KINDS, begin, expect
+from interrupted import KINDS, WORDS, begin, expect
 from loguru import logger
-from shared import Row, content, parallel, start, tell
+from shared import TESTS, Row, content, parallel, start, tell
 
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.errors import UserError
 from scaffolding.core.folder.folder import claim
-from scaffolding.core.processes.connect import ONE_PROCESS
 from scaffolding.core.session.run import Run
 from scaffolding.core.state import checkpoint
 from scaffolding.core.state.files import CheckpointFiles
-from scaffolding.core.state.progress import RunState
-from scaffolding.experiment import PROJECT
+from scaffolding.experiment import Experiment
 
 Steps = dict[str, int]  # of checkpoints, by name
 
 
 def open_run(path: Path, step: int, halfway: bool = False) -> Run:
-    """The real record of a run that stands at a step, without a model."""
-    settings = SimpleNamespace(num_checkpoints=3, rehearse_resume=halfway)
-    exp = SimpleNamespace(
-        state=RunState(step=step), num_steps=10**6, settings=settings, trackers={}, project=PROJECT,
-        config={"paths": {"output_root": str(path.parent)}},
-        check_finite=lambda: None, check_weights=lambda: None, close=lambda: None, processes=ONE_PROCESS,
-    )  # fmt: skip
+    """The real record of a run that stands at a step; its experiment does not train."""
+    words = [f"hydra.searchpath=[file://{TESTS / 'configs'}]", *WORDS, "run.budget=1_000_000", "run.report=false"]
+    exp = Experiment.from_config(*words, f"run.rehearse_resume={halfway}", f"paths.output_root={path.parent}")
+    exp.state.step = step
     return Run(exp, path)
 
 
@@ -102,7 +96,9 @@ def kill_saves(size: int, count: int) -> tuple[list[str], list[int], int]:
         time.sleep(random.uniform(0, size / 2**25))
         process.send(signal.SIGKILL)
         expect(-signal.SIGKILL, process)
-        for line in log.read_text().splitlines():
+        told = log.read_text()
+        assert "Traceback" not in told, told
+        for line in told.splitlines():
             acknowledged[line.split()[0]] = int(line.split()[1])
         steps, damaged = look_at(run)
         late = [name for name, step in acknowledged.items() if steps.get(name, 0) < step]

@@ -19,11 +19,14 @@ from scaffolding.core.folder.facts import Facts
 from scaffolding.core.folder.folder import read_status
 from scaffolding.core.signals import SAME_REQUEST, STOP_SIGNALS
 
-WORDS = f"""--config-dir {TESTS / "configs"} data=noisy data.dataset._target_=subject.Points model=tiny
-    loss._target_=subject.Loss optimizer=fatal scheduler=cosine tracker=none plots=none
-    +plots.figure._target_=tiny.Figure +rollout._target_=subject.Rollout +metrics.labels._target_=tiny.FinalLabels
-    mode=prod run.device=cpu run.budget=60 run.log_every=1 run.eval_every=7 run.rollout_every=21 run.plot_every=14
-    run.save_every=5 run.num_checkpoints=3 run.clip_grad_norm=1.0 loader.batch_size=16""".split()
+FOLDER = f"--config-dir={TESTS / 'configs'}"
+WORDS = [
+    "data=noisy", "data.dataset._target_=subject.Points", "model=tiny", "loss._target_=subject.Loss",
+    "optimizer=fatal", "scheduler=cosine", "tracker=none", "plots=none", "+plots.figure._target_=tiny.Figure",
+    "+rollout._target_=subject.Rollout", "+metrics.labels._target_=tiny.FinalLabels",
+    "mode=prod", "run.device=cpu", "run.budget=60", "run.log_every=1", "run.eval_every=7", "run.rollout_every=21",
+    "run.plot_every=14", "run.save_every=5", "run.num_checkpoints=3", "run.clip_grad_norm=1.0", "loader.batch_size=16",
+]  # fmt: skip
 
 Kind = tuple[str, ...]  # the words that tell it from other kinds of runs
 KINDS: list[Kind] = [
@@ -39,7 +42,7 @@ def log_of(run: Path) -> Path:
 
 def begin(run: Path, *more: str, **env: str) -> Started:
     """Start train.py on a new run."""
-    words = [*WORDS, *more, f"run.name={run.name}", f"paths.output_root={run.parent}"]
+    words = [FOLDER, *WORDS, *more, f"run.name={run.name}", f"paths.output_root={run.parent}"]
     return start([TRAIN, *words], log_of(run), **env)
 
 
@@ -185,7 +188,7 @@ def lineage(quick: bool) -> Iterator[Row]:
     expect(128 + signal.SIGTERM, begin(folder / "stopped", *KINDS[-1], KILL_AT="33", KILL_WITH="SIGTERM"))
 
     def derive(name: str, run: Path, **env: str) -> Started:
-        words = [*WORDS[:2], *STARTS[name], "trust=subject,tiny", f"paths.output_root={run.parent}"]
+        words = [FOLDER, *STARTS[name], "trust=subject,tiny", f"paths.output_root={run.parent}"]
         if name != "changed":
             return start([TRAIN, *words, f"run.name={run.name}"], log_of(run), **env)
         shutil.copytree(folder / "stopped", run, symlinks=True)

@@ -21,6 +21,7 @@ from ..provenance.patch import MAX_PATCH
 from ..provenance.provenance import NUM_SAID, code_hash, read_record
 from ..provenance.since import changed_since
 from ..secrets import hide_secrets, is_hidden
+from ..session.new import clear
 from ..state import checkpoint
 from ..state.checkpoint import step_in
 from ..state.files import CheckpointFiles, set_aside
@@ -141,7 +142,7 @@ def resume(exp: Any, create: Any) -> Path:
 
     Raises:
         UserError: the checkpoint and the experiment do not fit.
-        Ended: with code 0 and nothing changed, if there is nothing left to do.
+        Ended: with code 0, if there is nothing left to do; only what a kill left half-written is removed.
     """
     run = Path(exp.cfg.resume)
     files = CheckpointFiles(run)
@@ -165,6 +166,7 @@ def resume(exp: Any, create: Any) -> Path:
                 if content["state"]["target_reached"]:
                     what, keys = "a lower run.target_loss", {"run.target_loss"}
             if exp.num_steps == step or not keys & changes.keys():
+                exp.processes.first(clear, run)  # a kill came after the status, while the page was being written
                 logger.info(f"{run} is finished at step {step}; {what} would carry it on")
                 raise Ended(0)
         exp.processes.first(check_data, exp, run)  # first: it names the files, if items are refused
