@@ -16,7 +16,6 @@ from shared import CORES, TESTS, Row
 from scaffolding.core.folder.folder import read_status
 from scaffolding.experiment import PROJECT
 
-MIRROR = "http://deb.debian.org/debian"
 CONFIG = f"""MOUNT_UNDER_SCRATCH =
 MOUNT_PRIVATE_DEV_SHM = False
 USE_PID_NAMESPACES = False
@@ -39,11 +38,14 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.root = Path(os.environ.get("CONDOR_CHROOT", folder.resolve() / "root"))
-        self.places = [PROJECT.root, Path(sys.prefix), Path(sys.base_prefix)]
+        self.places = [PROJECT.root]
+        python = map(Path, (sys.prefix, sys.base_prefix))
+        self.places += [place for place in python if PROJECT.root not in place.parents]
+        assert Path("/usr") not in self.places, "Python must lie elsewhere than in /usr, which is the other system's"
 
     def __enter__(self) -> "Machine":
         if not self.root.exists():
-            words = ["mmdebstrap", "--variant=apt", "--include=minicondor,procps", "trixie", str(self.root), MIRROR]
+            words = ["mmdebstrap", "--variant=apt", "--include=minicondor,procps", "trixie", str(self.root)]
             subprocess.run(words, check=True, capture_output=True)
             self.ask("useradd -m user")
         (self.root / "etc/condor/config.d/99-here").write_text(CONFIG)
