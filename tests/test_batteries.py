@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import Train
 from omegaconf import OmegaConf
 from pairs import build, complete, options, others, partner, refusal, skipped, trainable, tried
@@ -23,10 +24,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from scaffolding.core.batches.loader import Loader, MicroBatch
+from scaffolding.core.checks.monitors import evaluated
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.config.compose import compose_config
 from scaffolding.core.errors import UserError
-from scaffolding.core.folder.facts import Facts
+from scaffolding.core.folder.facts import AXES, Facts, is_timing
 from scaffolding.core.state import checkpoint, keys
 from scaffolding.core.tree import leaves, map_parts
 from scaffolding.evaluate import evaluate
@@ -87,6 +89,12 @@ def test_dev_mode_walks_every_branch(train: Train, output_root: Path, data: str,
     assert events[0] == "on_start" and events[-1] == "on_train_end" and "on_save" in events
     rows = Facts(run / "facts").rows()
     assert {row["split"] for row in rows} >= {"train", "val", "test"} and max(row["epoch"] for row in rows) == 1
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    named = evaluated(config)
+    if named is not None:  # else its loss computes the names; to monitor any value that there is must be allowed
+        shown = {name for row in rows if row["split"] == "val" for name in row}
+        shown = {name for name in shown - {*AXES} if not is_timing(name)}
+        assert all(name in named or name.partition("/")[0] in (config["metrics"] or ()) for name in shown)
     weights = checkpoint.load(run / "checkpoints" / "best.pt")["model"]
     assert not any("_orig_mod" in name or name.startswith("module.") for name in weights)
 

@@ -469,10 +469,13 @@ def test_a_misspelt_monitor_is_refused(train: Train, output_root: Path) -> None:
         build("scheduler=plateau", "scheduler.monitor=val/acc")
     with pytest.raises(UserError, match=r"run\.monitor=val/loss: .*\n.*allowed: val/discriminator/loss"):
         build("run.monitor=val/loss", model="pair")  # with several losses, that is none of the values
-    done = train(*TINY, "run.monitor=val/acc", code=2)
-    assert "run.monitor=val/acc: an evaluation gives no such value (command line)" in done.stderr
-    assert "nearest: val/accuracy; allowed: val/loss" in done.stderr
-    assert not output_root.exists()
+    for loss in ("TinyLoss", "HiddenLoss"):  # the second one shows what it returns when it is called
+        done = train(*TINY, "run.monitor=val/acc", f"loss._target_=tiny.{loss}", code=2)
+        assert "run.monitor=val/acc: an evaluation gives no such value (command line)" in done.stderr
+        assert "nearest: val/accuracy; allowed: val/loss" in done.stderr
+        assert not output_root.exists()
+    done = train(*TINY, "run.monitor=val/acc", "optimizer.lr=fast", code=2)  # together with what else is wrong
+    assert "run.monitor=val/acc: an evaluation gives no such value" in done.stderr and "optimizer.lr" in done.stderr
 
 
 # --- whole runs

@@ -14,7 +14,7 @@ from test_loop import Several, build
 from torch import Tensor, nn
 from torch.autograd import grad
 
-from scaffolding.core.checks.plan import warn_of_direction
+from scaffolding.core.checks.monitors import returned_keys, warn_of_direction
 from scaffolding.core.checks.rehearsal import first_difference
 from scaffolding.core.errors import UserError
 from scaffolding.core.folder.facts import AXES, TIMINGS, Facts
@@ -293,3 +293,63 @@ def test_an_argument_that_a_constructor_cannot_take_is_told_with_its_line(value:
     """Fails where it is a traceback, or names a line of a library: the class is the owner's own."""
     said = refused_at_build(f"model.num_features={value}")
     assert f"model: tiny.TinyNet: {error}" in said and "tiny.py:" in said and "given: " in said
+
+
+# --- what a loss returns, as its source shows it
+
+
+def of_each_kind(model: nn.Module, batch: Any, factor: float = 1.0) -> Any:
+    def helper() -> Any:
+        return None
+
+    if helper() is None:
+        return usual(model, batch) * factor, {"one": torch.ones(()), "output": batch}
+    return usual(model, batch), {"other": torch.ones(())}
+
+
+def whose_keys_are_computed(model: nn.Module, batch: Any) -> Any:
+    if factor_of(model):
+        return usual(model, batch), {f"accuracy_{k}": torch.ones(()) for k in (1, 5)}
+    return usual(model, batch), {"accuracy": torch.ones(())}
+
+
+def with_more_keys(model: nn.Module, batch: Any) -> Any:
+    return usual(model, batch), {"one": torch.ones(()), **batch}
+
+
+@torch.enable_grad()  # type: ignore[untyped-decorator]
+def that_is_decorated(model: nn.Module, batch: Any) -> Any:
+    return usual(model, batch), {"one": torch.ones(())}
+
+
+def factor_of(model: nn.Module) -> bool:
+    return model.training
+
+
+class ModuleLoss(nn.Module):
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        return usual(model, batch), {"of_forward": torch.ones(())}
+
+
+class CalledModuleLoss(ModuleLoss):
+    def __call__(self, *parts: Any) -> Any:
+        loss, values = super().__call__(*parts)
+        return loss, {"of_call": values["of_forward"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_partial", "keys"),
+    [
+        ("of_each_kind", True, ["one", "other", "output"]),
+        ("of_each_kind", False, None),
+        ("whose_keys_are_computed", True, None),
+        ("with_more_keys", True, None),
+        ("that_is_decorated", True, None),
+        ("ModuleLoss", False, ["of_forward"]),
+        ("CalledModuleLoss", False, ["of_call"]),
+    ],
+)
+def test_what_a_loss_returns_shows_before_it_is_called(name: str, is_partial: bool, keys: list[str] | None) -> None:
+    """Fails where a monitor is refused that there is: in doubt, the first call tells."""
+    found = returned_keys({"_target_": f"test_preflight.{name}", "_partial_": is_partial})
+    assert (None if found is None else sorted(found)) == keys

@@ -43,6 +43,10 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     f"{CORE}/preflight/gather.py": [
         ("what shows late has no place", "error.faults).look_at(words)", "error.faults).faults"),
     ],
+    f"{CORE}/checks/monitors.py": [
+        ("a misspelt monitor shows when data are read", "if allowed is not None and name", "if allowed == [] and name"),
+        ("computed names of values are overlooked", "case ast.Return() |", "case"),
+    ],
     f"{CORE}/edits/append.py": [
         ("append: replaces the list", "composed, key, [*before, *items])", "composed, key, items)"),
         ("append: the last word for a list counts alone", "found[key] = [*earlier, *items]", "found[key] = items"),

@@ -169,6 +169,8 @@ CASES: list[tuple[str, str, str]] = [
     # rules between settings
     ("run.monitor=accuracy", "", "run.monitor cli"),
     ("run.monitor=train/loss", "", "run.monitor cli"),
+    ("run.monitor=val/acurracy optimizer.lr=fast", "", "run.monitor cli; optimizer.lr cli"),
+    ("model=two run.monitor=val/loss", "", "run.monitor cli"),
     ("", "run:\n  monitor: rollout/score\n", "run.monitor 3:12"),
     ("run.eval_every=null run.monitor=val/loss", "", "run.monitor cli"),
     ("scheduler=plateau run.eval_every=null", "", "scheduler.monitor configs/scheduler/plateau.yaml:9:10"),

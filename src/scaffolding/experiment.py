@@ -19,7 +19,7 @@ from .core.batches.loader import Loader, MicroBatch
 from .core.batches.resident import keep_on_device
 from .core.batches.stream import StreamLoader
 from .core.checks.losses import check_run
-from .core.checks.plan import choose_monitors
+from .core.checks.monitors import choose_monitors
 from .core.clock import Clock
 from .core.config.build import build, by_network, interval_of, subnetworks, takes_total
 from .core.config.compose import Project, compose_config, lasting, masked, own_words, portable

@@ -15,7 +15,8 @@ from ..folder.facts import COLUMNS
 from ..means import NOT_METRICS
 from ..state import keys
 from ..tree import describe, tensors
-from .plan import check_metrics, check_monitors, check_name, check_schedules, warn_of_direction, warn_of_untrained
+from .monitors import check_monitors, warn_of_direction
+from .plan import check_metrics, check_name, check_schedules, warn_of_untrained
 from .trial import first_batch, read, without_trace
 
 OWN_KEYS = ("loss", "grad_norm", "lr")  # that train_step adds to what a loss returns

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from ..checks.monitors import monitor_faults
 from ..config.build import by_network, interval_of, locate, without_groups
 from ..config.explain import named_advice
 from ..config.grammar import NAMED
@@ -65,7 +66,7 @@ def spec_faults(cfg: Mapping[str, Any], is_new: bool) -> list[Fault]:
         monitors = {f"{key}.monitor": spec.get("monitor") for key, spec in schedules.items()}
         for key, monitor in {"run.monitor": cfg["run"]["monitor"], **monitors}.items():
             if monitor not in (None, UNKNOWN, *(["auto"] if key == "run.monitor" else [])):
-                faults += _monitor_faults(key, monitor, cfg)
+                faults += monitor_faults(key, monitor, cfg)
     return faults
 
 
@@ -134,22 +135,6 @@ def _check_schedule(key: str, spec: Mapping[str, Any], run: Mapping[str, Any]) -
     if interval_of(spec, key) == "metric" and run[setting] is None:
         wrong = f"run.{setting}=null, so nothing would give that value"
         raise FaultsError([Fault(f"{key}.monitor", spec["monitor"], wrong, f"set run.{setting}")])
-
-
-def _monitor_faults(key: str, monitor: Any, cfg: Mapping[str, Any]) -> Iterator[Fault]:
-    """A monitored value that no evaluation can give, as far as that shows before data are read."""
-    split, _, name = str(monitor).partition("/")
-    run = cfg["run"]
-    if split not in ("val", "rollout") or not name:
-        near = f"val/{name or split}"
-        advice = f"nearest: {near}; allowed: val/KEY or rollout/KEY"
-        yield Fault(key, monitor, "an evaluation gives no such value", advice)
-    elif split == "rollout" and UNKNOWN not in (cfg["rollout"], run["rollout_every"]):
-        if not cfg["rollout"] or (key == "run.monitor" and run["rollout_every"] is None):
-            yield Fault(key, monitor, "the run has no rollouts", "set rollout and run.rollout_every")
-    elif split == "val" and run["eval_every"] is None and key == "run.monitor":
-        advice = "set run.eval_every, or monitor nothing (null)"
-        yield Fault(key, monitor, "run.eval_every=null, so nothing would give that value", advice)
 
 
 def target_faults(plain: Mapping[str, Any], is_new: bool = False) -> Iterator[Fault]:
