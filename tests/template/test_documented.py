@@ -17,6 +17,7 @@ from scaffolding.core.state.progress import RunState
 from scaffolding.experiment import PROJECT, Experiment
 
 COMMANDS = [line.replace("\\\n", "") for line in DOCUMENT.split("```") if line.startswith("bash\n")]
+BARE = ("tracker=none", "plots=none", "loader.num_workers=0", "run.name=run")  # the README's test runs them whole
 PLACES = (f"{PROJECT.package}.data.", f"{PROJECT.package}.")
 
 
@@ -43,7 +44,7 @@ def moved(text: str, name: str) -> str:
 @pytest.mark.parametrize("name", ["balanced", "mixup", "annealed"])
 def test_it_trains_and_resumes(output_root: Path, tmp_path: Path, name: str) -> None:
     words, env = documented(tmp_path / "documented", name)
-    more = ["tracker=none", "plots=none", "run.name=run", f"paths.output_root={output_root}"]
+    more = [*BARE, f"paths.output_root={output_root}"]
     assert "tensors identical" in run_train(*words, *more, env=env).stdout
     config = yaml.safe_load((output_root / "dev/run/config.yaml").read_text())
     assert f"_target_: {name}." in yaml.safe_dump(config)
@@ -51,7 +52,7 @@ def test_it_trains_and_resumes(output_root: Path, tmp_path: Path, name: str) -> 
 
 def test_a_network_may_be_layers_in_yaml(output_root: Path, tmp_path: Path) -> None:
     words, env = documented(tmp_path / "documented", "layers")
-    more = ["tracker=none", "plots=none", "run.name=run", f"paths.output_root={output_root}"]
+    more = [*BARE, f"paths.output_root={output_root}"]
     assert "tensors identical" in run_train(*words, *more, env=env).stdout
     model = Experiment.from_path(output_root / "dev/run").model
     kinds = [type(layer).__name__ for layer in model.children()]

@@ -47,7 +47,7 @@ def start(fork: Path, *words: str, code: int = 0, env: dict[str, str] | None = N
 
 
 def test_dev_mode_rehearses_its_resume(fork: Path) -> None:
-    said = start(fork, *BASE, "mode=dev", "optimizer=fatal", "run.loop=short", "run.name=run")
+    said = start(fork, *BASE, "mode=dev", "optimizer=fatal", "run.loop=short", "run.name=run", "loader.num_workers=0")
     assert "tensors identical" in said
     assert "run.loop=short" in said.partition("next:")[2]
     assert yaml.safe_load((fork / "_output/dev/run/config.yaml").read_text())["run"]["loop"] == "short"

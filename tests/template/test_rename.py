@@ -52,12 +52,13 @@ def run(fork: Path, *command: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def assert_lint_and_quick_tests_pass(fork: Path) -> None:
+def assert_lint_and_quick_tests_pass(fork: Path, *files: Path) -> None:
+    """Of all test files, or of some."""
     run(fork, "ruff", "check", "--fix", "-q", ".")  # imports are sorted by another name: `pdm run format`
     run(fork, "ruff", "format", "-q", ".")
     run(fork, "ruff", "check", ".")
     run(fork, "mypy")
-    run(fork, "pytest", "-m", "not full", "-n", "2", "-p", "no:cacheprovider")
+    run(fork, "pytest", "-m", "not full", "-n", "2", "-p", "no:cacheprovider", *map(str, files))
 
 
 def rename(fork: Path, *words: str, code: int = 0) -> str:
@@ -188,8 +189,10 @@ def test_only_the_template_s_own_examples_go(fork: Path) -> None:
 
 @pytest.mark.full
 def test_quick_tests_and_lint_pass_after_a_rename(fork: Path) -> None:
-    """Fails where a test names an example that it does not test, or core/ names the package."""
+    """Fails where a test names an example that it does not test, or needs a program, or core/ names the package."""
     rename(fork, "bird_calls", "--keep", "shakespeare_gpt")
     shutil.copytree(ROOT / "src/scaffolding/core", fork / "src/bird_calls/core", dirs_exist_ok=True)  # a newer core
+    for program in (*fork.glob("scripts/*.py"), *fork.glob("scripts/*.ipynb")):  # the README says that they may go
+        program.unlink()
     commit(fork)
     assert_lint_and_quick_tests_pass(fork)
