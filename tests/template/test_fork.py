@@ -12,8 +12,8 @@ from test_rename import ROOT, assert_lint_and_quick_tests_pass, commit, copy_rep
 def files_of(fork: Path, which: str) -> set[Path]:
     """What one group of deletions takes away; each leaves something to train, together they take every example.
 
-    An example is a module in data/ or model/, the data files that begin with its name, every YAML file that names it,
-    and the recipes that name one of those. "defaults": the examples that base.yaml chooses, which is left as it is.
+    An example is a module in data/ or model/, the data files that begin with its name, every YAML file or program that
+    names it, and the recipes that name one of those. "defaults": the examples that base.yaml chooses, which is left as it is.
     """
     (train,) = fork.glob("src/*/train.py")
     src, configs = train.parent, fork / "configs"
@@ -33,6 +33,8 @@ def files_of(fork: Path, which: str) -> set[Path]:
                 removed |= {path for path in (configs / group).glob("*.yaml") if re.search(dotted, path.read_text())}
         if which == "others":  # and what has no module
             removed |= {path for path in (configs / group).glob("*.yaml") if f".{group}." not in path.read_text()}
+    modules = "|".join(rf"{path.parent.name}\.{path.stem}\b" for path in removed if path.suffix == ".py")
+    removed |= {path for path in fork.glob("scripts/*.py") if re.search(modules, path.read_text())}
     return removed | recipes_of(configs, removed)
 
 
