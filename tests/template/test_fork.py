@@ -13,7 +13,8 @@ def files_of(fork: Path, which: str) -> set[Path]:
     """What one group of deletions takes away; each leaves something to train, together they take every example.
 
     An example is a module in data/ or model/, the data files that begin with its name, every YAML file or program that
-    names it, and the recipes that name one of those. "defaults": the examples that base.yaml chooses, which is left as it is.
+    names it, and the recipes that name one of those. "defaults": the examples that base.yaml chooses, which is left as
+    it is.
     """
     (train,) = fork.glob("src/*/train.py")
     src, configs = train.parent, fork / "configs"
