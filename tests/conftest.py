@@ -90,6 +90,14 @@ def wait_until(condition: Callable[[], Any]) -> Any:
     return found
 
 
+def has_ended(pid: int | str) -> bool:
+    """Whether a process of Linux is gone, or waits for its parent to notice that it has ended."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # also where it ends while this is read
+        return True
+
+
 def generators() -> list[Any]:
     """The states of this process's own generators, to compare exactly."""
     numpy = np.random.get_state(legacy=False)

@@ -18,7 +18,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 import zygote
-from conftest import BASE, ENV, TRAIN, Train, assert_same_run, latest, run_train, tree, wait_until
+from conftest import BASE, ENV, TRAIN, Train, assert_same_run, has_ended, latest, run_train, tree, wait_until
 from tiny import StillPoints, fill
 
 from scaffolding.config import PROJECT_ROOT
@@ -207,8 +207,7 @@ def test_a_killed_run_leaves_no_workers(output_root: Path, tmp_path: Path) -> No
     time.sleep(1)  # one of them hangs by now
     run.send(signal.SIGKILL, to_group=False)
     for worker in workers:
-        status = Path(f"/proc/{worker}/status")
-        assert wait_until(lambda status=status: not status.exists() or "State:\tZ" in status.read_text())
+        assert wait_until(lambda worker=worker: has_ended(worker))
 
 
 # --- the disk
