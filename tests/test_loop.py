@@ -474,6 +474,9 @@ def test_a_misspelt_monitor_is_refused(train: Train, output_root: Path) -> None:
         assert "run.monitor=val/acc: an evaluation gives no such value (command line)" in done.stderr
         assert "nearest: val/accuracy; allowed: val/loss" in done.stderr
         assert not output_root.exists()
+    words = ("loss._target_=tiny.HiddenLoss", "run.monitor=val/acc", "scheduler=plateau", "scheduler.monitor=val/los")
+    done = train(*TINY, *words, code=2)
+    assert "run.monitor=val/acc: " in done.stderr and "scheduler.monitor=val/los: " in done.stderr
     done = train(*TINY, "run.monitor=val/acc", "optimizer.lr=fast", code=2)  # together with what else is wrong
     assert "run.monitor=val/acc: an evaluation gives no such value" in done.stderr and "optimizer.lr" in done.stderr
 

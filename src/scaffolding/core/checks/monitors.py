@@ -12,7 +12,7 @@ from torch import nn
 
 from ..config.build import by_network, locate
 from ..errors import UserError, nearest
-from ..faults import UNKNOWN, Fault, FaultsError, fault
+from ..faults import UNKNOWN, Fault, FaultsError
 from ..means import NOT_METRICS
 
 HIGHER = (  # words in the name of a value of which higher is better
@@ -139,22 +139,24 @@ def choose_monitors(exp: Any) -> dict[str, str | None]:
 
 def check_monitors(exp: Any, monitors: Mapping[str, str | None], names: list[str]) -> None:
     """FaultsError: nothing gives a monitored value; those that an evaluation gives (`names`) are named."""
-    allowed = [f"val/{name}" for name in names]
-    has_rollouts = exp.rollout is not None and exp.settings.rollout_every is not None
-    for key, monitor in ((name.replace("..", "."), value) for name, value in monitors.items()):
-        if monitor is None:
-            continue
-        if monitor.startswith("val/") and allowed and exp.settings.eval_every is None:
-            wrong = "run.eval_every=null, so nothing would give that value"
-            raise fault(key, monitor, wrong, "set run.eval_every, or monitor nothing (null)")
-        if monitor in allowed:
-            continue
-        if monitor.startswith("rollout/"):  # its names show when it runs
-            if has_rollouts:
-                continue
-            raise fault(key, monitor, "the run has no rollouts", "set rollout and run.rollout_every")
-        if any(monitor.startswith(f"val/{metric}/") for metric in exp.metrics):  # one of the numbers of a metric
-            continue
-        if not allowed:
-            raise fault(key, monitor, "the run has no validation split", "set it to null or rollout/KEY")
-        raise FaultsError([_no_such_value(key, monitor, names)])
+    keys = {name.replace("..", "."): monitor for name, monitor in monitors.items() if monitor is not None}
+    faults = [fault for key, monitor in keys.items() for fault in _late_faults(exp, key, monitor, names)]
+    if faults:
+        raise FaultsError(faults)
+
+
+def _late_faults(exp: Any, key: str, monitor: str, names: list[str]) -> Iterator[Fault]:
+    """What is wrong with a monitored value, once the values of an evaluation are known."""
+    split, _, name = monitor.partition("/")
+    if split == "rollout":  # its names show when it runs
+        if exp.rollout is None or exp.settings.rollout_every is None:
+            yield Fault(key, monitor, "the run has no rollouts", "set rollout and run.rollout_every")
+    elif split == "val" and names and exp.settings.eval_every is None:
+        advice = "set run.eval_every, or monitor nothing (null)"
+        yield Fault(key, monitor, "run.eval_every=null, so nothing would give that value", advice)
+    elif split == "val" and (name in names or name.partition("/")[0] in exp.metrics):
+        return
+    elif not names:
+        yield Fault(key, monitor, "the run has no validation split", "set it to null or rollout/KEY")
+    else:
+        yield _no_such_value(key, monitor, names)
