@@ -170,6 +170,8 @@ CASES: list[tuple[str, str, str]] = [
     ("run.monitor=accuracy", "", "run.monitor cli"),
     ("run.monitor=train/loss", "", "run.monitor cli"),
     ("run.monitor=val/acurracy optimizer.lr=fast", "", "run.monitor cli; optimizer.lr cli"),
+    ("run.monitor=val/acc metrics=3", "", "metrics cli"),
+    ("run.monitor=val/acc loss=3 optimizer.lr=fast", "", "loss cli; optimizer.lr cli"),
     ("model=two run.monitor=val/loss", "", "run.monitor cli"),
     ("", "run:\n  monitor: rollout/score\n", "run.monitor 3:12"),
     ("run.eval_every=null run.monitor=val/loss", "", "run.monitor cli"),

@@ -153,7 +153,7 @@ class Text:
         except UnicodeDecodeError as error:
             raise ValueError(f"not a text in UTF-8: byte {error.start}") from error
         if not len(tokens):
-            raise ValueError("there is no text in it")
+            raise ValueError("the file has no text")
         say(f"{path}: {len(tokens)} tokens, of which the last {min(len(tokens), self.seq_len)} are used")
         return tokens[-self.seq_len :]
 

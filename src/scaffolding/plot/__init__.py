@@ -80,7 +80,7 @@ def some_items(exp: "Experiment", num_items: int) -> Any:
 def some_images(exp: "Experiment", num_items: int) -> Tensor | str:
     """The first part of `some_items`, where that is grey or colour images (B, C, H, W); else why it is not."""
     if "val" not in exp.datasets:
-        return "there is no validation split"
+        return "the run has no validation split"
     images = some_items(exp, num_items)
     if isinstance(images, list | tuple):
         images = images[0]

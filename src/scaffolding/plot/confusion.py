@@ -30,7 +30,7 @@ class Confusion:
     def __call__(self, exp: Any) -> Drawing:
         """The counts as a matrix; batches must be (inputs, labels (B,)), the model's output logits (B, classes)."""
         if "val" not in exp.loaders:
-            return "there is no validation split"
+            return "the run has no validation split"
         counts: Tensor | None = None
         for batch in exp.loaders["val"]:
             exp.run.leave_if_asked()

@@ -30,7 +30,7 @@ class Predictions:
     def __call__(self, exp: Any) -> Drawing:
         """The sheet for `exp.eval_model`; batches must be (images, labels), logits (B, num_classes)."""
         if "val" not in exp.datasets:
-            return "there is no validation split"
+            return "the run has no validation split"
         batch = some_items(exp, self.num_images)
         reason = not_classes(batch)
         if reason is not None:

@@ -60,8 +60,8 @@ def monitor_faults(key: str, monitor: Any, cfg: Mapping[str, Any]) -> Iterator[F
 
 def evaluated(cfg: Mapping[str, Any]) -> list[str] | None:
     """The values that an evaluation gives, e.g. "loss" or "generator/loss"; None: the sources of losses do not say."""
-    if UNKNOWN in (cfg["loss"], cfg["metrics"]):
-        return None
+    if not (cfg["loss"] and all(isinstance(part, Mapping) for part in (cfg["loss"], cfg["metrics"] or {}))):
+        return None  # which is a fault already
     names = []
     for network, spec in by_network(cfg["loss"], "loss").items():
         returned = returned_keys(spec)
@@ -88,7 +88,7 @@ def returned_keys(spec: Any) -> list[str] | None:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     except (FaultsError, KeyError, TypeError, OSError, SyntaxError):
         return None
-    if not isinstance(tree, ast.FunctionDef) or tree.decorator_list:
+    if not isinstance(tree, ast.FunctionDef) or tree.decorator_list or hasattr(function, "__wrapped__"):
         return None
     keys: dict[str, None] = {}
     for node in _own_nodes(tree):
